@@ -1,0 +1,1 @@
+"""The experiments of Salimans & Kingma (2016), one package each; `training` is shared."""

@@ -1,0 +1,1 @@
+"""CIFAR-10 classification (Salimans & Kingma 2016, §5.1)."""

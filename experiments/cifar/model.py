@@ -1,0 +1,138 @@
+"""The network of §5.1 (ConvPool-CNN-C) in its five parameterisations."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import wn
+
+
+class ConvNet(nnx.Module):
+  """Nine convolutions and a dense layer, every one in the same parameterisation.
+
+    noise → 3 × [3×3, F] → pool → dropout → 3 × [3×3, 2F] → pool → dropout → [3×3, 2F, VALID]
+    → 2 × [1×1, 2F] → average over positions → dense
+
+  Args:
+    image_shape: (H, W, C), at least 12 pixels a side.
+    num_classes: number of logits.
+    variant: 'plain', 'wn', 'bn', 'mean_bn' or 'wn_mean_bn'.
+    width: F, 96 in the paper.
+    noise_std: standard deviation of the Gaussian noise added to the input in training.
+    dropout_rate: probability to drop a number in training.
+    init_std: standard deviation of v, and of plain weights.
+    bn_momentum: decay rate of running means and variances.
+    bn_eps: added to the variance in batch normalisation.
+    rngs: random streams; `params` is used.
+  """
+
+  def __init__(
+    self,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    variant: str,
+    width: int,
+    noise_std: float,
+    dropout_rate: float,
+    init_std: float,
+    bn_momentum: float,
+    bn_eps: float,
+    rngs: nnx.Rngs,
+  ):
+    def layer(kind: str, in_features: int, out_features: int, *args, **kwargs) -> Unit:
+      return Unit(
+        kind, in_features, out_features, *args, variant=variant, init_std=init_std,
+        bn_momentum=bn_momentum, bn_eps=bn_eps, rngs=rngs, **kwargs,
+      )  # fmt: skip
+
+    channels = image_shape[-1]
+    self.block1 = nnx.List([layer('Conv', i, width, (3, 3)) for i in (channels, width, width)])
+    self.block2 = nnx.List(
+      [layer('Conv', i, 2 * width, (3, 3)) for i in (width, 2 * width, 2 * width)]
+    )
+    self.block3 = nnx.List(
+      [layer('Conv', 2 * width, 2 * width, (3, 3), padding='VALID')]
+      + [layer('Conv', 2 * width, 2 * width, (1, 1)) for _ in range(2)]
+    )
+    self.head = layer('Linear', 2 * width, num_classes)
+    self.dropout = nnx.Dropout(dropout_rate)
+    self.noise_std = noise_std
+
+  def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+    """Logits [B, num_classes] of images [B, H, W, C].
+
+    Args:
+      x: preprocessed images.
+      train: add noise, drop, and normalise with the minibatch's statistics.
+      rngs: random streams `noise` and `dropout`, for training.
+    """
+    if train:
+      x += self.noise_std * jax.random.normal(rngs.noise(), x.shape, x.dtype)
+    for block in (self.block1, self.block2):
+      for unit in block:
+        x = leaky_relu(unit(x, train=train))
+      x = self.dropout(max_pool(x), deterministic=not train, rngs=rngs)
+    for unit in self.block3:
+      x = leaky_relu(unit(x, train=train))
+    return self.head(jnp.mean(x, axis=(1, 2)), train=train)
+
+
+class Unit(nnx.Module):
+  """A convolution or dense layer in one of the five parameterisations."""
+
+  def __init__(
+    self, kind: str, *args, variant: str, init_std: float, bn_momentum: float, bn_eps: float,
+    rngs: nnx.Rngs, **kwargs,
+  ):  # fmt: skip
+    library = wn if variant in ('wn', 'wn_mean_bn') else nnx
+    self.linear = getattr(library, kind)(
+      *args,
+      use_bias=variant in ('plain', 'wn'),  # the other three add their bias after the mean is out
+      kernel_init=nnx.initializers.normal(init_std),
+      rngs=rngs,
+      **kwargs,
+    )
+    features = self.linear.out_features
+    if variant == 'bn':
+      self.norm = BatchNorm(features, momentum=bn_momentum, epsilon=bn_eps, rngs=rngs)
+    elif variant in ('mean_bn', 'wn_mean_bn'):
+      self.norm = wn.MeanOnlyBatchNorm(features, momentum=bn_momentum, rngs=rngs)
+    else:
+      self.norm = None
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """The pre-activation."""
+    t = self.linear(x)
+    return t if self.norm is None else self.norm(t, use_running_average=not train)
+
+
+class BatchNorm(nnx.BatchNorm):
+  """`nnx.BatchNorm` whose running variance has the factor n/(n−1), as in the authors' code.
+
+  n is there the number of images in the minibatch, also for convolutions.
+  """
+
+  def __call__(self, x: jax.Array, use_running_average: bool | None = None, **kwargs) -> jax.Array:
+    """As `nnx.BatchNorm`."""
+    old_var = self.momentum * self.var[...]
+    y = super().__call__(x, use_running_average, **kwargs)
+    if not use_running_average:
+      n = x.shape[0]
+      self.var[...] = old_var + (self.var[...] - old_var) * (n / (n - 1))
+    return y
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+  """max(x, 0.1 x)."""
+  return nnx.leaky_relu(x, negative_slope=0.1)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """Largest of each 2×2 square of [B, H, W, C]; an odd last row or column is dropped.
+
+  The maximum of four strided slices: on a CPU several times as fast as `nnx.max_pool`.
+  """
+  height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+  corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+  return jnp.maximum(jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:]))

@@ -1,0 +1,73 @@
+"""From uint8 images to the network's inputs: scaling and ZCA whitening, as in the authors' code."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from experiments.training import data
+from experiments.training.cache import cached
+
+
+@dataclasses.dataclass(frozen=True)
+class Whitening:
+  """ZCA: x ↦ (x − mean) matrix, for flattened images of D numbers.
+
+  Attributes:
+    mean: [D] float32.
+    matrix: [D, D] float32, symmetric: (Σ + eps I)^(−1/2), Σ the covariance of the training images.
+  """
+
+  mean: np.ndarray
+  matrix: np.ndarray
+
+
+def scale_pixels(images: np.ndarray) -> np.ndarray:
+  """uint8 0..255 → float32 (x − 127.5) / 128."""
+  return (images.astype(np.float32) - np.float32(127.5)) / np.float32(128)
+
+
+def fit_whitening(images: np.ndarray, eps: float) -> Whitening:
+  """Fits ZCA to scaled images [N, ...]; everything but the result is float64.
+
+  Args:
+    images: training images.
+    eps: added to the eigenvalues of the covariance.
+  """
+  x = images.reshape(len(images), -1)
+  mean = x.mean(axis=0, dtype=np.float64)
+  covariance = np.zeros((x.shape[1], x.shape[1]))
+  for start in range(0, len(x), 5000):  # a float64 copy of all CIFAR-10 would take 1.2 GB
+    centred = x[start : start + 5000] - mean
+    covariance += centred.T @ centred
+  eigenvalues, vectors = np.linalg.eigh(covariance / len(x))
+  # Rounding can leave the smallest eigenvalues just below 0.
+  matrix = (vectors / np.sqrt(np.maximum(eigenvalues, 0) + eps)) @ vectors.T
+  return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
+
+
+def apply_whitening(images: np.ndarray, whitening: Whitening) -> np.ndarray:
+  """Whitens scaled images [N, ...], float32."""
+  x = images.reshape(len(images), -1)
+  return ((x - whitening.mean) @ whitening.matrix).reshape(images.shape)
+
+
+def prepare(
+  dataset: data.Dataset, *, whiten: bool, zca_eps: float, upscale: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The network's inputs, float32 [N, H, W, C], for training and test images.
+
+  The fit takes about half a minute for CIFAR-10 and is kept in the cache.
+  """
+  train, test = scale_pixels(dataset.train.images), scale_pixels(dataset.test.images)
+  if whiten:
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.train.images)).hexdigest()
+    arrays = cached(
+      f'{dataset.name}-zca',
+      {'images': digest, 'eps': zca_eps},
+      lambda: dataclasses.asdict(fit_whitening(train, zca_eps)),
+    )
+    whitening = Whitening(**arrays)
+    train, test = apply_whitening(train, whitening), apply_whitening(test, whitening)
+  enlarge = lambda images: images.repeat(upscale, axis=1).repeat(upscale, axis=2)
+  return enlarge(train), enlarge(test)

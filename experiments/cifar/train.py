@@ -1,0 +1,218 @@
+"""Trains the network of §5.1: data-dependent initialisation, the training step, evaluation."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import config_dict
+
+import wn
+from experiments.cifar import model as model_lib
+from experiments.cifar import optimizer as optimizer_lib
+from experiments.cifar import pictures, preprocessing
+from experiments.cifar.validate import validate
+from experiments.training import data, devices, loop, run
+from experiments.training.state import TrainState, num_params
+
+BEST_METRIC = 'test/error'
+
+
+def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
+  """Runs, or goes on with, the experiment in `workdir`; writes metrics, checkpoints and pictures.
+
+  Raises:
+    UserError: the config, the data or the directory cannot be used; see the message.
+  """
+  validate(config)
+  mesh = devices.data_mesh(config.batch_size)
+  dataset = data.load(config.dataset, data_dir)
+  validate(config, dataset)
+  run.open_workdir(workdir, config)
+  if run.is_finished(workdir):
+    print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
+    return
+
+  train_images, test_images = preprocessing.prepare(
+    dataset, whiten=config.whiten, zca_eps=config.zca_eps, upscale=config.upscale
+  )
+  keep = config.train_examples or len(dataset.train)
+  arrays = (train_images[:keep], dataset.train.labels[:keep], test_images, dataset.test.labels)
+  train_x, train_y, test_x, test_y = jax.device_put(arrays, devices.replicated(mesh))
+  steps_per_epoch = keep // config.batch_size
+  params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
+  order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
+
+  model = create_model(config, train_x.shape[1:], len(dataset.class_names), params_key)
+  if config.variant != 'bn':  # batch normalisation needs none, and has none in the authors' code
+    init_examples = loop.epoch_order(data_key, 0, keep, config.init_examples)[0]
+    initialize(model, train_x[init_examples], init_key, config.init_scale)
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  optimizer = create_optimizer(config, steps_per_epoch)
+  state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
+  state = jax.device_put(state, devices.replicated(mesh))
+  print(f'{config.variant}: {num_params(params):,} parameters, {len(train_y):,} training images')
+
+  step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  step = jax.jit(step, donate_argnums=0)
+  test_step = jax.jit(functools.partial(eval_step, graphdef=graphdef))
+  place = lambda indices: jax.device_put(indices, devices.batch_sharded(mesh))
+
+  def confusion(state: TrainState) -> dict[str, np.ndarray]:
+    return loop.evaluate_in_batches(
+      lambda indices, weights: test_step(state, indices, weights, test_x, test_y),
+      len(test_y),
+      config.eval_batch_size,
+    )
+
+  state = loop.train(
+    state,
+    train_step=lambda state, indices: step(state, place(indices), train_x, train_y, step_key),
+    evaluate=lambda state: test_metrics(confusion(state)),
+    order=order,
+    steps_per_epoch=steps_per_epoch,
+    epochs=config.epochs,
+    workdir=workdir,
+    best_metric=BEST_METRIC,
+    log_every=config.log_every,
+    checkpoint_every=config.checkpoint_every,
+    keep_checkpoints=config.keep_checkpoints,
+  )
+  pictures.write(
+    workdir,
+    confusion(state)['confusion'],
+    dataset.class_names,
+    nnx.merge(graphdef, state.eval_params, state.model_state),
+  )
+  summary = run.write_summary(
+    workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
+  )
+  print(f'test error {100 * summary["final"]["test/error"]:.2f} %; all of it is in {workdir}')
+
+
+def create_model(
+  config: config_dict.FrozenConfigDict,
+  image_shape: tuple[int, ...],
+  num_classes: int,
+  key: jax.Array,
+) -> model_lib.ConvNet:
+  """The network, before data-dependent initialisation."""
+  return model_lib.ConvNet(
+    image_shape,
+    num_classes,
+    variant=config.variant,
+    width=config.width,
+    noise_std=config.noise_std,
+    dropout_rate=config.dropout_rate,
+    init_std=config.init_std,
+    bn_momentum=config.bn_momentum,
+    bn_eps=config.bn_eps,
+    rngs=nnx.Rngs(params=key),
+  )
+
+
+def initialize(
+  model: model_lib.ConvNet, images: jax.Array, key: jax.Array, init_scale: float
+) -> None:
+  """Data-dependent initialisation, with noise and dropout active as in the authors' code."""
+  graphdef, state = nnx.split(model)
+
+  @jax.jit
+  def initialized(state: nnx.State, images: jax.Array, key: jax.Array) -> nnx.State:
+    model = nnx.merge(graphdef, state)
+    wn.data_dependent_init(model, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))
+    return nnx.state(model)
+
+  nnx.update(model, initialized(state, images, key))
+
+
+def create_optimizer(
+  config: config_dict.FrozenConfigDict, steps_per_epoch: int
+) -> optax.GradientTransformation:
+  """Adam with the schedules of the config."""
+  return optimizer_lib.adam(
+    functools.partial(optimizer_lib.learning_rate, base=config.learning_rate, epochs=config.epochs),
+    functools.partial(
+      optimizer_lib.first_moment_decay,
+      first_half=config.b1,
+      second_half=config.b1_second_half,
+      epochs=config.epochs,
+    ),
+    b2=config.b2,
+    eps_root=config.eps_root,
+    steps_per_epoch=steps_per_epoch,
+  )
+
+
+def train_step(
+  state: TrainState,
+  indices: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  key: jax.Array,
+  *,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  config: config_dict.FrozenConfigDict,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One step on the training images `indices` [B]; pure.
+
+  Returns:
+    The new state, and the minibatch's cross-entropy (nats) and error rate.
+  """
+  x, y = images[indices], labels[indices]
+  step_key = jax.random.fold_in(key, state.step)
+
+  def loss_fn(params: nnx.State):
+    # A copy, as a variable made outside the derivative must not be written in it.
+    model = nnx.merge(graphdef, params, state.model_state, copy=True)
+    logits = model(x, train=True, rngs=nnx.Rngs(step_key))
+    loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
+    error = jnp.mean(jnp.argmax(logits, axis=-1) != y)
+    return loss, (error, nnx.split(model, nnx.Param, ...)[2])
+
+  (loss, (error, model_state)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  state = state.apply_gradients(gradients, model_state, optimizer, ema_decay=config.ema_decay)
+  return state, {'train/loss': loss, 'train/error': error}
+
+
+def eval_step(
+  state: TrainState,
+  indices: jax.Array,
+  weights: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  *,
+  graphdef: nnx.GraphDef,
+) -> dict[str, jax.Array]:
+  """Sums over the test images `indices` [B] with weights [B] 0 or 1.
+
+  Returns:
+    `loss`, summed cross-entropy, and `confusion` [classes, classes]: counts by true class (rows)
+    and predicted class (columns).
+  """
+  model = nnx.merge(graphdef, state.eval_params, state.model_state)
+  y = labels[indices]
+  logits = model(images[indices], train=False)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+  num_classes = logits.shape[-1]
+  one_hot = functools.partial(jax.nn.one_hot, num_classes=num_classes)
+  predicted = one_hot(jnp.argmax(logits, axis=-1))
+  return {
+    'loss': jnp.sum(weights * losses),
+    'confusion': jnp.matmul((weights[:, None] * one_hot(y)).T, predicted),
+  }
+
+
+def test_metrics(sums: dict[str, Any]) -> dict[str, float]:
+  """Mean cross-entropy (nats) and error rate from the sums over the test set."""
+  confusion = sums['confusion'].astype(np.float64)
+  total = confusion.sum()
+  return {
+    'test/loss': float(sums['loss'] / total),
+    'test/error': float(1 - np.trace(confusion) / total),
+  }

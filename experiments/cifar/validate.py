@@ -1,0 +1,57 @@
+"""Checks a config before anything is written."""
+
+from ml_collections import config_dict
+
+from experiments.training.data import LOADERS, Dataset
+from experiments.training.errors import UserError
+
+_VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
+_AT_LEAST_ONE = (
+  'width', 'epochs', 'batch_size', 'init_examples', 'eval_batch_size', 'upscale', 'log_every',
+  'checkpoint_every', 'keep_checkpoints',
+)  # fmt: skip
+_POSITIVE = ('learning_rate', 'zca_eps', 'eps_root', 'init_std', 'init_scale', 'bn_eps')
+_BELOW_ONE = ('dropout_rate', 'b1', 'b1_second_half', 'b2', 'bn_momentum', 'ema_decay')
+_NOT_NEGATIVE = ('noise_std', 'train_examples', 'seed')
+
+
+def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = None) -> None:
+  """Checks the values by themselves and, with a data set, against its size.
+
+  Raises:
+    UserError: a value is out of range; the message names the key.
+  """
+  for key, choices in (('variant', _VARIANTS), ('dataset', tuple(LOADERS))):
+    if config[key] not in choices:
+      raise UserError(f'config.{key}={config[key]}: choose one of {", ".join(choices)}.')
+  _check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
+  _check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
+  _check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
+  _check(config, _NOT_NEGATIVE, lambda value: value >= 0, 'must not be negative')
+  if config.variant == 'bn' and config.batch_size == 1:
+    raise UserError('config.batch_size=1: batch normalisation needs 2 or more.')
+  if dataset is None:
+    return
+
+  available = len(dataset.train)
+  if config.train_examples > available:
+    raise UserError(
+      f'config.train_examples={config.train_examples}: {dataset.name} has {available} training '
+      'images.'
+    )
+  used = config.train_examples or available
+  for key in ('batch_size', 'init_examples'):
+    if config[key] > used:
+      raise UserError(f'config.{key}={config[key]} is more than the {used} training images.')
+  side = min(dataset.train.images.shape[1:3]) * config.upscale
+  if side < 12:
+    raise UserError(
+      f'config.upscale={config.upscale}: images of {dataset.name} are then {side} pixels wide; the '
+      'network needs 12 or more.'
+    )
+
+
+def _check(config, keys, is_valid, requirement) -> None:
+  for key in keys:
+    if not is_valid(config[key]):
+      raise UserError(f'config.{key}={config[key]} {requirement}.')

@@ -1,0 +1,58 @@
+"""Checkpoints through orbax: written in the background, the latest few and the best are kept."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from experiments.training.state import TrainState
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Args:
+    directory: where they are kept, one folder a step.
+    keep: how many of the latest to keep.
+    best_metric: name of the metric whose smallest value marks the best checkpoint, kept as well.
+  """
+
+  def __init__(self, directory: Path, *, keep: int, best_metric: str):
+    latest = checkpoint_managers.LatestN(n=keep)
+    best = checkpoint_managers.BestN(
+      get_metric_fn=lambda metrics: metrics[best_metric],
+      reverse=True,  # the smallest is the best
+      n=1,
+      keep_checkpoints_without_metrics=False,
+    )
+    self._manager = ocp.CheckpointManager(
+      directory.absolute(),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+        cleanup_tmp_directories=True,  # of a process that was killed while it wrote
+      ),
+    )
+
+  def restore(self, state: TrainState) -> TrainState | None:
+    """The latest state, or None if there is none.
+
+    Args:
+      state: a state of the same run, for the structure, shapes and placement on devices.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+
+  def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+    """Starts to write a checkpoint; `metrics` decide whether it is the best."""
+    # A copy: the next step takes the buffers of `state` for its own while orbax still writes them.
+    state = jax.tree.map(jnp.copy, state)
+    self._manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics)
+
+  def close(self) -> None:
+    """Waits until all is written."""
+    self._manager.close()

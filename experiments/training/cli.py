@@ -1,0 +1,62 @@
+"""The command line of an experiment: `--config FILE:SPEC`, `--config.KEY=VALUE`, `--workdir`."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from experiments.training import devices
+from experiments.training.errors import UserError, one_line_errors
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Configuration, as FILE:SPEC; --config.KEY=VALUE overrides a value.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Directory of the run (default: runs/EXPERIMENT/VARIANT/seedK).'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'Folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).'
+)
+
+Main = Callable[[config_dict.ConfigDict, Path, str | None], None]
+
+
+def run(main: Main) -> None:
+  """Reads the command line and calls `main(config, workdir, data_dir)`."""
+  with one_line_errors():
+    config = _parse(sys.argv)
+    devices.configure()
+    main(config, Path(_WORKDIR.value or default_workdir(config)), _DATA_DIR.value)
+
+
+def default_workdir(config: config_dict.ConfigDict) -> str:
+  """'runs/cifar/wn-scaled/seed0'; the paper's own protocol goes without its name."""
+  name = config.variant if config.protocol == 'paper' else f'{config.variant}-{config.protocol}'
+  return os.path.join('runs', config.experiment, name, f'seed{config.seed}')
+
+
+def _parse(argv: list[str]) -> config_dict.ConfigDict:
+  try:
+    rest = flags.FLAGS(argv)[1:]
+  except (flags.Error, AttributeError, TypeError, ValueError) as error:
+    raise UserError(_last_line(error)) from error
+  if rest:
+    raise UserError(f'unexpected argument {rest[0]!r}; overrides are written --config.KEY=VALUE.')
+  if flags.FLAGS['config'].value is None:
+    raise UserError('--config is missing; for example --config configs/cifar.py:wn,scaled')
+  path = flags.FLAGS['config'].config_filename.split(':')[0]
+  if not os.path.isfile(path):
+    raise UserError(f'no configuration file {path}; run from the root of the repository.')
+  return config_dict.FrozenConfigDict(_CONFIG.value)
+
+
+def _last_line(error: Exception) -> str:
+  """What a flag error says, without the traceback that config_flags puts into its message."""
+  text = str(error)
+  if 'Traceback' in text:
+    text = text.strip().splitlines()[-1].split(': ', 1)[-1]
+  # A misspelt key arrives as repr(AttributeError): strip quotes and escapes.
+  return text.replace('\\n', ' ').replace('\\', '').strip('\'" ').replace("''", "'")

@@ -1,0 +1,27 @@
+"""Mistakes that a user can mend: reported in one line, with exit code 2 and no traceback."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class UserError(Exception):
+  """Its message says in one line what is wrong and what to do about it."""
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+  """Turns a `UserError`, or an error of the file system, into one line and exit code 2."""
+  try:
+    yield
+  except UserError as error:
+    message = str(error)
+  except OSError as error:
+    if error.strerror is None:  # not from the operating system
+      raise
+    where = f' {error.filename}' if error.filename else ''
+    message = f'{error.strerror}:{where}. Mend this and run the same command again to go on.'
+  else:
+    return
+  print(f'error: {" ".join(message.split())}', file=sys.stderr)
+  sys.exit(2)

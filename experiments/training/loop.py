@@ -1,0 +1,142 @@
+"""The training loop: steps, metrics, evaluation after each epoch, checkpoints."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.errors import UserError
+from experiments.training.metrics import MetricsLog, Progress
+from experiments.training.state import TrainState
+
+Metrics = Mapping[str, jax.Array]
+TrainStep = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
+Evaluate = Callable[[TrainState], Mapping[str, float]]
+
+
+def epoch_order(key: jax.Array, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
+  """Fresh random batches of one epoch: [steps, batch_size] indices; a remainder is left out."""
+  order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+  steps = num_examples // batch_size
+  return np.asarray(order[: steps * batch_size]).reshape(steps, batch_size)
+
+
+def train(
+  state: TrainState,
+  *,
+  train_step: TrainStep,
+  evaluate: Evaluate,
+  order: Callable[[int], np.ndarray],
+  steps_per_epoch: int,
+  epochs: int,
+  workdir: Path,
+  best_metric: str,
+  log_every: int,
+  checkpoint_every: int,
+  keep_checkpoints: int,
+) -> TrainState:
+  """Trains from the latest checkpoint in `workdir`, or from `state` if there is none.
+
+  Args:
+    state: the initial state.
+    train_step: (state, batch indices) → (state, metrics); the state's buffers are given away.
+    evaluate: state → metrics of one pass over the test set.
+    order: epoch → [steps_per_epoch, batch_size] indices of training examples.
+    steps_per_epoch: steps in an epoch.
+    epochs: length of training.
+    workdir: directory of the run.
+    best_metric: name of the evaluation metric whose smallest value marks the best checkpoint.
+    log_every: steps per row of training metrics, which are means over these steps.
+    checkpoint_every: steps between checkpoints, besides the one after each epoch.
+    keep_checkpoints: how many of the latest checkpoints to keep.
+
+  Returns:
+    The state after the last step.
+
+  Raises:
+    UserError: a training metric is not finite. The checkpoints before it remain.
+  """
+  checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep_checkpoints, best_metric=best_metric)
+  state = checkpoints.restore(state) or state
+  step, total = int(state.step), steps_per_epoch * epochs
+  log = MetricsLog(workdir, resume_step=step)
+  progress = Progress(_run_name(workdir), total, step, epochs)
+  window: list[Mapping[str, float]] = []  # metrics since the last row
+  in_flight: tuple[int, Metrics] | None = None
+  try:
+    while step < total:
+      batches = order(step // steps_per_epoch)
+      for indices in batches[step % steps_per_epoch :]:
+        state, metrics = train_step(state, indices)
+        step += 1
+        # The metrics of the step before are fetched while this one runs.
+        if in_flight:
+          window.append(_fetch(*in_flight))
+        in_flight = (step, metrics)
+        progress.step()
+
+        epoch_is_over = step % steps_per_epoch == 0
+        save = epoch_is_over or step % checkpoint_every == 0
+        if save or step % log_every == 0:
+          window.append(_fetch(*in_flight))
+          in_flight = None
+          means = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
+          window = []
+          log.write(step, step / steps_per_epoch, means)
+          progress.show(means)
+        if epoch_is_over:
+          results = evaluate(state)
+          log.write(step, step / steps_per_epoch, results)
+          progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
+        if save:
+          checkpoints.save(state, results if epoch_is_over else None)
+  finally:
+    progress.close()
+    log.close()
+    checkpoints.close()
+  return state
+
+
+def _fetch(step: int, metrics: Metrics) -> Mapping[str, float]:
+  """Waits for the metrics of a step and checks them."""
+  values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+  for name, value in values.items():
+    if not math.isfinite(value):
+      raise UserError(
+        f'{name} is {value} at step {step}; the checkpoints before it remain. Lower the learning '
+        'rate, or look at the data and the initialisation.'
+      )
+  return values
+
+
+def _run_name(workdir: Path) -> str:
+  """'wn-scaled/seed0' of 'runs/cifar/wn-scaled/seed0'."""
+  return '/'.join(workdir.parts[-2:])
+
+
+def evaluate_in_batches(
+  eval_step: Callable[[jax.Array, jax.Array], Any], num_examples: int, batch_size: int
+) -> Any:
+  """Sums `eval_step(indices, weights)` over exactly one pass of a split.
+
+  The last batch is filled up with examples of weight 0, so that every batch has the same shape.
+
+  Args:
+    eval_step: ([B] indices, [B] float32 weights 0 or 1) → pytree of sums over the batch.
+    num_examples: size of the split.
+    batch_size: B.
+
+  Returns:
+    The pytree of sums, as NumPy arrays.
+  """
+  sums = None
+  for start in range(0, num_examples, batch_size):
+    indices = np.arange(start, start + batch_size)
+    weights = (indices < num_examples).astype(np.float32)
+    batch = eval_step(np.minimum(indices, num_examples - 1), weights)
+    sums = batch if sums is None else jax.tree.map(np.add, sums, jax.device_get(batch))
+  return jax.device_get(sums)

@@ -1,0 +1,100 @@
+"""Metrics of a run: rows in `metrics.jsonl`, TensorBoard events, and what the terminal shows."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+import tqdm
+
+Row = dict[str, Any]
+
+
+class MetricsLog:
+  """Writes rows of metrics, one JSON object a line, and the same to TensorBoard.
+
+  A row has `step`, `epoch` (fractional), `seconds` of training so far, and names such as
+  `train/loss`. A resumed run drops the rows after its checkpoint, as it will write them again.
+
+  Args:
+    workdir: directory of the run.
+    resume_step: step of the checkpoint that the run goes on from; 0 for a new run.
+  """
+
+  def __init__(self, workdir: Path, resume_step: int = 0):
+    path = workdir / 'metrics.jsonl'
+    rows = [row for row in read_rows(path) if row['step'] <= resume_step]
+    temporary = path.with_suffix('.jsonl.tmp')
+    temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    os.replace(temporary, path)
+    self._file = path.open('a')
+    self._tensorboard = tensorboardX.SummaryWriter(
+      str(workdir / 'tensorboard'), purge_step=resume_step + 1, flush_secs=10
+    )
+    self._start = time.monotonic() - (rows[-1]['seconds'] if rows else 0.0)
+
+  @property
+  def seconds(self) -> float:
+    """Seconds of training, over all the times the run was resumed."""
+    return time.monotonic() - self._start
+
+  def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+    """Appends a row and hands it to the operating system, so that a killed process loses none."""
+    row = {'step': step, 'epoch': round(epoch, 6), 'seconds': round(self.seconds, 3), **metrics}
+    self._file.write(json.dumps(row) + '\n')
+    self._file.flush()
+    for name, value in metrics.items():
+      self._tensorboard.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Writes out what is buffered."""
+    self._file.close()
+    self._tensorboard.close()
+
+
+def read_rows(path: Path) -> list[Row]:
+  """The rows of a `metrics.jsonl`; a last line that was cut off is left out."""
+  if not path.exists():
+    return []
+  rows = []
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
+
+
+class Progress:
+  """A bar with the time left on a terminal; elsewhere one line per epoch."""
+
+  def __init__(self, name: str, total_steps: int, step: int, epochs: int):
+    self._name = name
+    self._epochs = epochs
+    self._on_terminal = sys.stderr.isatty()
+    self._bar = tqdm.tqdm(
+      total=total_steps, initial=step, desc=name, unit='step', dynamic_ncols=True,
+      disable=not self._on_terminal,
+    )  # fmt: skip
+
+  def step(self) -> None:
+    """One optimisation step was taken."""
+    self._bar.update()
+
+  def show(self, metrics: Mapping[str, float]) -> None:
+    """Shows the newest metrics beside the bar."""
+    self._bar.set_postfix_str('  '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+
+  def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
+    """An epoch is over."""
+    if not self._on_terminal:
+      values = '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+      print(f'{self._name}  epoch {epoch}/{self._epochs}  {values}  ({seconds:.0f} s)', flush=True)
+
+  def close(self) -> None:
+    """Takes the bar off the screen, leaving its last state."""
+    self._bar.close()

@@ -1,0 +1,106 @@
+"""The directory of a run: its config, its summary, and whether it may be used."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import config_dict
+
+from experiments.training.errors import UserError
+from experiments.training.metrics import read_rows
+
+_PACKAGES = ('weightnorm', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def open_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
+  """Makes the directory of a new run, or checks that it belongs to a run of the same config.
+
+  Raises:
+    UserError: the directory holds a run with another config, or something that is no run.
+  """
+  path = workdir / 'config.json'
+  new = json.loads(config.to_json())
+  if path.exists():
+    try:
+      old = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+      raise UserError(f'{path} is not JSON ({error}); choose another --workdir.') from error
+    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if differing:
+      changes = ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} now)' for k in differing)
+      raise UserError(
+        f'{workdir} holds a run with another config: {changes}. Choose another --workdir.'
+      )
+  elif workdir.is_dir() and any(workdir.iterdir()):
+    raise UserError(f'{workdir} is not empty and holds no run; choose another --workdir.')
+  else:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, new)
+
+
+def is_finished(workdir: Path) -> bool:
+  """Whether the run in the directory has come to its end."""
+  return (workdir / 'summary.json').exists()
+
+
+def write_summary(
+  workdir: Path, config: config_dict.FrozenConfigDict, *, best_metric: str, num_params: int
+) -> dict[str, Any]:
+  """Writes `summary.json` from the rows of the run.
+
+  Args:
+    workdir: directory of the run.
+    config: its config.
+    best_metric: the metric whose smallest value makes an evaluation the best.
+    num_params: trained parameters.
+  """
+  rows = read_rows(workdir / 'metrics.jsonl')
+  evaluations = [row for row in rows if best_metric in row]
+  summary = {
+    'final': evaluations[-1],
+    'best': min(evaluations, key=lambda row: row[best_metric]),
+    'wall_seconds': rows[-1]['seconds'],
+    'steps_per_second': rows[-1]['step'] / rows[-1]['seconds'],
+    'num_params': num_params,
+    'config': json.loads(config.to_json()),
+    'seed': config.seed,
+    'commit': _commit(),
+    'versions': {name: _version(name) for name in _PACKAGES}
+    | {'python': platform.python_version()},
+    'device': {'kind': jax.devices()[0].device_kind, 'count': jax.device_count()},
+    'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+  }
+  write_json(workdir / 'summary.json', summary)
+  return summary
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a file that is either there whole or not at all."""
+  temporary = path.with_suffix('.json.tmp')
+  temporary.write_text(json.dumps(value, indent=2) + '\n')
+  os.replace(temporary, path)
+
+
+def _commit() -> str | None:
+  """The commit of the source, with '-dirty' if files differ from it; None outside a checkout."""
+  try:
+    result = subprocess.run(
+      ['git', 'describe', '--always', '--abbrev=40', '--dirty', '--exclude=*'],
+      cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return result.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None

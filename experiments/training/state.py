@@ -1,0 +1,73 @@
+"""All that a training run carries from step to step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """A pytree of arrays; `step` alone drives the randomness, so that a resumed run is the same run.
+
+  Attributes:
+    step: int32, optimisation steps taken.
+    params: the model's `nnx.Param`s.
+    model_state: the rest of the model's state: running means, masks.
+    opt_state: state of the optax transformation.
+    ema_params: exponential moving average of `params`, or None.
+  """
+
+  step: jax.Array
+  params: nnx.State
+  model_state: nnx.State
+  opt_state: Any
+  ema_params: nnx.State | None
+
+  @classmethod
+  def create(
+    cls,
+    params: nnx.State,
+    model_state: nnx.State,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: bool,
+  ) -> 'TrainState':
+    """The state before the first step."""
+    return cls(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      model_state=model_state,
+      opt_state=optimizer.init(params),
+      ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+  def apply_gradients(
+    self,
+    gradients: nnx.State,
+    model_state: nnx.State,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.0,
+  ) -> 'TrainState':
+    """The state after one step of the optimiser."""
+    updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
+    params = optax.apply_updates(self.params, updates)
+    ema_params = self.ema_params
+    if ema_params is not None:
+      ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+    return TrainState(self.step + 1, params, model_state, opt_state, ema_params)
+
+  @property
+  def eval_params(self) -> nnx.State:
+    """The parameters to evaluate with: the moving average where there is one."""
+    return self.params if self.ema_params is None else self.ema_params
+
+
+def num_params(params: nnx.State) -> int:
+  """How many numbers the optimiser trains."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

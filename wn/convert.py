@@ -1,0 +1,42 @@
+"""Turns one plain layer into its weight-normalised namesake, in place, and back.
+
+A weight-normalised layer is its `nnx` namesake plus `scale`, `log_scale` and, in `Linear`, `mask`.
+So the conversion changes the class of the object and those attributes; whatever refers to the
+layer, and the parameters that stay, remain as they are.
+"""
+
+import jax
+from flax import nnx
+
+from wn import layers
+
+# Exact types: a user's subclass may have another forward pass.
+NORMALIZED = {
+  nnx.Linear: layers.Linear,
+  nnx.Conv: layers.Conv,
+  nnx.ConvTranspose: layers.ConvTranspose,
+}
+PLAIN = {normalized: plain for plain, normalized in NORMALIZED.items()}
+
+
+def normalize_layer(layer: nnx.Module, *, log_scale: bool = False) -> None:
+  """Makes a plain `nnx` layer weight-normalised, in place: v = w, g = ‖w‖."""
+  if isinstance(layer, nnx.Linear):
+    layer.mask = nnx.data(None)
+  set_class(layer, NORMALIZED[type(layer)])
+  layer._create_scale(log_scale, {})
+
+
+def plain_layer(layer: nnx.Module) -> None:
+  """Makes a weight-normalised layer plain, in place: kernel = w."""
+  w: jax.Array = layer.normalized_kernel()
+  layer.kernel.set_value(w)
+  del layer.scale, layer.log_scale
+  if isinstance(layer, nnx.Linear):
+    del layer.mask
+  set_class(layer, PLAIN[type(layer)])
+
+
+def set_class(module: nnx.Module, cls: type[nnx.Module]) -> None:
+  """Changes the class of a module; nnx's own attribute hook would take it for a new attribute."""
+  object.__setattr__(module, '__class__', cls)

@@ -1,0 +1,182 @@
+"""Data-dependent initialisation (Salimans & Kingma 2016, §3, Eq. 5–6)."""
+
+import contextvars
+import dataclasses
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wn import convert
+from wn.layers import KernelView, WeightNormed, kernel_unit_axis
+from wn.weight_norm import unit_norm
+
+_NAMESAKES = (nnx.Linear, nnx.Conv, nnx.ConvTranspose)
+
+
+def data_dependent_init(
+  model: nnx.Module,
+  *inputs: Any,
+  init_scale: float = 1.0,
+  std_floor: float = 1e-3,
+  **kwargs: Any,
+) -> None:
+  """Sets scales and biases so that every pre-activation has mean 0 and std `init_scale` (Eq. 5–6).
+
+  Runs `model(*inputs, **kwargs)` once. Each `Linear`, `Conv` and `ConvTranspose` that the forward
+  pass reaches, of `wn` or of `nnx`, first measures t = v·x/‖v‖ on its input, with mean μ and
+  standard deviation σ per unit over all other axes, then sets
+
+    g = c / σ,  b = −c μ / σ  with c = `init_scale`,
+
+  and returns g t + b, so that the layers above see already normalised inputs. A plain `nnx` layer
+  stores w = g v/‖v‖ in its kernel: the paper's baseline. A layer without a bias, such as one before
+  mean-only batch normalisation, gets its scale only. All else that the forward pass does, such as
+  updating running means, happens as always; pass what training passes (`train=True`, `rngs=...`).
+
+  Changes the model in place. Works eagerly, and in `jax.jit` around `nnx.merge` and `nnx.split`; on
+  a mesh the statistics are those of the global batch.
+
+  * A layer used several times is initialised at its first use.
+  * A unit with σ < `std_floor` has next to no variance on this batch: σ counts as `std_floor`, and
+    a warning names the layer and how many of its units. Fully masked units take g = c silently.
+  * Layers inside recurrent cells are left alone, as the method is not meant for them (§3).
+  * Layers that the forward pass does not reach, or reaches only through a transform that copies its
+    modules (`nnx.scan`, `nnx.vmap`), are left alone, and a warning names them.
+
+  Args:
+    model: module whose layers are initialised.
+    *inputs: positional arguments of the forward pass: the initialisation batch.
+    init_scale: c, the standard deviation of the pre-activations after the call.
+    std_floor: smallest σ to divide by, in units of t.
+    **kwargs: further arguments of the forward pass.
+
+  Raises:
+    ValueError: `init_scale` or `std_floor` is not positive.
+  """
+  for name, value in (('init_scale', init_scale), ('std_floor', std_floor)):
+    if not value > 0:
+      raise ValueError(f'{name} must be positive; got {value}.')
+  layers = _layers_outside_cells(model)
+  run = _Run(init_scale, std_floor, pending={id(layer): name for name, layer in layers})
+  classes = [(layer, type(layer)) for _, layer in layers]
+  token = _RUN.set(run)
+  try:
+    for layer, cls in classes:
+      convert.set_class(layer, _initializing(cls))
+    model(*inputs, **kwargs)
+  finally:
+    for layer, cls in classes:
+      convert.set_class(layer, cls)
+    _RUN.reset(token)
+  if run.pending:
+    warnings.warn(
+      'data_dependent_init: left alone, as the forward pass does not reach them directly: '
+      + ', '.join(run.pending.values()),
+      stacklevel=2,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """One call of `data_dependent_init`: its settings and the layers still to be initialised."""
+
+  init_scale: float
+  std_floor: float
+  pending: dict[int, str]  # id of the layer -> its name
+
+
+_RUN: contextvars.ContextVar[_Run | None] = contextvars.ContextVar('_RUN', default=None)
+
+
+@functools.cache
+def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
+  """The subclass of a layer's class that initialises the layer when it is first called.
+
+  Python looks `__call__` up on the class, so for the time of the run the layers change class; the
+  model's own forward pass, whatever it is, then comes by each layer in its order.
+  """
+
+  def __call__(self, inputs: jax.Array, *args, **kwargs):
+    run = _RUN.get()
+    # Transforms that copy modules make layers that are not in `pending`: those stay as they are.
+    if run is not None and id(self) in run.pending:
+      _initialize(self, inputs, run.pending.pop(id(self)), run)
+    return cls.__call__(self, inputs, *args, **kwargs)
+
+  return type(cls.__name__, (cls,), {'__call__': __call__, '__module__': cls.__module__})
+
+
+def _initialize(layer: nnx.Module, inputs: jax.Array, name: str, run: _Run) -> None:
+  """Eq. 5–6 for one layer: sets g (or the plain kernel) and b from the layer's input."""
+  unit_axis = kernel_unit_axis(layer)
+  masked = layer.masked_kernel() if isinstance(layer, WeightNormed) else _masked_kernel(layer)
+  norm = unit_norm(masked, unit_axis=unit_axis)
+  other_axes = tuple(i for i in range(masked.ndim) if i != unit_axis % masked.ndim)
+  unit_v = masked / jnp.expand_dims(norm, other_axes)
+
+  view = KernelView(layer, kernel=unit_v, mask=None, bias=None, use_bias=False)
+  namesake = next(cls for cls in _NAMESAKES if isinstance(layer, cls))
+  t = namesake.__call__(view, inputs)
+  t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+  batch_axes = tuple(range(t.ndim - 1))
+  mean = jnp.mean(t, batch_axes)
+  std = jnp.std(t, batch_axes)
+
+  is_masked = _fully_masked(layer, other_axes)
+  is_flat = (std < run.std_floor) & ~is_masked
+  _warn_of_flat_units(name, jnp.sum(is_flat), is_flat.size, run.std_floor)
+  g = run.init_scale / jnp.where(is_masked, 1.0, jnp.maximum(std, run.std_floor))
+
+  if isinstance(layer, WeightNormed):
+    layer.set_scale(g)
+  else:
+    kernel = layer.kernel[...]
+    layer.kernel[...] = (kernel * jnp.expand_dims(g / norm, other_axes)).astype(kernel.dtype)
+  if layer.bias is not None:
+    layer.bias[...] = (-g * mean).astype(layer.bias[...].dtype)
+
+
+def _masked_kernel(layer: nnx.Module) -> jax.Array:
+  kernel = layer.kernel[...]
+  mask = getattr(layer, 'mask', None)
+  return kernel if mask is None else kernel * mask
+
+
+def _fully_masked(layer: nnx.Module, other_axes: tuple[int, ...]) -> jax.Array:
+  """[units] True where the mask leaves a unit no weight at all."""
+  mask = getattr(layer, 'mask', None)
+  if mask is None:
+    return jnp.zeros((layer.out_features,), bool)
+  return jnp.all(mask == 0, axis=other_axes)
+
+
+def _warn_of_flat_units(name: str, count: jax.Array, units: int, std_floor: float) -> None:
+  def warn(count):
+    if count:
+      warnings.warn(
+        f'data_dependent_init: {name}: {int(count)} of {units} units have a standard deviation '
+        f'below std_floor={std_floor:g} on this batch, which was used in its place; their inputs '
+        'are constant or the batch is too small.',
+        stacklevel=2,
+      )
+
+  if isinstance(count, jax.core.Tracer):
+    jax.debug.callback(warn, count)
+  else:
+    warn(count)
+
+
+def _layers_outside_cells(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
+  """(name, layer) for each layer that is not part of a recurrent cell."""
+  modules = [(path, module) for path, module in nnx.iter_modules(model)]
+  cells = [path for path, module in modules if isinstance(module, nnx.RNNCellBase)]
+  in_cell = lambda path: any(path[: len(cell)] == cell for cell in cells)
+  return [
+    ('.'.join(map(str, path)) or type(module).__name__, module)
+    for path, module in modules
+    if isinstance(module, _NAMESAKES) and not in_cell(path)
+  ]
