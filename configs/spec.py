@@ -12,7 +12,7 @@ def choose(kind: str, value: str, choices: Sequence[str]) -> str:
   """
   if value in choices:
     return value
-  near = difflib.get_close_matches(value, choices, n=1)
+  near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
   hint = f' Did you mean {near[0]!r}?' if near else ''
   raise ValueError(f'unknown {kind} {value!r}; choose one of {", ".join(choices)}.{hint}')
 

@@ -29,13 +29,14 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
     UserError: the config, the data or the directory cannot be used; see the message.
   """
   validate(config)
-  mesh = devices.data_mesh(config.batch_size)
-  dataset = data.load(config.dataset, data_dir)
-  validate(config, dataset)
-  run.open_workdir(workdir, config)
+  run.check_workdir(workdir, config)
   if run.is_finished(workdir):
     print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
     return
+  mesh = devices.data_mesh(config.batch_size)
+  dataset = data.load(config.dataset, data_dir)
+  validate(config, dataset)
+  run.create_workdir(workdir, config)
 
   train_images, test_images = preprocessing.prepare(
     dataset, whiten=config.whiten, zca_eps=config.zca_eps, upscale=config.upscale

@@ -1,5 +1,8 @@
 """Checks a config before anything is written."""
 
+import math
+from collections.abc import Callable, Sequence
+
 from ml_collections import config_dict
 
 from experiments.training.data import LOADERS, Dataset
@@ -51,7 +54,12 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
     )
 
 
-def _check(config, keys, is_valid, requirement) -> None:
+def _check(
+  config: config_dict.FrozenConfigDict,
+  keys: Sequence[str],
+  is_valid: Callable[[float], bool],
+  requirement: str,
+) -> None:
   for key in keys:
-    if not is_valid(config[key]):
+    if not (math.isfinite(config[key]) and is_valid(config[key])):
       raise UserError(f'config.{key}={config[key]} {requirement}.')

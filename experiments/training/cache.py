@@ -48,8 +48,9 @@ def cached(name: str, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> 
 
 def _read(path: Path) -> Arrays:
   try:
-    with np.load(path, allow_pickle=False) as file:
-      return {name: file[name] for name in file.files}
+    # Opened here, as NumPy leaves a file that it cannot read open.
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
   except (ValueError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(
       f'corrupt cache file {path} ({error}); delete it to have it made anew.'

@@ -21,6 +21,9 @@ def one_line_errors() -> Iterator[None]:
       raise
     where = f' {error.filename}' if error.filename else ''
     message = f'{error.strerror}:{where}. Mend this and run the same command again to go on.'
+  except KeyboardInterrupt:
+    print('interrupted; run the same command again to go on.', file=sys.stderr)
+    sys.exit(130)
   else:
     return
   print(f'error: {" ".join(message.split())}', file=sys.stderr)

@@ -70,31 +70,38 @@ def read_rows(path: Path) -> list[Row]:
 
 
 class Progress:
-  """A bar with the time left on a terminal; elsewhere one line per epoch."""
+  """One line per epoch and, on a terminal, a bar with the time left below it."""
 
   def __init__(self, name: str, total_steps: int, step: int, epochs: int):
     self._name = name
     self._epochs = epochs
-    self._on_terminal = sys.stderr.isatty()
     self._bar = tqdm.tqdm(
-      total=total_steps, initial=step, desc=name, unit='step', dynamic_ncols=True,
-      disable=not self._on_terminal,
-    )  # fmt: skip
+      total=total_steps,
+      initial=step,
+      desc=name,
+      unit='step',
+      dynamic_ncols=True,
+      disable=not sys.stderr.isatty(),
+    )
 
   def step(self) -> None:
     """One optimisation step was taken."""
     self._bar.update()
 
   def show(self, metrics: Mapping[str, float]) -> None:
-    """Shows the newest metrics beside the bar."""
-    self._bar.set_postfix_str('  '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+    """Shows the newest training metrics beside the bar."""
+    self._bar.set_postfix_str(_values(metrics))
 
   def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
-    """An epoch is over."""
-    if not self._on_terminal:
-      values = '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-      print(f'{self._name}  epoch {epoch}/{self._epochs}  {values}  ({seconds:.0f} s)', flush=True)
+    """Prints a line: an epoch is over."""
+    line = f'{self._name}  epoch {epoch}/{self._epochs}  {_values(metrics)}  ({seconds:.0f} s)'
+    self._bar.write(line)
+    sys.stdout.flush()
 
   def close(self) -> None:
     """Takes the bar off the screen, leaving its last state."""
     self._bar.close()
+
+
+def _values(metrics: Mapping[str, float]) -> str:
+  return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())

@@ -18,8 +18,8 @@ from experiments.training.metrics import read_rows
 _PACKAGES = ('weightnorm', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def open_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
-  """Makes the directory of a new run, or checks that it belongs to a run of the same config.
+def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
+  """Checks that the directory is free, or belongs to a run of the same config. Writes nothing.
 
   Raises:
     UserError: the directory holds a run with another config, or something that is no run.
@@ -39,9 +39,13 @@ def open_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
       )
   elif workdir.is_dir() and any(workdir.iterdir()):
     raise UserError(f'{workdir} is not empty and holds no run; choose another --workdir.')
-  else:
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, new)
+
+
+def create_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
+  """Makes the directory of a run and keeps the config in it; leaves one that is there as it is."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  if not (workdir / 'config.json').exists():
+    write_json(workdir / 'config.json', json.loads(config.to_json()))
 
 
 def is_finished(workdir: Path) -> bool:

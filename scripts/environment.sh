@@ -1,0 +1,30 @@
+# Sourced by scripts/quickstart and scripts/test: makes .venv with the tested versions and changes to
+# the root of the repository. Needs Python ≥ 3.11 and a package index; PYTHON names another Python.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo 'error: no Python 3.11 or later found; set PYTHON to the path of one.' >&2
+  return 1
+}
+
+# make_environment EXTRAS: installs the project into .venv, unless that has been done already.
+make_environment() {
+  local wanted python
+  wanted="$1 $(cat setup.cfg constraints.txt | cksum)"
+  if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+    python=$(find_python)
+    echo "Installing into $PWD/.venv ..."
+    "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+      --constraint constraints.txt --editable ".$1"
+    echo "$wanted" >.venv/installed
+  fi
+}

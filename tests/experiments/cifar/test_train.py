@@ -1,0 +1,171 @@
+"""The experiment from end to end on digits: every variant, golden values, resuming, pictures."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import matplotlib.image
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from ml_collections import config_dict
+
+from configs import cifar
+from experiments.cifar import train as train_lib
+from experiments.training import data
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.metrics import read_rows
+from experiments.training.state import TrainState
+
+
+def frozen(spec, **changes):
+  config = cifar.get_config(spec)
+  config.update(changes)
+  return config_dict.FrozenConfigDict(config)
+
+
+@pytest.mark.parametrize('variant', cifar.VARIANTS)
+def test_every_variant_runs_end_to_end(variant, tmp_path):
+  config = frozen(f'{variant},tiny')
+  train_lib.train(config, tmp_path / 'run')
+  rows = read_rows(tmp_path / 'run' / 'metrics.jsonl')
+  tests = [row for row in rows if 'test/error' in row]
+  assert [row['epoch'] for row in tests] == [1, 2, 3]
+  assert all(0 <= row['test/error'] <= 1 and row['test/loss'] > 0 for row in tests)
+
+  summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+  assert summary['final'] == tests[-1]
+  assert summary['best']['test/error'] == min(row['test/error'] for row in tests)
+  assert summary['config'] == json.loads(config.to_json()) and summary['seed'] == 0
+  assert set(summary) == {
+    'final', 'best', 'wall_seconds', 'steps_per_second', 'num_params', 'config', 'seed', 'commit',
+    'versions', 'device', 'finished',
+  }  # fmt: skip
+  for name in ('learning_curve', 'confusion_matrix', 'filters'):
+    height, width, _ = matplotlib.image.imread(tmp_path / 'run' / f'{name}.png').shape
+    assert min(height, width) >= 50
+  assert list((tmp_path / 'run' / 'tensorboard').iterdir())
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
+  config = frozen('wn,tiny', epochs=1)
+  train_lib.train(config, tmp_path)
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+  train_lib.train(config, tmp_path)
+  assert 'is finished' in capsys.readouterr().out
+  assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_moving_average_is_trained_and_evaluated(tmp_path):
+  train_lib.train(frozen('wn,tiny', epochs=1, ema_decay=0.5), tmp_path)
+  assert (tmp_path / 'summary.json').exists()
+
+
+# Cross-entropy of one minibatch in the first three steps.
+GOLDEN = {
+  'plain': (3.032105, 2.694948, 2.560855),
+  'wn': (3.032105, 2.594032, 2.633335),
+  'bn': (2.747158, 2.893967, 2.623791),
+  'mean_bn': (2.961759, 2.754791, 2.569056),
+  'wn_mean_bn': (2.961759, 2.690821, 2.533252),
+}
+
+
+@pytest.mark.parametrize('variant', cifar.VARIANTS)
+def test_first_steps_are_the_golden_ones(variant):
+  config = frozen(f'{variant},tiny')
+  images = jax.random.normal(jax.random.key(1), (64, 16, 16, 1))
+  labels = jax.random.randint(jax.random.key(2), (64,), 0, 10)
+  model = train_lib.create_model(config, (16, 16, 1), 10, jax.random.key(3))
+  if variant != 'bn':
+    train_lib.initialize(model, images, jax.random.key(4), 1.0)
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  optimizer = train_lib.create_optimizer(config, steps_per_epoch=1)
+  state = TrainState.create(params, model_state, optimizer, ema=False)
+  step = functools.partial(
+    train_lib.train_step, graphdef=graphdef, optimizer=optimizer, config=config
+  )
+  step = jax.jit(step)
+  values = []
+  for _ in range(3):
+    state, metrics = step(state, np.arange(64), images, labels, jax.random.key(5))
+    values.append(float(metrics['train/loss']))
+  np.testing.assert_allclose(
+    values,
+    GOLDEN[variant],
+    rtol=1e-4,
+    err_msg='the first training steps have changed; if that is intended, update GOLDEN',
+  )
+
+
+def test_evaluation_is_the_mean_over_the_whole_test_set(tmp_path):
+  """Against predictions of the restored model, one image after the other in NumPy."""
+  config = frozen('wn_mean_bn,tiny', eval_batch_size=37)
+  train_lib.train(config, tmp_path)
+  digits = data.load('digits')
+  images = train_lib.preprocessing.prepare(digits, whiten=False, zca_eps=1e-5, upscale=2)[1]
+  model = train_lib.create_model(config, (16, 16, 1), 10, jax.random.key(0))
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  optimizer = train_lib.create_optimizer(config, steps_per_epoch=6)
+  state = TrainState.create(params, model_state, optimizer, ema=False)
+  checkpoints = Checkpoints(tmp_path / 'checkpoints', keep=2, best_metric='test/error')
+  state = checkpoints.restore(state)
+  model = nnx.merge(graphdef, state.params, state.model_state)
+  logits = np.asarray(model(images, train=False), np.float64)
+  log_z = np.log(np.exp(logits).sum(axis=1))
+  final = json.loads((tmp_path / 'summary.json').read_text())['final']
+  assert final['test/error'] == pytest.approx(np.mean(logits.argmax(1) != digits.test.labels))
+  assert final['test/loss'] == pytest.approx(
+    np.mean(log_z - logits[np.arange(500), digits.test.labels]), rel=1e-4
+  )
+
+
+def test_data_order_and_noise_depend_on_the_seed(tmp_path):
+  losses = []
+  for seed in (0, 1):
+    train_lib.train(frozen('wn,tiny', epochs=1, seed=seed), tmp_path / str(seed))
+    losses.append(read_rows(tmp_path / str(seed) / 'metrics.jsonl')[0]['train/loss'])
+  assert losses[0] != losses[1]
+
+
+def test_run_killed_in_the_middle_ends_as_an_uninterrupted_one(tmp_path):
+  """kill -9 after some steps, the same command again, and every metric is equal."""
+  settings = ['--config.epochs=40', '--config.checkpoint_every=7', '--config.log_every=4']
+  command = [
+    sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn_mean_bn,tiny',
+    *settings, '--workdir',
+  ]  # fmt: skip
+  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir}
+  subprocess.run([*command, tmp_path / 'whole'], check=True, env=environment)
+
+  process = subprocess.Popen([*command, tmp_path / 'parts'], env=environment)
+  checkpoints = tmp_path / 'parts' / 'checkpoints'
+  deadline = time.monotonic() + 120
+  while not any(p.name.isdigit() for p in checkpoints.glob('*')):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  assert not (tmp_path / 'parts' / 'summary.json').exists()
+  subprocess.run([*command, tmp_path / 'parts'], check=True, env=environment)
+
+  for row, expected in zip(
+    read_rows(tmp_path / 'parts' / 'metrics.jsonl'),
+    read_rows(tmp_path / 'whole' / 'metrics.jsonl'),
+    strict=True,
+  ):
+    row.pop('seconds'), expected.pop('seconds')
+    assert row == expected
+
+
+def test_optax_loss_is_the_cross_entropy():
+  logits = np.array([[1.0, 2.0, 3.0]])
+  expected = np.log(np.exp(logits).sum()) - 3.0
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, np.array([2]))
+  np.testing.assert_allclose(loss, [expected], rtol=1e-6)

@@ -1,0 +1,71 @@
+"""Imports point one way: scripts → experiments → wn, and configs → ml_collections."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {'wn', 'configs', 'experiments', 'scripts', 'tests'}
+MAY_IMPORT = {
+  'wn': {'wn'},
+  'configs': {'configs'},
+  'experiments': {'experiments', 'wn'},
+  'scripts': {'scripts', 'experiments', 'configs', 'wn'},
+}
+
+
+def imported_modules(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      yield node.module
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def files(package):
+  found = sorted((ROOT / package).rglob('*.py'))
+  assert found
+  return found
+
+
+@pytest.mark.parametrize('package', MAY_IMPORT)
+def test_packages_import_only_what_lies_below_them(package):
+  for path in files(package):
+    ours = {name.split('.')[0] for name in imported_modules(path)} & OURS
+    assert ours <= MAY_IMPORT[package], path
+
+
+def test_library_needs_only_jax_and_flax():
+  allowed = {'wn', 'jax', 'flax', 'numpy'}  # numpy comes with jax
+  standard = {
+    'collections',
+    'contextvars',
+    'dataclasses',
+    'functools',
+    'types',
+    'typing',
+    'warnings',
+  }
+  for path in files('wn'):
+    assert {name.split('.')[0] for name in imported_modules(path)} <= allowed | standard, path
+
+
+def test_configs_need_only_ml_collections():
+  for path in files('configs'):
+    third_party = {name.split('.')[0] for name in imported_modules(path)}
+    assert third_party <= {'configs', 'ml_collections', 'difflib', 'collections'}, path
+
+
+def test_no_experiment_imports_another():
+  rooms = {p.name for p in (ROOT / 'experiments').iterdir() if (p / '__init__.py').exists()}
+  for room in rooms:
+    for path in files(f'experiments/{room}'):
+      visited = {
+        name.split('.')[1]
+        for name in imported_modules(path)
+        if name.startswith('experiments.') and name.split('.')[1] in rooms
+      }
+      assert visited <= {room, 'training'}, path
