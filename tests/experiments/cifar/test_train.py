@@ -104,6 +104,26 @@ def test_first_steps_are_the_golden_ones(variant):
   )
 
 
+def test_one_step_at_full_width():
+  """The paper's own size: width 96, batch 100, 32×32 images."""
+  config = frozen('wn')
+  images = jax.random.normal(jax.random.key(1), (100, 32, 32, 3))
+  labels = jax.random.randint(jax.random.key(2), (100,), 0, 10)
+  model = train_lib.create_model(config, (32, 32, 3), 10, jax.random.key(3))
+  train_lib.initialize(model, images, jax.random.key(4), 1.0)
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  optimizer = train_lib.create_optimizer(config, steps_per_epoch=500)
+  state = TrainState.create(params, model_state, optimizer, ema=False)
+  step = functools.partial(
+    train_lib.train_step, graphdef=graphdef, optimizer=optimizer, config=config
+  )
+  new, metrics = jax.jit(step)(state, np.arange(100), images, labels, jax.random.key(5))
+  assert 1 < metrics['train/loss'] < 6
+  # Adam's first step moves every parameter by at most the learning rate.
+  for old, moved in zip(jax.tree.leaves(state.params), jax.tree.leaves(new.params), strict=True):
+    assert 0 < np.abs(moved - old).max() < 1.01 * config.learning_rate
+
+
 def test_evaluation_is_the_mean_over_the_whole_test_set(tmp_path):
   """Against predictions of the restored model, one image after the other in NumPy."""
   config = frozen('wn_mean_bn,tiny', eval_batch_size=37)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.training import cache, data
+from experiments.training import cache, data, download
 from experiments.training.errors import UserError
 
 COUNTS = {'cifar10': (50_000, 10_000), 'mnist': (60_000, 10_000)}
@@ -85,6 +85,17 @@ def test_missing_shard(tmp_path, cache_dir):
   next(folder.glob('mnist-train*')).unlink()
   with pytest.raises(UserError, match=r'cannot read .*mnist'):
     data.load('mnist', str(tmp_path))
+
+
+def test_failed_download_is_one_message(tmp_path, monkeypatch):
+  import tensorflow_datasets as tfds
+
+  def fail(*args, **kwargs):
+    raise ConnectionError('Name or service not known')
+
+  monkeypatch.setattr(tfds, 'builder', fail)
+  with pytest.raises(UserError, match=r'cannot download cifar10.*Name or service not known.*copy'):
+    download.download('cifar10', str(tmp_path))
 
 
 def arrays():
