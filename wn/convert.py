@@ -5,7 +5,6 @@ So the conversion changes the class of the object and those attributes; whatever
 layer, and the parameters that stay, remain as they are.
 """
 
-import jax
 from flax import nnx
 
 from wn import layers
@@ -29,8 +28,8 @@ def normalize_layer(layer: nnx.Module, *, log_scale: bool = False) -> None:
 
 def plain_layer(layer: nnx.Module) -> None:
   """Makes a weight-normalised layer plain, in place: kernel = w."""
-  w: jax.Array = layer.normalized_kernel()
-  layer.kernel.set_value(w)
+  # A new variable: another layer may share the old one, with a g of its own.
+  layer.kernel = layer.kernel.replace(layer.normalized_kernel())
   del layer.scale, layer.log_scale
   if isinstance(layer, nnx.Linear):
     del layer.mask

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wn.weight_norm import unit_norm, weight_norm
+from wn.normalization import unit_norm, weight_norm
 
 
 class WeightNormed:

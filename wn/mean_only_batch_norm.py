@@ -1,6 +1,6 @@
 """Mean-only batch normalisation (Salimans & Kingma 2016, §4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +24,7 @@ class MeanOnlyBatchNorm(nnx.Module):
   Args:
     num_features: size of the feature axis.
     use_running_average: if True, subtract the running mean; overridden in the call.
-    axis: the feature axis, or axes, of the input; the mean runs over all others.
+    axis: the feature axis of the input; the mean runs over all others.
     momentum: decay rate of the running mean.
     dtype: dtype of the result (default: that of the input and the parameters).
     param_dtype: dtype of the bias.
@@ -42,7 +42,7 @@ class MeanOnlyBatchNorm(nnx.Module):
     num_features: int,
     *,
     use_running_average: bool | None = False,
-    axis: int | Sequence[int] = -1,
+    axis: int = -1,
     momentum: float = 0.9,
     dtype: Dtype | None = None,
     param_dtype: Dtype = jnp.float32,
@@ -84,7 +84,8 @@ class MeanOnlyBatchNorm(nnx.Module):
     Args:
       x: t, [..., num_features] for the default axis.
       use_running_average: overrides the constructor's choice.
-      mask: boolean, broadcastable to x: the positions that count for the mean.
+      mask: boolean, broadcastable to x: the positions that count for the mean, at least one per
+        feature. With `axis_name` the means of the devices count alike, as in `nnx.BatchNorm`.
 
     Returns:
       t̃, of the shape of x.
@@ -97,10 +98,9 @@ class MeanOnlyBatchNorm(nnx.Module):
     if use_running_average is None:
       raise ValueError('use_running_average must be given to the constructor or to the call.')
 
-    axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
-    feature_axes = {range(x.ndim)[axis] for axis in axes}
-    batch_axes = tuple(axis for axis in range(x.ndim) if axis not in feature_axes)
-    feature_shape = [x.shape[i] if i in feature_axes else 1 for i in range(x.ndim)]
+    feature_axis = range(x.ndim)[self.axis]
+    batch_axes = tuple(axis for axis in range(x.ndim) if axis != feature_axis)
+    feature_shape = [-1 if axis == feature_axis else 1 for axis in range(x.ndim)]
 
     bias = None if self.bias is None else self.bias[...]
     out_dtype = dtypes.canonicalize_dtype(x, bias, dtype=self.dtype)
@@ -108,9 +108,7 @@ class MeanOnlyBatchNorm(nnx.Module):
       mean = self.mean[...]
     else:
       # At least float32: a sum over a minibatch in bfloat16 would lose most of its digits.
-      mean = jnp.mean(
-        x, batch_axes, dtype=jnp.promote_types(x.dtype, jnp.float32), where=mask
-      ).reshape(-1)
+      mean = jnp.mean(x, batch_axes, dtype=jnp.promote_types(x.dtype, jnp.float32), where=mask)
       if self.axis_name is not None:
         mean = jax.lax.pmean(mean, self.axis_name, axis_index_groups=self.axis_index_groups)
       self.mean[...] = jax.lax.stop_gradient(
@@ -121,3 +119,12 @@ class MeanOnlyBatchNorm(nnx.Module):
     if bias is not None:
       y += bias.reshape(feature_shape)
     return y.astype(out_dtype)
+
+  def set_view(self, use_running_average: bool | None = None) -> None:
+    """Used by `nnx.view`.
+
+    Args:
+      use_running_average: the new default of the call.
+    """
+    if use_running_average is not None:
+      self.use_running_average = use_running_average

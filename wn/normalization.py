@@ -42,7 +42,8 @@ def weight_norm(
 
   Returns:
     w, of the shape of `v`, in float32 (float64 if an argument is). Cast the result, never the
-    arguments: a norm in bfloat16 is off by 0.2 %, and one in float16 overflows at 65,504.
+    arguments: a norm in bfloat16 is off by 0.2 %, and one in float16 overflows at 65,504. In
+    float32 ‖v‖ must be below 1e19, where its square overflows.
 
   Raises:
     ValueError: `g` does not hold one scale per unit.

@@ -18,6 +18,7 @@ def fold(model: M) -> M:
 
   Differentiable: inside a traced function the copy's kernels are functions of the model's v and g.
   Use it to export a trained model, and to take the normalisation out of a loop over time steps.
+  The kernels have the dtype in which the layer computes w, float32 unless its `dtype` is None.
 
   Args:
     model: any `nnx.Module`, a single layer or cell included. It is not changed.
@@ -48,7 +49,8 @@ def unfold(model: M, *, log_scale: bool = False) -> M:
   """A copy of the model with weight-normalised layers and equal outputs: v = w, g = ‖w‖.
 
   Every `nnx.Linear`, `nnx.Conv`, `nnx.ConvTranspose`, `nnx.LSTMCell` and `nnx.GRUCell` becomes its
-  namesake in `wn`. Subclasses of them, and other modules, stay as they are.
+  namesake in `wn`. Subclasses of them, and other modules, stay as they are. Outputs are equal up to
+  the rounding of g to the dtype of the parameters.
 
   Args:
     model: any `nnx.Module`, a single layer or cell included. It is not changed.

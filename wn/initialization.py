@@ -1,18 +1,20 @@
 """Data-dependent initialisation (Salimans & Kingma 2016, §3, Eq. 5–6)."""
 
+import contextlib
 import contextvars
 import dataclasses
 import functools
 import warnings
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from wn import convert
 from wn.layers import KernelView, WeightNormed, kernel_unit_axis
-from wn.weight_norm import unit_norm
+from wn.normalization import unit_norm
 
 _NAMESAKES = (nnx.Linear, nnx.Conv, nnx.ConvTranspose)
 
@@ -44,8 +46,10 @@ def data_dependent_init(
   * A unit with σ < `std_floor` has next to no variance on this batch: σ counts as `std_floor`, and
     a warning names the layer and how many of its units. Fully masked units take g = c silently.
   * Layers inside recurrent cells are left alone, as the method is not meant for them (§3).
-  * Layers that the forward pass does not reach, or reaches only through a transform that copies its
-    modules (`nnx.scan`, `nnx.vmap`), are left alone, and a warning names them.
+  * Layers that the forward pass does not reach, or reaches only inside a transform (`nnx.scan`,
+    `jax.checkpoint`), are left alone, and a warning names them.
+  * In a subclass with its own forward pass, t is still v·x/‖v‖ of what the layer is called with.
+  * Plain layers that share one kernel variable each rescale it: the last one has its moments.
 
   Args:
     model: module whose layers are initialised.
@@ -102,9 +106,12 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
 
   def __call__(self, inputs: jax.Array, *args, **kwargs):
     run = _RUN.get()
-    # Transforms that copy modules make layers that are not in `pending`: those stay as they are.
+    # nnx transforms copy modules, so that the layer is not in `pending`; in other transforms the
+    # layer must not be written. Both stay as they are.
     if run is not None and id(self) in run.pending:
-      _initialize(self, inputs, run.pending.pop(id(self)), run)
+      with contextlib.suppress(flax.errors.TraceContextError):
+        _initialize(self, inputs, run.pending[id(self)], run)
+        del run.pending[id(self)]
     return cls.__call__(self, inputs, *args, **kwargs)
 
   return type(cls.__name__, (cls,), {'__call__': __call__, '__module__': cls.__module__})
