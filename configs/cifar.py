@@ -6,7 +6,8 @@ VARIANT is `plain`, `wn`, `bn`, `mean_bn` or `wn_mean_bn`. PROTOCOL is
 
   paper   (default) 200 epochs at full width. Test error in Table 1: plain 8.43, wn 8.46, bn 8.05,
           mean_bn 8.52, wn_mean_bn 7.31 %.
-  scaled  the same with a third of the width and 12 epochs: 15–20 minutes on two CPU cores.
+  scaled  the same with a third of the width and 12 epochs: 15 minutes on two CPU cores that do
+          nothing else, up to 30 beside other work.
   digits  scikit-learn's 8×8 digits, in the package: no download, about a minute.
   tiny    `digits` in seconds, for tests.
 
@@ -43,7 +44,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
   config.dropout_rate = 0.5
   config.bn_momentum = 0.9
   config.bn_eps = 1e-6
-  config.init_std = 0.05  # of v, and of the weights under bn
+  config.init_std = 0.05  # of v and of plain weights (authors' plain: Glorot-uniform)
   config.init_examples = 500  # for data-dependent initialisation
   config.init_scale = 1.0
 

@@ -18,13 +18,13 @@ find_python() {
 # make_environment EXTRAS: installs the project into .venv, unless that has been done already.
 make_environment() {
   local wanted python
-  wanted="$1 $(cat setup.cfg constraints.txt | cksum)"
-  if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+  wanted=$(cat setup.cfg constraints.txt | cksum)
+  if [ "$(cat ".venv/installed$1" 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python)
     echo "Installing into $PWD/.venv ..."
     "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
       --constraint constraints.txt --editable ".$1"
-    echo "$wanted" >.venv/installed
+    echo "$wanted" >".venv/installed$1"
   fi
 }

@@ -60,7 +60,8 @@ def main() -> None:
   with one_line_errors():
     runs = load(args.runs)
     record(runs, args.out)
-    block = write(runs, args.out, args.note)
+    page = args.readme.parent if args.readme else Path()
+    block = write(runs, args.out, args.note, page)
     if args.readme:
       replace_block(args.readme, block)
     print(block)
@@ -70,21 +71,32 @@ def load(paths: Sequence[Path]) -> list[Run]:
   """Reads finished runs, in the order of the paper's table and then of the seeds.
 
   Raises:
-    UserError: a directory holds no finished run, or the runs differ in more than variant and seed.
+    UserError: a directory holds no whole finished run, a run is given twice, or the runs differ in
+      more than variant and seed.
   """
   runs = []
   for path in paths:
     try:
       summary = json.loads((path / 'summary.json').read_text())
+      epochs = summary['config']['epochs']
     except FileNotFoundError as error:
       raise UserError(f'{path} holds no finished run (there is no summary.json).') from error
-    rows = read_rows(path / 'metrics.jsonl')
-    errors = np.array([100 * row['test/error'] for row in rows if 'test/error' in row])
-    runs.append(Run(path, summary, errors))
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(f'{path}/summary.json is damaged ({error}).') from error
+    rows = [row for row in read_rows(path / 'metrics.jsonl') if 'test/error' in row]
+    if [row['epoch'] for row in rows] != list(range(1, epochs + 1)):
+      raise UserError(
+        f'{path}/metrics.jsonl lacks evaluations: there should be {epochs}, in order.'
+      )
+    runs.append(Run(path, summary, np.array([100 * row['test/error'] for row in rows])))
   for key in runs[0].summary['config'].keys() - {'variant', 'seed'}:
     values = {json.dumps(run.summary['config'][key]) for run in runs}
     if len(values) > 1:
       raise UserError(f'the runs differ in config.{key}: {", ".join(sorted(values))}.')
+  names = [(run.variant, run.summary['seed']) for run in runs]
+  for variant, seed in set(names):
+    if names.count((variant, seed)) > 1:
+      raise UserError(f'{variant} with seed {seed} is given more than once.')
   return sorted(runs, key=lambda run: (list(PAPER).index(run.variant), run.summary['seed']))
 
 
@@ -98,8 +110,8 @@ def record(runs: Sequence[Run], out: Path) -> None:
         shutil.copyfile(run.path / name, folder / name)
 
 
-def write(runs: Sequence[Run], out: Path, note: str = '') -> str:
-  """Writes table and figure; returns them as Markdown for a file in the working directory."""
+def write(runs: Sequence[Run], out: Path, note: str = '', page: Path = Path()) -> str:
+  """Writes table and figure; returns them as Markdown for a file in the folder `page`."""
   out.mkdir(parents=True, exist_ok=True)
   caption = ' '.join([_scale(runs[0].summary['config']), note]).strip()
   (out / 'table.md').write_text(f'{final_table(runs)}\n\n{caption}\n')
@@ -110,7 +122,8 @@ def write(runs: Sequence[Run], out: Path, note: str = '') -> str:
       writer.writerow([epoch, *(f'{error:.2f}' for error in errors)])
   figure = out / 'learning_curves.png'
   learning_curves(runs).savefig(figure, dpi=150)
-  return f'{final_table(runs)}\n\n{caption}\n\n![Test error against epoch]({figure})'
+  picture = f'![Test error against epoch]({os.path.relpath(figure, page)})'
+  return f'{final_table(runs)}\n\n{caption}\n\n{picture}'
 
 
 def group(runs: Sequence[Run]) -> dict[str, np.ndarray]:
@@ -173,7 +186,7 @@ def replace_block(path: Path, block: str) -> None:
   """
   begin, end = '<!-- results -->', '<!-- /results -->'
   text = path.read_text()
-  if begin not in text or end not in text:
+  if begin not in text or end not in text.split(begin, 1)[1]:
     raise UserError(f'{path} has no lines {begin} and {end}.')
   before, rest = text.split(begin, 1)
   temporary = path.with_suffix('.tmp')

@@ -44,10 +44,12 @@ def data_dependent_init(
 
   * A layer used several times is initialised at its first use.
   * A unit with σ < `std_floor` has next to no variance on this batch: σ counts as `std_floor`, and
-    a warning names the layer and how many of its units. Fully masked units take g = c silently.
+    a warning names the layer and how many of its units. Units with a zero kernel take g = c, with a
+    warning unless they are fully masked.
   * Layers inside recurrent cells are left alone, as the method is not meant for them (§3).
   * Layers that the forward pass does not reach, or reaches only inside a transform (`nnx.scan`,
     `jax.checkpoint`), are left alone, and a warning names them.
+  * `nnx.LinearGeneral`, `nnx.Einsum` and `nnx.Embed`, and so attention, are left alone silently.
   * In a subclass with its own forward pass, t is still v·x/‖v‖ of what the layer is called with.
   * Plain layers that share one kernel variable each rescale it: the last one has its moments.
 
@@ -133,10 +135,9 @@ def _initialize(layer: nnx.Module, inputs: jax.Array, name: str, run: _Run) -> N
   mean = jnp.mean(t, batch_axes)
   std = jnp.std(t, batch_axes)
 
-  is_masked = _fully_masked(layer, other_axes)
-  is_flat = (std < run.std_floor) & ~is_masked
-  _warn_of_flat_units(name, jnp.sum(is_flat), is_flat.size, run.std_floor)
-  g = run.init_scale / jnp.where(is_masked, 1.0, jnp.maximum(std, run.std_floor))
+  # A zero unit has no direction to measure: any g gives w = 0.
+  is_zero = jnp.all(masked == 0, axis=other_axes)
+  g = run.init_scale / jnp.where(is_zero, 1.0, jnp.maximum(std, run.std_floor))
 
   if isinstance(layer, WeightNormed):
     layer.set_scale(g)
@@ -145,6 +146,17 @@ def _initialize(layer: nnx.Module, inputs: jax.Array, name: str, run: _Run) -> N
     layer.kernel[...] = (kernel * jnp.expand_dims(g / norm, other_axes)).astype(kernel.dtype)
   if layer.bias is not None:
     layer.bias[...] = (-g * mean).astype(layer.bias[...].dtype)
+
+  _warn_if_any(
+    (std < run.std_floor) & ~is_zero,
+    f'{name}: {{count}} of {std.size} units have a standard deviation below '
+    f'std_floor={run.std_floor:g} on this batch, which was used in its place; their inputs are '
+    'constant or the batch is too small.',
+  )
+  _warn_if_any(
+    is_zero & ~_fully_masked(layer, other_axes),
+    f'{name}: {{count}} of {std.size} units have a zero kernel and cannot be normalised.',
+  )
 
 
 def _masked_kernel(layer: nnx.Module) -> jax.Array:
@@ -161,16 +173,14 @@ def _fully_masked(layer: nnx.Module, other_axes: tuple[int, ...]) -> jax.Array:
   return jnp.all(mask == 0, axis=other_axes)
 
 
-def _warn_of_flat_units(name: str, count: jax.Array, units: int, std_floor: float) -> None:
+def _warn_if_any(is_affected: jax.Array, message: str) -> None:
+  """Warns, also when it runs inside `jax.jit`, if any unit is affected."""
+
   def warn(count):
     if count:
-      warnings.warn(
-        f'data_dependent_init: {name}: {int(count)} of {units} units have a standard deviation '
-        f'below std_floor={std_floor:g} on this batch, which was used in its place; their inputs '
-        'are constant or the batch is too small.',
-        stacklevel=2,
-      )
+      warnings.warn('data_dependent_init: ' + message.format(count=int(count)), stacklevel=2)
 
+  count = jnp.sum(is_affected)
   if isinstance(count, jax.core.Tracer):
     jax.debug.callback(warn, count)
   else:

@@ -32,7 +32,8 @@ def weight_norm(
   A *zero unit*, one with ‖v‖² ≤ `eps`, has no direction. There ‖v‖ counts as the constant 1, so
   that w = g v (0 at v = 0), ∇g = ∇w·v (0 at v = 0) and ∇v = g ∇w: bounded by |g| |∇w|, and not
   zero, so that the unit can leave the origin. Units that a mask makes zero keep a zero gradient,
-  because the mask multiplies ∇v as well.
+  because the mask multiplies ∇v as well. Outside that ball ‖w‖ = |g|, so the first step away from
+  v = 0 takes ‖w‖ from 0 to |g|: to start a layer at zero, take a random v and g = 0 instead.
 
   Args:
     v: kernel of any rank ≥ 1 and any floating dtype.

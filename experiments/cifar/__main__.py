@@ -1,4 +1,9 @@
-"""Entry point: `python -m experiments.cifar --config configs/cifar.py:wn,scaled`."""
+"""CIFAR-10 classification (Salimans & Kingma 2016, §5.1).
+
+  python -m experiments.cifar --config configs/cifar.py:VARIANT[,PROTOCOL] [--config.KEY=VALUE ...]
+
+VARIANT: plain, wn, bn, mean_bn, wn_mean_bn. PROTOCOL: paper (default), scaled, digits, tiny.
+"""
 
 from experiments.cifar.train import train
 from experiments.training import cli

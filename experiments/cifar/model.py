@@ -95,7 +95,9 @@ class Unit(nnx.Module):
     )
     features = self.linear.out_features
     if variant == 'bn':
-      self.norm = BatchNorm(features, momentum=bn_momentum, epsilon=bn_eps, rngs=rngs)
+      self.norm = BatchNorm(
+        features, momentum=bn_momentum, epsilon=bn_eps, use_fast_variance=False, rngs=rngs
+      )
     elif variant in ('mean_bn', 'wn_mean_bn'):
       self.norm = wn.MeanOnlyBatchNorm(features, momentum=bn_momentum, rngs=rngs)
     else:

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 import wn
 from experiments.cifar.model import ConvNet
 from experiments.training.metrics import read_rows
-
-matplotlib.use('agg')  # no screen needed
 
 
 def write(

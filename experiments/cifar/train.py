@@ -37,7 +37,17 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
   dataset = data.load(config.dataset, data_dir)
   validate(config, dataset)
   run.create_workdir(workdir, config)
+  with run.locked(workdir):
+    run_experiment(config, workdir, dataset, mesh)
 
+
+def run_experiment(
+  config: config_dict.FrozenConfigDict,
+  workdir: Path,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> None:
+  """The experiment itself, for a valid config and a directory of its own."""
   train_images, test_images = preprocessing.prepare(
     dataset, whiten=config.whiten, zca_eps=config.zca_eps, upscale=config.upscale
   )
@@ -119,14 +129,17 @@ def create_model(
 def initialize(
   model: model_lib.ConvNet, images: jax.Array, key: jax.Array, init_scale: float
 ) -> None:
-  """Data-dependent initialisation, with noise and dropout active as in the authors' code."""
+  """Data-dependent initialisation, with noise and dropout active as in the authors' code.
+
+  It sets parameters only; the running means stay as they were.
+  """
   graphdef, state = nnx.split(model)
 
   @jax.jit
   def initialized(state: nnx.State, images: jax.Array, key: jax.Array) -> nnx.State:
     model = nnx.merge(graphdef, state)
     wn.data_dependent_init(model, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))
-    return nnx.state(model)
+    return nnx.state(model, nnx.Param)
 
   nnx.update(model, initialized(state, images, key))
 
@@ -215,5 +228,5 @@ def test_metrics(sums: dict[str, Any]) -> dict[str, float]:
   total = confusion.sum()
   return {
     'test/loss': float(sums['loss'] / total),
-    'test/error': float(1 - np.trace(confusion) / total),
+    'test/error': float((total - np.trace(confusion)) / total),
   }

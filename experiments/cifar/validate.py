@@ -15,7 +15,7 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _POSITIVE = ('learning_rate', 'zca_eps', 'eps_root', 'init_std', 'init_scale', 'bn_eps')
 _BELOW_ONE = ('dropout_rate', 'b1', 'b1_second_half', 'b2', 'bn_momentum', 'ema_decay')
-_NOT_NEGATIVE = ('noise_std', 'train_examples', 'seed')
+_NOT_NEGATIVE = ('noise_std', 'train_examples')
 
 
 def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = None) -> None:
@@ -31,6 +31,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   _check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
   _check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
   _check(config, _NOT_NEGATIVE, lambda value: value >= 0, 'must not be negative')
+  _check(config, ('seed',), lambda value: 0 <= value < 2**32, 'must be at least 0 and below 2**32')
   if config.variant == 'bn' and config.batch_size == 1:
     raise UserError('config.batch_size=1: batch normalisation needs 2 or more.')
   if dataset is None:

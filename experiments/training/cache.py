@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def _read(path: Path) -> Arrays:
     # Opened here, as NumPy leaves a file that it cannot read open.
     with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+  except Exception as error:  # zipfile, zlib and NumPy each have their own
     raise UserError(
       f'corrupt cache file {path} ({error}); delete it to have it made anew.'
     ) from error

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from experiments.training.errors import UserError
 from experiments.training.state import TrainState
 
 
@@ -40,12 +41,22 @@ class Checkpoints:
 
     Args:
       state: a state of the same run, for the structure, shapes and placement on devices.
+
+    Raises:
+      UserError: the latest checkpoint is damaged.
     """
     step = self._manager.latest_step()
     if step is None:
       return None
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+    try:
+      return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+    except Exception as error:  # orbax and tensorstore each have their own
+      folder = self._manager.directory / str(step)
+      raise UserError(
+        f'cannot read the checkpoint {folder} ({type(error).__name__}); delete that folder to go '
+        'on from the checkpoint before it.'
+      ) from error
 
   def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
     """Starts to write a checkpoint; `metrics` decide whether it is the best."""

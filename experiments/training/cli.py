@@ -21,15 +21,27 @@ _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).'
 )
 
+_HELP = """\
+  --config FILE:SPEC    configuration; the head of FILE lists what SPEC can be
+  --config.KEY=VALUE    overrides a value; FILE lists the keys and what they mean
+  --workdir DIR         directory of the run (default: runs/EXPERIMENT/VARIANT/seedK)
+  --data_dir DIR        folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)
+
+The same command goes on with an interrupted run."""
+
 Main = Callable[[config_dict.ConfigDict, Path, str | None], None]
 
 
 def run(main: Main) -> None:
   """Reads the command line and calls `main(config, workdir, data_dir)`."""
   with one_line_errors():
+    if {'-h', '--help', '--helpfull'} & set(sys.argv):
+      print(sys.modules['__main__'].__doc__, _HELP, sep='\n')
+      return
     config = _parse(sys.argv)
     devices.configure()
-    main(config, Path(_WORKDIR.value or default_workdir(config)), _DATA_DIR.value)
+    workdir = Path(_WORKDIR.value or default_workdir(config)).expanduser()
+    main(config, workdir, _DATA_DIR.value)
 
 
 def default_workdir(config: config_dict.ConfigDict) -> str:
@@ -41,7 +53,7 @@ def default_workdir(config: config_dict.ConfigDict) -> str:
 def _parse(argv: list[str]) -> config_dict.ConfigDict:
   try:
     rest = flags.FLAGS(argv)[1:]
-  except (flags.Error, AttributeError, TypeError, ValueError) as error:
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(_last_line(error)) from error
   if rest:
     raise UserError(f'unexpected argument {rest[0]!r}; overrides are written --config.KEY=VALUE.')
@@ -50,6 +62,9 @@ def _parse(argv: list[str]) -> config_dict.ConfigDict:
   path = flags.FLAGS['config'].config_filename.split(':')[0]
   if not os.path.isfile(path):
     raise UserError(f'no configuration file {path}; run from the root of the repository.')
+  for key in ('experiment', 'protocol'):
+    if key in config_flags.get_override_values(flags.FLAGS['config']):
+      raise UserError(f'--config.{key} cannot be overridden; choose it in --config FILE:SPEC.')
   return config_dict.FrozenConfigDict(_CONFIG.value)
 
 
@@ -58,5 +73,6 @@ def _last_line(error: Exception) -> str:
   text = str(error)
   if 'Traceback' in text:
     text = text.strip().splitlines()[-1].split(': ', 1)[-1]
-  # A misspelt key arrives as repr(AttributeError): strip quotes and escapes.
-  return text.replace('\\n', ' ').replace('\\', '').strip('\'" ').replace("''", "'")
+  if isinstance(error, AttributeError):  # a misspelt key arrives as a repr: mend its escapes
+    text = text.replace('\\n', ' ').replace('\\', '').strip('\'" ')
+  return text

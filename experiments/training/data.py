@@ -5,7 +5,9 @@ them there once: `python -m experiments.training.download cifar10`.
 """
 
 import dataclasses
+import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +97,10 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
       f'no data folder {root}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
       f'or run: python -m experiments.training.download {name}'
     )
-  versions = sorted(info.parent for info in (root / name).glob('*/dataset_info.json'))
+  versions = sorted(
+    (info.parent for info in (root / name).glob('*/dataset_info.json')),
+    key=lambda folder: [int(part) for part in re.findall(r'\d+', folder.name)],
+  )
   if not versions:
     raise UserError(
       f'{name} is not in {root}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
@@ -112,7 +117,26 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
   )
 
 
+def check_format(folder: Path) -> None:
+  """Checks that a folder can be read without TensorFlow.
+
+  Raises:
+    UserError: it holds TFRecord files, the default of TensorFlow Datasets.
+  """
+  try:
+    file_format = json.loads((folder / 'dataset_info.json').read_text()).get('fileFormat')
+  except (ValueError, AttributeError) as error:
+    raise UserError(f'{folder}/dataset_info.json is damaged; copy it anew.') from error
+  if file_format != 'array_record':
+    raise UserError(
+      f'{folder} is in the format {file_format}, which only TensorFlow reads; download it anew '
+      'into another folder: '
+      f'python -m experiments.training.download {folder.parent.name} --data_dir DIR'
+    )
+
+
 def _decode(folder: Path) -> dict[str, np.ndarray]:
+  check_format(folder)
   import tensorflow_datasets as tfds  # slow to import, and not needed when the cache has the arrays
 
   arrays = {}

@@ -5,6 +5,7 @@ default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 """
 
 import argparse
+from pathlib import Path
 
 from experiments.training import data
 from experiments.training.errors import UserError, one_line_errors
@@ -24,17 +25,21 @@ def download(name: str, data_dir: str) -> None:
   """Downloads one data set and writes it in the format that can be read without TensorFlow.
 
   Raises:
-    UserError: the download failed, for want of a network for example.
+    UserError: the download failed, for want of a network for example, or the folder holds the data
+      set in another format.
   """
   import tensorflow_datasets as tfds
 
   try:
-    tfds.builder(name, data_dir=data_dir).download_and_prepare(file_format='array_record')
+    builder = tfds.builder(name, data_dir=data_dir)
+    builder.download_and_prepare(file_format='array_record')
   except Exception as error:  # requests, urllib3 and TFDS each have their own
     raise UserError(
       f'cannot download {name} ({type(error).__name__}: {str(error)[:200]}); copy a folder '
       f'{name}/VERSION prepared on another machine into {data_dir} instead.'
     ) from error
+  data.check_format(Path(builder.data_dir))
+  print(f'{name} is in {builder.data_dir}')
 
 
 if __name__ == '__main__':

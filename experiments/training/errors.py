@@ -1,6 +1,7 @@
 """Mistakes that a user can mend: reported in one line, with exit code 2 and no traceback."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -15,16 +16,18 @@ def one_line_errors() -> Iterator[None]:
   try:
     yield
   except UserError as error:
-    message = str(error)
+    _fail(str(error))
   except OSError as error:
     if error.strerror is None:  # not from the operating system
       raise
     where = f' {error.filename}' if error.filename else ''
-    message = f'{error.strerror}:{where}. Mend this and run the same command again to go on.'
+    _fail(f'{error.strerror}:{where}. Mend this and run the same command again to go on.')
   except KeyboardInterrupt:
-    print('interrupted; run the same command again to go on.', file=sys.stderr)
-    sys.exit(130)
-  else:
-    return
+    print('interrupted; run the same command again to go on.', file=sys.stderr, flush=True)
+    # Not sys.exit: threads of XLA and orbax may be at work, and crash when Python is taken down.
+    os._exit(130)
+
+
+def _fail(message: str) -> None:
   print(f'error: {" ".join(message.split())}', file=sys.stderr)
   sys.exit(2)

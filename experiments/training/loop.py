@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
+from flax import nnx
 
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import UserError
@@ -58,11 +60,14 @@ def train(
     The state after the last step.
 
   Raises:
-    UserError: a training metric is not finite. The checkpoints before it remain.
+    UserError: a metric or a parameter is not finite; the checkpoints before it remain. Or the
+      checkpoint or the metrics to go on from are damaged.
   """
   checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep_checkpoints, best_metric=best_metric)
   state = checkpoints.restore(state) or state
   step, total = int(state.step), steps_per_epoch * epochs
+  if step:
+    print(f'going on from step {step} of {total}')
   log = MetricsLog(workdir, resume_step=step)
   progress = Progress(_run_name(workdir), total, step, epochs)
   window: list[Mapping[str, float]] = []  # metrics since the last row
@@ -90,9 +95,11 @@ def train(
           progress.show(means)
         if epoch_is_over:
           results = evaluate(state)
+          _check_finite(step, results)
           log.write(step, step / steps_per_epoch, results)
           progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
         if save:
+          _check_finite(step, {'the sum of the parameters': float(_sum(state.params))})
           checkpoints.save(state, results if epoch_is_over else None)
   finally:
     progress.close()
@@ -104,13 +111,23 @@ def train(
 def _fetch(step: int, metrics: Metrics) -> Mapping[str, float]:
   """Waits for the metrics of a step and checks them."""
   values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+  _check_finite(step, values)
+  return values
+
+
+def _check_finite(step: int, values: Mapping[str, float]) -> None:
   for name, value in values.items():
     if not math.isfinite(value):
       raise UserError(
         f'{name} is {value} at step {step}; the checkpoints before it remain. Lower the learning '
         'rate, or look at the data and the initialisation.'
       )
-  return values
+
+
+@jax.jit
+def _sum(params: nnx.State) -> jax.Array:
+  """Not finite if any parameter is not."""
+  return optax.tree.sum(params)
 
 
 def _run_name(workdir: Path) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import tensorboardX
 import tqdm
 
+from experiments.training.errors import UserError
+
 Row = dict[str, Any]
 
 
@@ -23,11 +25,19 @@ class MetricsLog:
   Args:
     workdir: directory of the run.
     resume_step: step of the checkpoint that the run goes on from; 0 for a new run.
+
+  Raises:
+    UserError: the rows up to that step are damaged or missing.
   """
 
   def __init__(self, workdir: Path, resume_step: int = 0):
     path = workdir / 'metrics.jsonl'
     rows = [row for row in read_rows(path) if row['step'] <= resume_step]
+    if (rows[-1]['step'] if rows else 0) != resume_step:
+      raise UserError(
+        f'{path} lacks the rows up to step {resume_step}, the step of the latest checkpoint; '
+        'restore it, or choose another --workdir.'
+      )
     temporary = path.with_suffix('.jsonl.tmp')
     temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     os.replace(temporary, path)
@@ -45,7 +55,7 @@ class MetricsLog:
   def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
     """Appends a row and hands it to the operating system, so that a killed process loses none."""
     row = {'step': step, 'epoch': round(epoch, 6), 'seconds': round(self.seconds, 3), **metrics}
-    self._file.write(json.dumps(row) + '\n')
+    self._file.write(json.dumps(row, allow_nan=False) + '\n')
     self._file.flush()
     for name, value in metrics.items():
       self._tensorboard.add_scalar(name, value, step)
@@ -57,15 +67,25 @@ class MetricsLog:
 
 
 def read_rows(path: Path) -> list[Row]:
-  """The rows of a `metrics.jsonl`; a last line that was cut off is left out."""
+  """The rows of a `metrics.jsonl`; a last line that was cut off is left out.
+
+  Raises:
+    UserError: another line is not a row.
+  """
   if not path.exists():
     return []
   rows = []
-  for line in path.read_text().splitlines():
+  lines = path.read_text(errors='replace').splitlines()
+  for number, line in enumerate(lines, start=1):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+      row = json.loads(line)
+      if not isinstance(row, dict) or not {'step', 'epoch', 'seconds'} <= row.keys():
+        raise ValueError('no row of metrics')
+    except ValueError as error:
+      if number == len(lines):
+        break
+      raise UserError(f'{path}, line {number}: {error}; restore or remove the file.') from error
+    rows.append(row)
   return rows
 
 

@@ -1,11 +1,14 @@
 """The directory of a run: its config, its summary, and whether it may be used."""
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from ml_collections import config_dict
 from experiments.training.errors import UserError
 from experiments.training.metrics import read_rows
 
+_OWN_LEFTOVERS = ('config.json.tmp', 'lock')  # of a process that was killed at its start
 _PACKAGES = ('weightnorm', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -28,16 +32,16 @@ def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   new = json.loads(config.to_json())
   if path.exists():
     try:
-      old = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-      raise UserError(f'{path} is not JSON ({error}); choose another --workdir.') from error
+      old = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+      raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if differing:
       changes = ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} now)' for k in differing)
       raise UserError(
         f'{workdir} holds a run with another config: {changes}. Choose another --workdir.'
       )
-  elif workdir.is_dir() and any(workdir.iterdir()):
+  elif workdir.is_dir() and any(p.name not in _OWN_LEFTOVERS for p in workdir.iterdir()):
     raise UserError(f'{workdir} is not empty and holds no run; choose another --workdir.')
 
 
@@ -46,6 +50,23 @@ def create_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   if not (workdir / 'config.json').exists():
     write_json(workdir / 'config.json', json.loads(config.to_json()))
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+  """Keeps other processes out of a run; the lock dies with this process.
+
+  Raises:
+    UserError: another process is training in the directory.
+  """
+  with (workdir / 'lock').open('w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UserError(
+        f'another process is training in {workdir}; wait for it, or choose another --workdir.'
+      ) from error
+    yield
 
 
 def is_finished(workdir: Path) -> bool:
@@ -93,10 +114,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def _commit() -> str | None:
   """The commit of the source, with '-dirty' if files differ from it; None outside a checkout."""
+  root = Path(__file__).parents[2]
+  if not (root / '.git').exists():  # installed, perhaps inside a checkout of something else
+    return None
   try:
     result = subprocess.run(
       ['git', 'describe', '--always', '--abbrev=40', '--dirty', '--exclude=*'],
-      cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+      cwd=root, capture_output=True, text=True, check=True,
     )  # fmt: skip
   except (OSError, subprocess.CalledProcessError):
     return None

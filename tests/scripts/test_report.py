@@ -21,9 +21,11 @@ def runs(tmp_path):
   for (variant, seed), errors in ERRORS.items():
     path = tmp_path / 'runs' / variant / str(seed)
     path.mkdir(parents=True)
-    config = cifar.get_config(f'{variant},scaled').to_dict() | {'seed': seed}
+    config = cifar.get_config(f'{variant},scaled').to_dict() | {'seed': seed, 'epochs': 2}
     (path / 'summary.json').write_text(json.dumps({'config': config, 'seed': seed}))
-    rows = [{'step': 1, 'train/loss': 1.0}, *({'step': 2, 'test/error': e / 100} for e in errors)]
+    rows = [{'step': 1, 'epoch': 0.5, 'seconds': 1.0, 'train/loss': 1.0}]
+    for epoch, error in enumerate(errors, start=1):
+      rows.append({'step': 2, 'epoch': epoch, 'seconds': 2.0, 'test/error': error / 100})
     (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     paths.append(path)
   return paths
@@ -62,7 +64,7 @@ def test_recorded_files(runs, tmp_path):
 
 def test_caption_states_the_scale_down(runs):
   block = report.write(report.load(runs), runs[0].parent)
-  assert 'width 32 (paper: 96), 12 epochs (paper: 200)' in block
+  assert 'width 32 (paper: 96), 2 epochs (paper: 200)' in block
 
 
 def test_readme_block_is_replaced_between_its_markers(tmp_path):
@@ -81,6 +83,21 @@ def test_unfinished_run_is_named(runs):
   (runs[1] / 'summary.json').unlink()
   with pytest.raises(UserError, match=r'plain/1 holds no finished run'):
     report.load(runs)
+
+
+def test_damaged_and_incomplete_runs_are_named(runs):
+  metrics = runs[0] / 'metrics.jsonl'
+  metrics.write_text(''.join(metrics.read_text().splitlines(keepends=True)[:-1]))
+  with pytest.raises(UserError, match=r'plain/0/metrics\.jsonl lacks evaluations'):
+    report.load(runs)
+  (runs[1] / 'summary.json').write_text('{')
+  with pytest.raises(UserError, match=r'plain/1/summary\.json is damaged'):
+    report.load(runs[1:])
+
+
+def test_a_run_is_not_counted_twice(runs):
+  with pytest.raises(UserError, match='wn with seed 0 is given more than once'):
+    report.load([*runs, runs[2]])
 
 
 def test_runs_of_different_configs_are_not_mixed(runs):

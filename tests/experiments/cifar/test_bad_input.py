@@ -1,5 +1,6 @@
 """A user's mistake gets one line, exit code 2, and nothing is written."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def run(*arguments):
     (['--config=configs/cifar.py:wn,tini'], "Did you mean 'tiny'?"),
     ([GOOD, '--config.learnin_rate=1'], 'Did you mean "learning_rate"'),
     ([GOOD, '--config.width=wide'], '--config.width=wide'),
+    ([GOOD, '--config.width.x=3'], 'error: '),
+    ([GOOD, '--config.protocol=paper'], '--config.protocol cannot be overridden'),
     ([GOOD, '--config.width=-3'], 'config.width=-3 must be 1 or more'),
     ([GOOD, '--wrkdir=x'], 'Did you mean: workdir'),
     ([GOOD, 'epochs=3'], "unexpected argument 'epochs=3'"),
@@ -69,6 +72,7 @@ def config(spec='wn,tiny', **changes):
     ({'b1': -0.1}, 'config.b1=-0.1'),
     ({'noise_std': -1.0}, 'config.noise_std=-1.0 must not be negative'),
     ({'seed': -1}, 'config.seed=-1'),
+    ({'seed': 2**32}, 'config.seed=4294967296 must be at least 0 and below 2**32'),
     ({'variant': 'weight_norm'}, 'config.variant=weight_norm: choose one of'),
     ({'dataset': 'imagenet'}, 'config.dataset=imagenet: choose one of'),
     ({'batch_size': 301}, 'config.batch_size=301 is more than the 300 training images'),
@@ -116,10 +120,25 @@ def test_directory_that_holds_no_run_is_refused(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
 
-def test_damaged_config_of_a_run_is_refused(tmp_path):
-  (tmp_path / 'config.json').write_text('{"width": ')
-  with pytest.raises(UserError, match=r'config\.json is not JSON'):
+@pytest.mark.parametrize('content', [b'{"width": ', b'[1]', b'\xff\xfe'])
+def test_damaged_config_of_a_run_is_refused(tmp_path, content):
+  (tmp_path / 'config.json').write_bytes(content)
+  with pytest.raises(UserError, match=r'config\.json is damaged'):
     train_lib.train(config(), tmp_path)
+
+
+def test_second_process_in_a_run_is_refused(tmp_path):
+  with run_lib.locked(tmp_path):
+    with pytest.raises(UserError, match='another process is training in'):
+      train_lib.train(config(), tmp_path)
+  with run_lib.locked(tmp_path):  # free again
+    pass
+
+
+def test_help_names_the_flags_and_the_variants():
+  result = run('--help')
+  assert result.returncode == 0
+  assert '--workdir' in result.stdout and 'wn_mean_bn' in result.stdout
 
 
 def test_full_disk_is_one_line(capsys):
@@ -135,8 +154,10 @@ def test_errors_of_the_program_keep_their_traceback():
     _ = 1 / 0
 
 
-def test_interruption_is_one_line(capsys):
-  with pytest.raises(SystemExit) as exit_, one_line_errors():
+def test_interruption_is_one_line(capsys, monkeypatch):
+  codes = []
+  monkeypatch.setattr(os, '_exit', codes.append)
+  with one_line_errors():
     raise KeyboardInterrupt
-  assert exit_.value.code == 130
+  assert codes == [130]
   assert 'run the same command again' in capsys.readouterr().err

@@ -79,6 +79,14 @@ def test_truncated_file(tmp_path, cache_dir):
   assert not cache_dir.exists() or not list(cache_dir.iterdir())
 
 
+def test_tfrecord_files_are_recognised(tmp_path, cache_dir):
+  folder = tmp_path / 'mnist' / '3.0.1'
+  folder.mkdir(parents=True)
+  (folder / 'dataset_info.json').write_text('{"fileFormat": "tfrecord"}')
+  with pytest.raises(UserError, match=r'format tfrecord, which only TensorFlow reads; download'):
+    data.load('mnist', str(tmp_path))
+
+
 def test_missing_shard(tmp_path, cache_dir):
   folder = tmp_path / 'mnist' / '3.0.1'
   shutil.copytree(prepared_folder('mnist'), folder)

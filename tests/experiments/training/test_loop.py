@@ -112,6 +112,55 @@ def test_latest_and_best_checkpoints_are_kept(tmp_path):
   assert kept == {5, 12, 15}  # the best, after the first epoch, and the latest two
 
 
+def test_training_stops_at_an_evaluation_that_is_not_finite(tmp_path):
+  with pytest.raises(UserError, match='test/error is nan at step 5'):
+    run(tmp_path / 'run', evaluate=lambda state: {'test/error': np.nan})
+  assert not any('test/error' in row for row in rows(tmp_path / 'run'))
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+  def step(state, indices):
+    bad = int(state.step) == 4
+    return train_step(state, indices * np.nan if bad else indices)
+
+  with pytest.raises(UserError, match='parameters is nan at step 5'):
+    run(tmp_path / 'run', step, evaluate=lambda state: {'test/error': 0.9})
+  checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints', keep=2, best_metric='test/error')
+  assert int(checkpoints.restore(initial_state()).step) == 3
+
+
+@pytest.mark.parametrize('damage', ['garbage\n', '{}\n', '5\n'])
+def test_damaged_metrics_are_refused_and_left_alone(tmp_path, damage):
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / 'run', stop_at(10))
+  path = tmp_path / 'run' / 'metrics.jsonl'
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text(''.join([lines[0], damage, *lines[2:]]))
+  content = path.read_bytes()
+  with pytest.raises(UserError, match=r'metrics\.jsonl, line 2'):
+    run(tmp_path / 'run')
+  assert path.read_bytes() == content
+
+
+def test_missing_metrics_are_refused(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / 'run', stop_at(10))
+  (tmp_path / 'run' / 'metrics.jsonl').unlink()
+  with pytest.raises(UserError, match='lacks the rows up to step'):
+    run(tmp_path / 'run')
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / 'run', stop_at(10))
+  newest = max((tmp_path / 'run' / 'checkpoints').iterdir(), key=lambda path: int(path.name))
+  for path in newest.rglob('*'):
+    if path.is_file() and path.name != 'commit_success.txt':
+      path.write_bytes(path.read_bytes()[:1])
+  with pytest.raises(UserError, match=rf'cannot read the checkpoint .*{newest.name}.*delete'):
+    run(tmp_path / 'run')
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_training_stops_at_a_metric_that_is_not_finite(tmp_path, value):
   def step(state, indices):
