@@ -1,4 +1,4 @@
-"""The main job in two minutes: weight normalisation against the plain parameterisation on digits.
+"""The main job in minutes: weight normalisation against the plain parameterisation on digits.
 
 Trains the CIFAR-10 network of the paper, narrow, on the 8×8 digits that come with scikit-learn, in
 three parameterisations and with the same seeds; prints the test errors and draws the curves.

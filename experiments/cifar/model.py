@@ -133,7 +133,7 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 def max_pool(x: jax.Array) -> jax.Array:
   """Largest of each 2×2 square of [B, H, W, C]; an odd last row or column is dropped.
 
-  The maximum of four strided slices: on a CPU several times as fast as `nnx.max_pool`.
+  The maximum of four strided slices: `nnx.max_pool` is a `reduce_window`, which is slow on a CPU.
   """
   height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
   corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]

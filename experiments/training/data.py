@@ -146,7 +146,7 @@ def _decode(folder: Path) -> dict[str, np.ndarray]:
       source = builder.as_data_source(split=split)
       images, labels = [], []
       for start in range(0, len(source), 500):
-        # __getitems__ reads many records at once, which is several times faster than one by one.
+        # __getitems__ reads many records at once.
         for example in source.__getitems__(list(range(start, min(start + 500, len(source))))):
           images.append(example['image'])
           labels.append(example['label'])

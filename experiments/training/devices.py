@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.training.errors import UserError
 
-# XLA:CPU by default hands convolutions to its YNN library, whose weight gradient runs at a sixth of
-# the speed of XLA's own (jaxlib 0.10; docs/DECISIONS.md). It knows no GPU or TPU.
+# XLA:CPU by default hands convolutions to its YNN library, whose weight gradient is slow
+# (jaxlib 0.10; docs/DECISIONS.md). The flag has no effect on a GPU or TPU.
 _CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CPU_FLAG_VALUE = 'LIBRARY_FUSION_TYPE_REDUCE'
 _JAXLIB_WITH_FLAG = ('0.10.',)  # an XLA that does not know a flag refuses to start

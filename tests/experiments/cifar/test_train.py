@@ -24,6 +24,7 @@ from experiments.training.metrics import read_rows
 from experiments.training.state import TrainState
 
 ROOT = Path(__file__).parents[3]
+KEY = jax.random.key(5)
 
 
 def frozen(spec, **changes):
@@ -79,24 +80,28 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize('variant', cifar.VARIANTS)
-def test_first_steps_are_the_golden_ones(variant):
-  config = frozen(f'{variant},tiny')
-  images = jax.random.normal(jax.random.key(1), (64, 16, 16, 1))
-  labels = jax.random.randint(jax.random.key(2), (64,), 0, 10)
-  model = train_lib.create_model(config, (16, 16, 1), 10, jax.random.key(3))
-  if variant != 'bn':
+def step_and_state(config, images, steps_per_epoch):
+  """The compiled training step, state → (state, metrics), on random labels; and the first state."""
+  labels = jax.random.randint(jax.random.key(2), (len(images),), 0, 10)
+  model = train_lib.create_model(config, images.shape[1:], 10, jax.random.key(3))
+  if config.variant != 'bn':
     train_lib.initialize(model, images, jax.random.key(4), 1.0)
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  optimizer = train_lib.create_optimizer(config, steps_per_epoch=1)
-  state = TrainState.create(params, model_state, optimizer, ema=False)
+  optimizer = train_lib.create_optimizer(config, steps_per_epoch)
   step = functools.partial(
     train_lib.train_step, graphdef=graphdef, optimizer=optimizer, config=config
   )
-  step = jax.jit(step)
+  compiled = jax.jit(lambda state: step(state, np.arange(len(images)), images, labels, KEY))
+  return compiled, TrainState.create(params, model_state, optimizer, ema=False)
+
+
+@pytest.mark.parametrize('variant', cifar.VARIANTS)
+def test_first_steps_are_the_golden_ones(variant):
+  images = jax.random.normal(jax.random.key(1), (64, 16, 16, 1))
+  step, state = step_and_state(frozen(f'{variant},tiny'), images, steps_per_epoch=1)
   values = []
   for _ in range(3):
-    state, metrics = step(state, np.arange(64), images, labels, jax.random.key(5))
+    state, metrics = step(state)
     values.append(float(metrics['train/loss']))
   np.testing.assert_allclose(
     values,
@@ -110,16 +115,8 @@ def test_one_step_at_full_width():
   """The paper's own size: width 96, batch 100, 32×32 images."""
   config = frozen('wn')
   images = jax.random.normal(jax.random.key(1), (100, 32, 32, 3))
-  labels = jax.random.randint(jax.random.key(2), (100,), 0, 10)
-  model = train_lib.create_model(config, (32, 32, 3), 10, jax.random.key(3))
-  train_lib.initialize(model, images, jax.random.key(4), 1.0)
-  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  optimizer = train_lib.create_optimizer(config, steps_per_epoch=500)
-  state = TrainState.create(params, model_state, optimizer, ema=False)
-  step = functools.partial(
-    train_lib.train_step, graphdef=graphdef, optimizer=optimizer, config=config
-  )
-  new, metrics = jax.jit(step)(state, np.arange(100), images, labels, jax.random.key(5))
+  step, state = step_and_state(config, images, steps_per_epoch=500)
+  new, metrics = step(state)
   assert 1 < metrics['train/loss'] < 6
   # Adam's first step moves every parameter by at most the learning rate.
   for old, moved in zip(jax.tree.leaves(state.params), jax.tree.leaves(new.params), strict=True):
