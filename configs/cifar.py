@@ -48,6 +48,10 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
   config.init_examples = 500  # for data-dependent initialisation
   config.init_scale = 1.0
 
+  # Arithmetic; ours.
+  config.dtype = 'float32'  # or 'bfloat16', of hidden units; all that is kept or summed is float32
+  config.cpu_winograd = True  # 3×3 convolutions on a CPU by Winograd's F(2×2, 3×3)
+
   # Optimisation: the learning rate is constant for the first half, then falls to 0 linearly.
   config.epochs = 200
   config.batch_size = 100

@@ -12,8 +12,7 @@ from pathlib import Path
 from ml_collections import config_dict
 
 from configs import cifar
-from experiments.cifar.train import train
-from experiments.training import devices
+from experiments.training import environment
 from experiments.training.errors import UserError, one_line_errors
 from scripts import report
 
@@ -30,7 +29,7 @@ def main() -> None:
   parser.add_argument('--protocol', choices=('digits', 'tiny'), default='digits')
   args = parser.parse_args()
   with one_line_errors():
-    devices.configure()
+    environment.prepare()
     quickstart(args.out, args.seeds, args.protocol)
 
 
@@ -42,6 +41,8 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
   """
   if seeds < 1:
     raise UserError(f'--seeds {seeds}: give 1 or more.')
+  from experiments.cifar.train import train  # imports JAX, for which the environment is ready now
+
   workdirs = []
   for seed in range(seeds):
     for variant in VARIANTS:

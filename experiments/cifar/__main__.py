@@ -5,8 +5,7 @@
 VARIANT: plain, wn, bn, mean_bn, wn_mean_bn. PROTOCOL: paper (default), scaled, digits, tiny.
 """
 
-from experiments.cifar.train import train
 from experiments.training import cli
 
 if __name__ == '__main__':
-  cli.run(train)
+  cli.run('cifar')

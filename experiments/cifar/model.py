@@ -1,8 +1,12 @@
 """The network of §5.1 (ConvPool-CNN-C) in its five parameterisations."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.typing import Dtype
+from jax import lax
 
 import wn
 
@@ -23,6 +27,8 @@ class ConvNet(nnx.Module):
     init_std: standard deviation of v, and of plain weights.
     bn_momentum: decay rate of running means and variances.
     bn_eps: added to the variance in batch normalisation.
+    dtype: of the hidden units. Parameters, norms, statistics and logits are float32 in any case.
+    conv_general_dilated: the convolution, `jax.lax.conv_general_dilated` or one that equals it.
     rngs: random streams; `params` is used.
   """
 
@@ -38,24 +44,30 @@ class ConvNet(nnx.Module):
     init_std: float,
     bn_momentum: float,
     bn_eps: float,
+    dtype: Dtype = jnp.float32,
+    conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
     rngs: nnx.Rngs,
   ):
-    def layer(kind: str, in_features: int, out_features: int, *args, **kwargs) -> Unit:
+    def unit(kind: str, in_features: int, out_features: int, *args, **kwargs) -> Unit:
       return Unit(
         kind, in_features, out_features, *args, variant=variant, init_std=init_std,
         bn_momentum=bn_momentum, bn_eps=bn_eps, rngs=rngs, **kwargs,
       )  # fmt: skip
 
+    def conv(in_features: int, out_features: int, *args, **kwargs) -> Unit:
+      return unit(
+        'Conv', in_features, out_features, *args, dtype=dtype,
+        conv_general_dilated=conv_general_dilated, **kwargs,
+      )  # fmt: skip
+
     channels = image_shape[-1]
-    self.block1 = nnx.List([layer('Conv', i, width, (3, 3)) for i in (channels, width, width)])
-    self.block2 = nnx.List(
-      [layer('Conv', i, 2 * width, (3, 3)) for i in (width, 2 * width, 2 * width)]
-    )
+    self.block1 = nnx.List([conv(i, width, (3, 3)) for i in (channels, width, width)])
+    self.block2 = nnx.List([conv(i, 2 * width, (3, 3)) for i in (width, 2 * width, 2 * width)])
     self.block3 = nnx.List(
-      [layer('Conv', 2 * width, 2 * width, (3, 3), padding='VALID')]
-      + [layer('Conv', 2 * width, 2 * width, (1, 1)) for _ in range(2)]
+      [conv(2 * width, 2 * width, (3, 3), padding='VALID')]
+      + [conv(2 * width, 2 * width, (1, 1)) for _ in range(2)]
     )
-    self.head = layer('Linear', 2 * width, num_classes)
+    self.head = unit('Linear', 2 * width, num_classes, dtype=jnp.float32)
     self.dropout = nnx.Dropout(dropout_rate)
     self.noise_std = noise_std
 
@@ -75,7 +87,7 @@ class ConvNet(nnx.Module):
       x = self.dropout(max_pool(x), deterministic=not train, rngs=rngs)
     for unit in self.block3:
       x = leaky_relu(unit(x, train=train))
-    return self.head(jnp.mean(x, axis=(1, 2)), train=train)
+    return self.head(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), train=train)
 
 
 class Unit(nnx.Module):
@@ -83,23 +95,25 @@ class Unit(nnx.Module):
 
   def __init__(
     self, kind: str, *args, variant: str, init_std: float, bn_momentum: float, bn_eps: float,
-    rngs: nnx.Rngs, **kwargs,
+    dtype: Dtype, rngs: nnx.Rngs, **kwargs,
   ):  # fmt: skip
     library = wn if variant in ('wn', 'wn_mean_bn') else nnx
     self.linear = getattr(library, kind)(
       *args,
       use_bias=variant in ('plain', 'wn'),  # the other three add their bias after the mean is out
       kernel_init=nnx.initializers.normal(init_std),
+      dtype=dtype,
       rngs=rngs,
       **kwargs,
     )
     features = self.linear.out_features
     if variant == 'bn':
       self.norm = BatchNorm(
-        features, momentum=bn_momentum, epsilon=bn_eps, use_fast_variance=False, rngs=rngs
-      )
+        features, momentum=bn_momentum, epsilon=bn_eps, use_fast_variance=False, dtype=dtype,
+        rngs=rngs,
+      )  # fmt: skip
     elif variant in ('mean_bn', 'wn_mean_bn'):
-      self.norm = wn.MeanOnlyBatchNorm(features, momentum=bn_momentum, rngs=rngs)
+      self.norm = wn.MeanOnlyBatchNorm(features, momentum=bn_momentum, dtype=dtype, rngs=rngs)
     else:
       self.norm = None
 

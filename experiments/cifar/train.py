@@ -1,6 +1,7 @@
 """Trains the network of §5.1: data-dependent initialisation, the training step, evaluation."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,13 @@ def run_experiment(
   params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
   order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
 
-  model = create_model(config, train_x.shape[1:], len(dataset.class_names), params_key)
+  model = create_model(
+    config,
+    train_x.shape[1:],
+    len(dataset.class_names),
+    params_key,
+    conv_general_dilated=devices.convolution(mesh, winograd=config.cpu_winograd),
+  )
   if config.variant != 'bn':  # batch normalisation needs none, and has none in the authors' code
     init_examples = loop.epoch_order(data_key, 0, keep, config.init_examples)[0]
     initialize(model, train_x[init_examples], init_key, config.init_scale)
@@ -110,6 +117,7 @@ def create_model(
   image_shape: tuple[int, ...],
   num_classes: int,
   key: jax.Array,
+  conv_general_dilated: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
 ) -> model_lib.ConvNet:
   """The network, before data-dependent initialisation."""
   return model_lib.ConvNet(
@@ -122,6 +130,8 @@ def create_model(
     init_std=config.init_std,
     bn_momentum=config.bn_momentum,
     bn_eps=config.bn_eps,
+    dtype=jnp.dtype(config.dtype),
+    conv_general_dilated=conv_general_dilated,
     rngs=nnx.Rngs(params=key),
   )
 

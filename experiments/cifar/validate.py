@@ -8,6 +8,7 @@ from ml_collections import config_dict
 from experiments.training.data import LOADERS, Dataset
 from experiments.training.errors import UserError
 
+_DTYPES = ('float32', 'bfloat16')
 _VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
 _AT_LEAST_ONE = (
   'width', 'epochs', 'batch_size', 'init_examples', 'eval_batch_size', 'upscale', 'log_every',
@@ -24,7 +25,11 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   Raises:
     UserError: a value is out of range; the message names the key.
   """
-  for key, choices in (('variant', _VARIANTS), ('dataset', tuple(LOADERS))):
+  for key, choices in (
+    ('variant', _VARIANTS),
+    ('dataset', tuple(LOADERS)),
+    ('dtype', _DTYPES),
+  ):
     if config[key] not in choices:
       raise UserError(f'config.{key}={config[key]}: choose one of {", ".join(choices)}.')
   _check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')

@@ -1,14 +1,14 @@
 """The command line of an experiment: `--config FILE:SPEC`, `--config.KEY=VALUE`, `--workdir`."""
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from experiments.training import devices
+from experiments.training import environment
 from experiments.training.errors import UserError, one_line_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,19 +29,25 @@ _HELP = """\
 
 The same command goes on with an interrupted run."""
 
-Main = Callable[[config_dict.ConfigDict, Path, str | None], None]
 
+def run(experiment: str) -> None:
+  """Reads the command line and calls `train(config, workdir, data_dir)` of the experiment.
 
-def run(main: Main) -> None:
-  """Reads the command line and calls `main(config, workdir, data_dir)`."""
+  JAX is imported only then: after the environment is prepared for it, and not for a command line
+  that has a mistake in it.
+
+  Args:
+    experiment: 'cifar' for `experiments.cifar.train`.
+  """
   with one_line_errors():
     if {'-h', '--help', '--helpfull'} & set(sys.argv):
       print(sys.modules['__main__'].__doc__, _HELP, sep='\n')
       return
     config = _parse(sys.argv)
-    devices.configure()
+    environment.prepare()
+    module = importlib.import_module(f'experiments.{experiment}.train')
     workdir = Path(_WORKDIR.value or default_workdir(config)).expanduser()
-    main(config, workdir, _DATA_DIR.value)
+    module.train(config, workdir, _DATA_DIR.value)
 
 
 def default_workdir(config: config_dict.ConfigDict) -> str:

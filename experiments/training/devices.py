@@ -1,28 +1,14 @@
-"""Settings of XLA, and the mesh that the batch is split over.
+"""The mesh that the batch is split over, and the convolution for its devices."""
 
-`configure` is the one place that sets XLA flags; call it before JAX first touches a device.
-"""
-
-import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments.training import winograd as winograd_lib
 from experiments.training.errors import UserError
-
-# XLA:CPU by default hands convolutions to its YNN library, whose weight gradient is slow
-# (jaxlib 0.10; docs/DECISIONS.md). The flag has no effect on a GPU or TPU.
-_CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
-_CPU_FLAG_VALUE = 'LIBRARY_FUSION_TYPE_REDUCE'
-_JAXLIB_WITH_FLAG = ('0.10.',)  # an XLA that does not know a flag refuses to start
-
-
-def configure() -> None:
-  """Sets the XLA flags for CPUs, unless the user set them."""
-  flags = os.environ.get('XLA_FLAGS', '')
-  if _CPU_FLAG not in flags and jax.lib.__version__.startswith(_JAXLIB_WITH_FLAG):
-    os.environ['XLA_FLAGS'] = f'{flags} {_CPU_FLAG}={_CPU_FLAG_VALUE}'.strip()
 
 
 def data_mesh(batch_size: int) -> jax.sharding.Mesh:
@@ -45,3 +31,17 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def batch_sharded(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Split over the first axis: a batch."""
   return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def convolution(mesh: jax.sharding.Mesh, *, winograd: bool) -> Callable[..., jax.Array]:
+  """What a layer takes as `conv_general_dilated`: `jax.lax`'s, or the fast one of a single CPU.
+
+  The fast one cuts the batch in chunks, for which XLA would gather a batch split over devices.
+
+  Args:
+    mesh: the devices.
+    winograd: False for `jax.lax`'s in any case.
+  """
+  is_one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
+  fast = winograd and is_one_cpu
+  return winograd_lib.conv_general_dilated if fast else lax.conv_general_dilated

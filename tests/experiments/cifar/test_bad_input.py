@@ -74,6 +74,7 @@ def config(spec='wn,tiny', **changes):
     ({'seed': -1}, 'config.seed=-1'),
     ({'seed': 2**32}, 'config.seed=4294967296 must be at least 0 and below 2**32'),
     ({'variant': 'weight_norm'}, 'config.variant=weight_norm: choose one of'),
+    ({'dtype': 'float16'}, 'config.dtype=float16: choose one of float32, bfloat16'),
     ({'dataset': 'imagenet'}, 'config.dataset=imagenet: choose one of'),
     ({'batch_size': 301}, 'config.batch_size=301 is more than the 300 training images'),
     ({'init_examples': 301}, 'config.init_examples=301 is more than the 300'),

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from configs import cifar
 from experiments.cifar import model as model_lib
 from experiments.cifar.train import create_model, initialize
+from experiments.training import winograd
 from experiments.training.state import num_params
 
 
@@ -120,3 +122,53 @@ def test_evaluation_is_deterministic_and_training_is_not():
   first = model(x, train=True, rngs=nnx.Rngs(0))
   assert np.abs(first - model(x, train=True, rngs=nnx.Rngs(1))).max() > 1e-3
   np.testing.assert_array_equal(first, model(x, train=True, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize('variant', cifar.VARIANTS)
+def test_bfloat16_is_used_for_hidden_units_only(variant):
+  model = make(variant, (16, 16, 3), width=8, dtype='bfloat16')
+  images = jax.random.normal(jax.random.key(1), (50, 16, 16, 3))
+  if variant != 'bn':
+    initialize(model, images, jax.random.key(2), 1.0)
+  exact = make(variant, (16, 16, 3), width=8)
+  nnx.update(exact, nnx.state(model))
+
+  def loss(model):
+    return jnp.mean(model(images, train=True, rngs=nnx.Rngs(3)) ** 2)
+
+  assert model.block1[0].linear(images).dtype == jnp.bfloat16
+  assert model.block2[1](jnp.zeros((2, 8, 8, 16), jnp.bfloat16), train=True).dtype == jnp.bfloat16
+  assert model(images, train=False).dtype == jnp.float32
+  gradients = nnx.grad(loss)(model)
+  assert {x.dtype for x in jax.tree.leaves((gradients, nnx.state(model)))} == {np.dtype('float32')}
+  # Up to what bfloat16 loses in ten layers, where maxima and signs switch.
+  for ours, theirs in (
+    (gradients, nnx.grad(loss)(exact)),
+    (nnx.state(model, nnx.BatchStat), nnx.state(exact, nnx.BatchStat)),
+  ):
+    difference = jax.tree.map(jnp.subtract, ours, theirs)
+    assert optax.tree.norm(difference) <= 0.3 * optax.tree.norm(theirs)
+
+
+def test_bias_gradient_of_bfloat16_units_is_summed_in_float32():
+  unit = make('plain', (16, 16, 3), width=8, dtype='bfloat16').block1[1]
+  x = jnp.zeros((8, 16, 16, 8), jnp.bfloat16)
+  gradient = nnx.grad(lambda unit: jnp.sum(unit(x, train=True).astype(jnp.float32)))(unit)
+  np.testing.assert_array_equal(gradient.linear.bias[...], 8 * 16 * 16)
+
+
+def test_fast_convolution_trains_alike():
+  """At a width where it is used, in the layers of the network."""
+  images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+  config = cifar.get_config('wn')
+  config.width = winograd.MIN_FEATURES
+  plain, fast = (
+    create_model(config, images.shape[1:], 10, jax.random.key(0), conv)
+    for conv in (jax.lax.conv_general_dilated, winograd.conv_general_dilated)
+  )
+  loss = lambda m: jnp.mean(m(images, train=True, rngs=nnx.Rngs(3)) ** 2)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * jnp.abs(b).max()),
+    nnx.grad(loss)(fast),
+    nnx.grad(loss)(plain),
+  )

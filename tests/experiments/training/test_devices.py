@@ -1,40 +1,34 @@
-"""XLA flags and the mesh."""
+"""The mesh, and which convolution its devices get."""
+
+import types
 
 import jax
+import numpy as np
 import pytest
+from jax import lax
 
-from experiments.training import devices
+from experiments.training import devices, winograd
 from experiments.training.errors import UserError
-
-OURS = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE'
-
-
-@pytest.mark.parametrize(
-  'before, after',
-  [
-    (None, OURS),
-    ('--xla_dump_to=x', f'--xla_dump_to=x {OURS}'),
-    ('--xla_cpu_experimental_ynn_fusion_type=X', '--xla_cpu_experimental_ynn_fusion_type=X'),
-  ],
-)
-def test_flags_of_the_user_stay(monkeypatch, before, after):
-  monkeypatch.setattr(jax.lib, '__version__', '0.10.2')
-  if before is None:
-    monkeypatch.delenv('XLA_FLAGS', raising=False)
-  else:
-    monkeypatch.setenv('XLA_FLAGS', before)
-  devices.configure()
-  assert devices.os.environ['XLA_FLAGS'] == after
-
-
-def test_flag_is_not_given_to_a_version_that_may_not_know_it(monkeypatch):
-  monkeypatch.setattr(jax.lib, '__version__', '0.11.0')
-  monkeypatch.delenv('XLA_FLAGS', raising=False)
-  devices.configure()
-  assert 'XLA_FLAGS' not in devices.os.environ
 
 
 def test_batch_must_be_divisible_by_the_devices(monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: 3)
   with pytest.raises(UserError, match='batch_size=100 cannot be split evenly over 3 devices'):
     devices.data_mesh(100)
+
+
+@pytest.mark.parametrize(
+  'platform, count, wanted, fast',
+  [
+    ('cpu', 1, True, True),
+    ('cpu', 1, False, False),
+    ('cpu', 2, True, False),
+    ('gpu', 1, True, False),
+    ('tpu', 8, True, False),
+  ],
+)
+def test_only_a_single_cpu_gets_the_fast_convolution(platform, count, wanted, fast):
+  device = types.SimpleNamespace(platform=platform)
+  mesh = types.SimpleNamespace(size=count, devices=np.array([device] * count))
+  expected = winograd.conv_general_dilated if fast else lax.conv_general_dilated
+  assert devices.convolution(mesh, winograd=wanted) is expected

@@ -1,0 +1,85 @@
+"""What has to be set before JAX starts: XLA's flags, its compilation cache, and huge pages.
+
+`prepare` is the one place that sets them, all through environment variables, and never over a value
+that the user set. It must run before JAX is imported, so this file must not import it. What each
+brings is measured in docs/PERFORMANCE.md.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+import platformdirs
+
+# XLA:CPU by default hands convolutions to its YNN library, whose weight gradient is slow
+# (jaxlib 0.10). The flag has no effect on a GPU or TPU.
+_CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
+_CPU_FLAG_VALUE = 'LIBRARY_FUSION_TYPE_REDUCE'
+_JAXLIB_WITH_FLAG = '0.10.'  # an XLA that does not know a flag refuses to start
+
+_CACHE_BYTES = 2 * 2**30  # the programs that were not used for longest go first
+_TRANSPARENT_HUGE_PAGES = Path('/sys/kernel/mm/transparent_hugepage/enabled')
+
+
+def prepare() -> None:
+  """Sets all of it; starts the program anew where huge pages need that."""
+  set_xla_flags()
+  set_compilation_cache()
+  use_huge_pages()
+
+
+def set_xla_flags() -> None:
+  """Sets the XLA flags for CPUs, for the version of jaxlib that they were measured with."""
+  flags = os.environ.get('XLA_FLAGS', '')
+  jaxlib = importlib.metadata.version('jaxlib')
+  if _CPU_FLAG not in flags and jaxlib.startswith(_JAXLIB_WITH_FLAG):
+    os.environ['XLA_FLAGS'] = f'{flags} {_CPU_FLAG}={_CPU_FLAG_VALUE}'.strip()
+
+
+def set_compilation_cache() -> None:
+  """Keeps compiled programs in the user's cache directory, so that the next start is quick.
+
+  One folder for each kind of processor: a home directory may be shared by machines of a cluster.
+  """
+  folder = platformdirs.user_cache_path('weightnorm') / 'compiled' / _processor()
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder))
+  os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(_CACHE_BYTES))
+  # A start compiles many small programs; the default keeps only what took a second.
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
+
+def use_huge_pages() -> None:
+  """Has glibc ask for huge pages: a step on a CPU allocates hundreds of MB anew each time.
+
+  glibc reads the setting when a program starts, so this runs the same command once more, in the
+  same process. Without effect where the kernel gives huge pages to all or to none.
+  """
+  if 'GLIBC_TUNABLES' in os.environ or not _huge_pages_on_request():
+    return
+  os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _huge_pages_on_request() -> bool:
+  library, version = platform.libc_ver()
+  if library != 'glibc' or tuple(map(int, version.split('.')[:2])) < (2, 35):
+    return False
+  try:
+    return '[madvise]' in _TRANSPARENT_HUGE_PAGES.read_text()
+  except OSError:
+    return False
+
+
+def _processor() -> str:
+  """Eight hexadecimal digits, different for processors with different instructions."""
+  try:
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    instructions = next((line for line in lines if line.startswith(('flags', 'Features'))), '')
+  except OSError:
+    instructions = ''
+  return hashlib.sha256(f'{platform.machine()} {instructions}'.encode()).hexdigest()[:8]
