@@ -1,0 +1,1 @@
+"""Measures the training step and what surrounds it: `python -m scripts.benchmark`."""

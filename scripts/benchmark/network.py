@@ -1,0 +1,170 @@
+"""One training step of the CIFAR-10 network in JAX, `flax.linen` and PyTorch, on random images.
+
+All do the same work: noise, forward, backward, Adam. `build` returns a function that takes one step
+and waits for it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Step = Callable[[], None]
+
+
+def build(framework: str, variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+  """The step of one row of the table; imports only the framework that it needs."""
+  make = {'jax': _jax_step, 'flax.linen': _linen_step, 'torch': _torch_step}[framework]
+  return make(variant, dtype, mode, width, batch)
+
+
+def gflop(width: int, batch: int) -> float:
+  """Operations of a step in 1e9, a multiplication and an addition as two, by plain convolution.
+
+  Forward, gradient of the kernels and, but for the first layer, of the inputs.
+  """
+  first, second = 32 * 32 * width, 16 * 16 * 2 * width  # outputs per image
+  products = {
+    'first': first * 27,
+    'block 1': 2 * first * 9 * width,
+    'block 2': second * 9 * width + 2 * second * 18 * width,
+    'block 3': 36 * (2 * width) ** 2 * (9 + 1 + 1),
+    'dense': 20 * width,
+  }
+  return 2e-9 * batch * (3 * sum(products.values()) - products['first'])
+
+
+def _images(batch: int) -> tuple[np.ndarray, np.ndarray]:
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(batch, 32, 32, 3)).astype(np.float32)
+  return images, np.arange(batch) % 10
+
+
+def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+  """The training step of `experiments.cifar`; `mode` is 'winograd' or 'direct'."""
+  import jax
+  from flax import nnx
+  from ml_collections import config_dict
+
+  from configs import cifar
+  from experiments.cifar import train
+  from experiments.training import devices
+  from experiments.training.state import TrainState
+
+  config = cifar.get_config(variant)
+  config.update(width=width, batch_size=batch, dtype=dtype, cpu_winograd=mode == 'winograd')
+  config = config_dict.FrozenConfigDict(config)
+  conv = devices.convolution(devices.data_mesh(batch), winograd=config.cpu_winograd)
+  images, labels = jax.device_put(_images(batch))
+  model = train.create_model(config, images.shape[1:], 10, jax.random.key(0), conv)
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  optimizer = train.create_optimizer(config, 500)
+  state = TrainState.create(params, model_state, optimizer, ema=False)
+  step = functools.partial(train.train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  arguments = (np.arange(batch), images, labels, jax.random.key(1))
+  return _stepper(jax.jit(step, donate_argnums=0), state, arguments)
+
+
+def _stepper(step: Callable[..., Any], state: Any, arguments: tuple[Any, ...]) -> Step:
+  import jax
+
+  def take_step() -> None:
+    nonlocal state
+    state, metrics = step(state, *arguments)
+    jax.block_until_ready((state, metrics))
+
+  return take_step
+
+
+def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+  """The same network with `flax.linen.WeightNorm` around each layer."""
+  import flax.linen as nn
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  from experiments.cifar.model import leaky_relu, max_pool
+
+  del variant, mode  # 'wn', and the convolution that linen takes by itself
+
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+      def layer(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        return nn.WeightNorm(make(*args, dtype=dtype, **kwargs))
+
+      x += 0.15 * jax.random.normal(self.make_rng('noise'), x.shape)
+      for features in (width, 2 * width):
+        for _ in range(3):
+          x = leaky_relu(layer(nn.Conv, features, (3, 3))(x))
+        x = nn.Dropout(0.5, deterministic=False)(max_pool(x))
+      x = leaky_relu(layer(nn.Conv, 2 * width, (3, 3), padding='VALID')(x))
+      for _ in range(2):
+        x = leaky_relu(layer(nn.Conv, 2 * width, (1, 1))(x))
+      return nn.WeightNorm(nn.Dense(10))(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
+
+  net, optimizer = Net(), optax.adam(1e-3)
+  images, labels = jax.device_put(_images(batch))
+  rngs = lambda key: dict(zip(('noise', 'dropout'), jax.random.split(key)))
+  params = net.init({'params': jax.random.key(0), **rngs(jax.random.key(1))}, images)['params']
+
+  def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
+    params, opt_state, key = state
+    key, step_key = jax.random.split(key)
+
+    def loss_fn(params: Any) -> jax.Array:
+      logits = net.apply({'params': params}, images, rngs=rngs(step_key))
+      return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    loss, gradients = jax.value_and_grad(loss_fn)(params)
+    updates, opt_state = optimizer.update(gradients, opt_state)
+    return (optax.apply_updates(params, updates), opt_state, key), loss
+
+  state = (params, optimizer.init(params), jax.random.key(2))
+  return _stepper(jax.jit(step, donate_argnums=0), state, (images, labels))
+
+
+def _torch_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+  """The same network in PyTorch, channels last; `mode` is 'eager' or 'compile'."""
+  import torch
+  from torch import nn
+
+  class Noise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+      return x + 0.15 * torch.randn_like(x)
+
+  def unit(features_in: int, features: int, size: int, padding: int = 0) -> list[nn.Module]:
+    conv = nn.Conv2d(features_in, features, size, padding=padding, bias=variant != 'bn')
+    if variant == 'wn':
+      conv = nn.utils.parametrizations.weight_norm(conv)
+    norm = [nn.BatchNorm2d(features)] if variant == 'bn' else []
+    return [conv, *norm, nn.LeakyReLU(0.1)]
+
+  layers: list[nn.Module] = [Noise()]
+  channels = 3
+  for features in (width, 2 * width):
+    for _ in range(3):
+      layers += unit(channels, features, 3, padding=1)
+      channels = features
+    layers += [nn.MaxPool2d(2), nn.Dropout(0.5)]
+  layers += unit(channels, channels, 3) + unit(channels, channels, 1) + unit(channels, channels, 1)
+  dense = nn.Linear(channels, 10)
+  if variant == 'wn':
+    dense = nn.utils.parametrizations.weight_norm(dense)
+  net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), dense)
+  net = net.to(memory_format=torch.channels_last)
+  optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
+  images, labels = map(torch.from_numpy, _images(batch))
+  images = images.permute(0, 3, 1, 2)  # channels last in memory
+  forward = torch.compile(net) if mode == 'compile' else net
+
+  def take_step() -> None:
+    optimizer.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
+      loss = nn.functional.cross_entropy(forward(images), labels)
+    loss.backward()
+    optimizer.step()
+    loss.item()
+
+  return take_step

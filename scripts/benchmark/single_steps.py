@@ -1,0 +1,93 @@
+"""The benchmarks of single steps: `cifar` and `scaling`."""
+
+import argparse
+import importlib.util
+import sys
+
+from experiments.training.errors import UserError
+from scripts.benchmark import steps
+from scripts.benchmark.worker import Row
+
+VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
+BATCHES = (25, 50, 100, 200)
+WIDTHS = (16, 32, 64, 96, 128)
+
+
+def cifar(args: argparse.Namespace) -> None:
+  """One step of every parameterisation and framework.
+
+  Raises:
+    UserError: none of the rows works.
+  """
+  rows = [row for row in _rows(args.width, args.batch) if args.dtype in (None, row.dtype)]
+  failures = []
+  if importlib.util.find_spec('torch') is None:
+    rows = [row for row in rows if row.framework != 'torch']
+    failures.append('PyTorch is not installed; `pip install .[bench]` adds its rows.')
+  peak = steps.matmul_gflops()
+  results, failed = steps.measure(rows, args.rounds)
+  for message in failures + failed:
+    print(f'left out: {message}', file=sys.stderr)
+  if not results:
+    raise UserError('no row could be measured; see above.')
+  title = f'CIFAR-10 network, width {args.width}, batch {args.batch}'
+  print(f'\n{title}; peak: a float32 matrix product, {peak:.0f} GFLOP/s\n')
+  print(steps.table(results, peak))
+  if args.json:
+    content = {
+      'machine': steps.machine(),
+      'matmul_gflops': peak,
+      'rows': results,
+      'left_out': failures + failed,
+    }
+    steps.write(args.json, content, steps.picture(results, title))
+
+
+def _rows(width: int, batch: int) -> list[Row]:
+  rows = [('jax', variant, 'float32', 'winograd') for variant in VARIANTS]
+  rows += [('jax', 'plain', 'float32', 'direct')]
+  rows += [('jax', variant, 'bfloat16', 'winograd') for variant in ('plain', 'wn')]
+  rows += [('flax.linen', 'wn', 'float32', 'direct')]
+  rows += [('torch', variant, 'float32', 'eager') for variant in ('plain', 'wn', 'bn')]
+  rows += [('torch', 'plain', 'bfloat16', 'eager')]
+  rows += [('torch', 'plain', dtype, 'compile') for dtype in ('float32', 'bfloat16')]
+  return [Row(*row, width, batch) for row in rows]
+
+
+def scaling(args: argparse.Namespace) -> None:
+  """Our `wn` step against the batch size and against the width."""
+  dtype = args.dtype or 'float32'
+  make = lambda width, batch: Row('jax', 'wn', dtype, 'winograd', width, batch)
+  rows = [make(args.width, batch) for batch in BATCHES]
+  rows += [make(width, args.batch) for width in WIDTHS if (width, args.batch) != (args.width, 100)]
+  results, failures = steps.measure(rows, args.rounds)
+  for message in failures:
+    print(f'left out: {message}', file=sys.stderr)
+  print('\n| width | batch | s | min–max | ms / image |\n| --- | --- | --- | --- | --- |')
+  for result in results:
+    seconds, rounds = result['seconds'], result['rounds']
+    print(
+      f'| {result["width"]} | {result["batch"]} | {seconds:.3f} | {min(rounds):.3f}–'
+      f'{max(rounds):.3f} | {1000 * seconds / result["batch"]:.2f} |'
+    )
+  if args.json:
+    content = {'machine': steps.machine(), 'rows': results, 'left_out': failures}
+    steps.write(args.json, content, _curves(results, args))
+
+
+def _curves(results: list[steps.Results], args: argparse.Namespace):
+  figure = steps.Figure(figsize=(8, 3.5), layout='constrained')
+  for axes, along, fixed in zip(figure.subplots(1, 2), ('batch', 'width'), ('width', 'batch')):
+    chosen = sorted(
+      (r for r in results if r[fixed] == getattr(args, fixed)), key=lambda r: r[along]
+    )
+    seconds = [r['seconds'] for r in chosen]
+    spread = [
+      [r['seconds'] - min(r['rounds']) for r in chosen],
+      [max(r['rounds']) - r['seconds'] for r in chosen],
+    ]
+    axes.errorbar([r[along] for r in chosen], seconds, spread, marker='.', capsize=2)
+    axes.set(xlabel=along, ylabel='seconds for a step of wn', xlim=(0, None), ylim=(0, None))
+    axes.set_title(f'{fixed} {getattr(args, fixed)}')
+    axes.grid(alpha=0.3)
+  return figure

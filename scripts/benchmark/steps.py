@@ -1,0 +1,159 @@
+"""Times training steps in turns: all rows once, then all rows again, and so on."""
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.training.errors import UserError
+from scripts.benchmark import network
+from scripts.benchmark.worker import Row, Worker
+
+Results = dict[str, Any]
+
+
+def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]:
+  """Times each row `rounds` times, interleaved.
+
+  Returns:
+    One result for each row that works, and a message for each that does not.
+  """
+  workers, failures = [], []
+  try:
+    for row in rows:
+      print(f'  starting {row.name}, width {row.width}, batch {row.batch}', file=sys.stderr)
+      try:
+        workers.append(Worker(row))
+      except UserError as error:
+        failures.append(str(error))
+    times = [[worker.step() for worker in workers] for _ in range(rounds)]
+    results = [
+      {
+        'framework': worker.row.framework,
+        'variant': worker.row.variant,
+        'dtype': worker.row.dtype,
+        'mode': worker.row.mode,
+        'width': worker.row.width,
+        'batch': worker.row.batch,
+        'seconds': statistics.median(seconds),
+        'rounds': list(seconds),
+        'first_step_seconds': worker.first_step_seconds,
+        'peak_memory_gb': worker.close(),
+      }
+      for worker, seconds in zip(workers, zip(*times))
+    ]
+  finally:
+    for worker in workers:
+      worker.kill()
+  return results, failures
+
+
+def machine() -> Results:
+  """What the figures depend on, with the versions of the frameworks."""
+  versions = {}
+  for package in ('jax', 'jaxlib', 'flax', 'torch'):
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      versions[package] = metadata.version(package)
+  processor = platform.processor() or platform.machine()
+  try:
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    processor = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+  except (OSError, StopIteration):
+    pass
+  settings = {key: os.environ.get(key) for key in ('XLA_FLAGS', 'GLIBC_TUNABLES')}
+  return {
+    'processor': processor,
+    'cores': os.cpu_count(),
+    'load_average_before': os.getloadavg()[0],
+    'versions': versions,
+    'environment': settings,
+  }
+
+
+def matmul_gflops() -> float:
+  """The best of ten float32 products of 2048×2048 matrices in JAX, in 1e9 operations a second."""
+  program = """
+import time, jax, jax.numpy as jnp
+a = jax.random.normal(jax.random.key(0), (2048, 2048))
+product = jax.jit(jnp.matmul)
+def seconds():
+  start = time.perf_counter()
+  product(a, a).block_until_ready()
+  return time.perf_counter() - start
+seconds()
+print(2e-9 * 2048**3 / min(seconds() for _ in range(10)))
+"""
+  result = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  return float(result.stdout)
+
+
+def table(results: Sequence[Results], peak: float) -> str:
+  """Markdown: medians, spread, ratios, rates and memory."""
+  ours = _seconds(results, 'jax', 'plain')
+  torch = _seconds(results, 'torch', 'plain')
+  header = ['step', 's', 'min–max', '/ our plain', '/ PyTorch', 'GFLOP/s', 'of peak', 'GB']
+  lines = ['| ' + ' | '.join(header) + ' |', '| --- ' * len(header) + '|']
+  ratio = lambda seconds, base: f'{seconds / base:.2f}' if base else '–'
+  for result in results:
+    seconds = result['seconds']
+    rate = network.gflop(result['width'], result['batch']) / seconds
+    cells = [
+      ' '.join(result[key] for key in ('framework', 'variant', 'dtype', 'mode')),
+      f'{seconds:.3f}',
+      f'{min(result["rounds"]):.3f}–{max(result["rounds"]):.3f}',
+      ratio(seconds, ours),
+      ratio(seconds, torch),
+      f'{rate:.0f}',
+      f'{100 * rate / peak:.0f} %',
+      f'{result["peak_memory_gb"]:.2f}',
+    ]
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def _seconds(results: Sequence[Results], framework: str, variant: str) -> float | None:
+  """Of the float32 row in the framework's first mode; None if it is not there."""
+  for result in results:
+    if (result['framework'], result['variant'], result['dtype']) == (
+      framework, variant, 'float32',
+    ):  # fmt: skip
+      return result['seconds']
+  return None
+
+
+def picture(results: Sequence[Results], title: str) -> Figure:
+  """A bar for each row, with its fastest and slowest round."""
+  figure = Figure(figsize=(8, 0.5 + 0.3 * len(results)), layout='constrained')
+  axes = figure.subplots()
+  colors = {'jax': 'C0', 'flax.linen': 'C2', 'torch': 'C1'}
+  for i, result in enumerate(results):
+    seconds, rounds = result['seconds'], result['rounds']
+    spread = [[seconds - min(rounds)], [max(rounds) - seconds]]
+    axes.barh(i, seconds, xerr=spread, color=colors[result['framework']], ecolor='0.3')
+  names = [
+    ' '.join(result[key] for key in ('framework', 'variant', 'dtype', 'mode')) for result in results
+  ]
+  axes.set_yticks(range(len(results)), names)
+  axes.invert_yaxis()
+  axes.set(xlabel='seconds for a step: median, fastest and slowest round', title=title)
+  axes.grid(axis='x', alpha=0.3)
+  return figure
+
+
+def write(path: Path, content: Results, figure: Figure | None = None) -> None:
+  """Writes JSON to `path` and the picture beside it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(content, indent=1) + '\n')
+  if figure is not None:
+    figure.savefig(path.with_suffix('.png'), dpi=150)

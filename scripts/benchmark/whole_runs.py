@@ -1,0 +1,145 @@
+"""The benchmarks of whole runs: `epoch` and `startup`."""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.training.errors import UserError
+from scripts.benchmark import steps
+
+
+def epoch(args: argparse.Namespace) -> None:
+  """An epoch of a run over its steps alone, in turns: after each epoch the same steps once more.
+
+  An epoch holds the data order, the steps, logging, one pass over the test set and a checkpoint.
+  The first one also compiles and is left out.
+  """
+  from ml_collections import config_dict
+
+  from configs import cifar
+  from experiments.cifar import train
+  from experiments.training import loop
+
+  config = cifar.get_config('wn,scaled')
+  config.update(width=args.width, batch_size=args.batch, dtype=args.dtype or 'float32')
+  config.epochs = args.rounds + 1
+  stopwatch = _Stopwatch(loop.train)
+  loop.train = stopwatch.train
+  try:
+    with tempfile.TemporaryDirectory() as folder:
+      train.train(config_dict.FrozenConfigDict(config), Path(folder) / 'run', args.data_dir)
+  finally:
+    loop.train = stopwatch.loop_train
+  rounds = stopwatch.rounds[1:]
+  whole = [r['epoch'] / r['steps'] for r in rounds]
+  rest = [(r['epoch'] - r['evaluation']) / r['steps'] for r in rounds]
+  for name, ratios in (('epoch / its steps', whole), ('the same without evaluation', rest)):
+    spread = f'{min(ratios):.3f}–{max(ratios):.3f}, {len(ratios)} epochs'
+    print(f'{name}: {statistics.median(ratios):.3f} ({spread})')
+  if args.json:
+    content = {'machine': steps.machine(), 'width': args.width, 'batch': args.batch}
+    steps.write(args.json, {**content, 'rounds': rounds})
+
+
+class _Stopwatch:
+  """Stands in for `loop.train`.
+
+  Attributes:
+    rounds: for each epoch the seconds of all of it, of its evaluation, and of its steps alone.
+  """
+
+  def __init__(self, loop_train: Callable[..., Any]):
+    self.loop_train = loop_train
+    self.rounds: list[dict[str, float]] = []
+
+  def train(self, state: Any, *, train_step: Any, evaluate: Any, order: Any, **kwargs: Any) -> Any:
+    """As `loop.train`, with a pause after each evaluation to take the steps alone."""
+    epoch_start = time.perf_counter()
+
+    def evaluate_and_measure(state: Any) -> Any:
+      nonlocal epoch_start
+      evaluation_start = time.perf_counter()
+      results = evaluate(state)
+      pause = time.perf_counter()
+      self.rounds.append(
+        {
+          'epoch': pause - epoch_start,
+          'evaluation': pause - evaluation_start,
+          'steps': _seconds_of_steps(state, train_step, order(0)),
+        }
+      )
+      epoch_start = time.perf_counter()  # the checkpoint counts towards the next epoch
+      return results
+
+    return self.loop_train(
+      state, train_step=train_step, evaluate=evaluate_and_measure, order=order, **kwargs
+    )
+
+
+def _seconds_of_steps(state: Any, train_step: Callable[..., Any], batches: Sequence[Any]) -> float:
+  """Of one step after another with nothing between them, on a copy of the state."""
+  import jax
+  import jax.numpy as jnp
+
+  state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+  start = time.perf_counter()
+  for indices in batches:
+    state, metrics = train_step(state, indices)
+  jax.block_until_ready((state, metrics))
+  return time.perf_counter() - start
+
+
+def startup(args: argparse.Namespace) -> None:
+  """Seconds from the command to the first finished step of `wn` at the paper's size.
+
+  Each round starts with an empty compilation cache, and then starts again with what that left.
+  """
+  rounds = []
+  for _ in range(args.rounds):
+    with tempfile.TemporaryDirectory() as folder:
+      cold, warm = (_first_step(args, Path(folder), str(i)) for i in range(2))
+      rounds.append({'cold': cold, 'warm': warm})
+      print(f'cold cache {cold:.1f} s, warm cache {warm:.1f} s', flush=True)
+  for name in ('cold', 'warm'):
+    seconds = [r[name] for r in rounds]
+    median = statistics.median(seconds)
+    print(f'{name}: {median:.1f} s ({min(seconds):.1f}–{max(seconds):.1f})')
+  if args.json:
+    steps.write(args.json, {'machine': steps.machine(), 'width': args.width, 'rounds': rounds})
+
+
+def _first_step(args: argparse.Namespace, folder: Path, name: str) -> float:
+  """Starts a run, waits until it has logged a step, and stops it.
+
+  Raises:
+    UserError: the run ended before its first step.
+  """
+  workdir = folder / name
+  command = [
+    sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn',
+    f'--config.width={args.width}', f'--config.batch_size={args.batch}', '--config.log_every=1',
+    '--config.dtype=' + (args.dtype or 'float32'), '--workdir', str(workdir),
+  ]  # fmt: skip
+  if args.data_dir:
+    command += ['--data_dir', args.data_dir]
+  env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}  # as a user starts it
+  env['JAX_COMPILATION_CACHE_DIR'] = str(folder / 'compiled')
+  metrics = workdir / 'metrics.jsonl'
+  start = time.perf_counter()
+  with subprocess.Popen(
+    command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+  ) as process:
+    while not (metrics.exists() and metrics.stat().st_size):
+      if process.poll() is not None:
+        raise UserError(f'the run failed: {process.stderr.read().strip()[-300:]}')
+      time.sleep(0.02)
+    seconds = time.perf_counter() - start
+    process.kill()
+  return seconds

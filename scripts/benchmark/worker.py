@@ -1,0 +1,117 @@
+"""A process that holds one training step ready and takes it on request.
+
+  python -m scripts.benchmark.worker FRAMEWORK VARIANT DTYPE MODE WIDTH BATCH
+
+Writes the seconds to its first step when it is ready, then the seconds of one step for each line
+that it reads, and last the peak memory of the process. Each row of a table has its own process, so
+that frameworks share neither thread pools nor memory, and the parent can take them in turns.
+"""
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+
+from experiments.training.errors import UserError
+
+_WARM_UP_STEPS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What is measured.
+
+  Attributes:
+    framework: 'jax' (ours), 'flax.linen' or 'torch'.
+    variant: parameterisation.
+    dtype: 'float32' or 'bfloat16'.
+    mode: 'winograd' or 'direct' convolution for jax, 'eager' or 'compile' for torch.
+    width: maps of the first block.
+    batch: images in a minibatch.
+  """
+
+  framework: str
+  variant: str
+  dtype: str
+  mode: str
+  width: int = 96
+  batch: int = 100
+
+  @property
+  def name(self) -> str:
+    """For tables."""
+    return f'{self.framework} {self.variant} {self.dtype} {self.mode}'
+
+
+class Worker:
+  """The process of one row.
+
+  Raises:
+    UserError: the process failed; the message is its last line.
+  """
+
+  def __init__(self, row: Row):
+    self.row = row
+    arguments = [str(value) for value in dataclasses.astuple(row)]
+    self._process = subprocess.Popen(
+      [sys.executable, '-m', 'scripts.benchmark.worker', *arguments],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    self.first_step_seconds = self._read()
+
+  def step(self) -> float:
+    """Takes one step; returns its seconds."""
+    self._process.stdin.write('\n')
+    self._process.stdin.flush()
+    return self._read()
+
+  def close(self) -> float:
+    """Ends the process; returns its peak memory in GB."""
+    self._process.stdin.close()
+    peak = self._read()
+    self._process.wait()
+    return peak
+
+  def kill(self) -> None:
+    """Ends the process at once, if it still runs."""
+    self._process.kill()
+    self._process.wait()
+    for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+      pipe.close()
+
+  def _read(self) -> float:
+    line = self._process.stdout.readline()
+    if not line:
+      errors = self._process.stderr.read().strip().splitlines() or ['no message']
+      self.kill()
+      raise UserError(f'{self.row.name} failed: {errors[-1][:300]}')
+    return float(json.loads(line))
+
+
+def main() -> None:
+  """The process itself."""
+  *names, width, batch = sys.argv[1:]
+  from scripts.benchmark import network
+
+  start = time.perf_counter()
+  step = network.build(*names, int(width), int(batch))
+  step()
+  answer = lambda value: print(json.dumps(value), flush=True)
+  first = time.perf_counter() - start
+  for _ in range(_WARM_UP_STEPS):
+    step()
+  answer(first)
+  for _ in sys.stdin:
+    start = time.perf_counter()
+    step()
+    answer(time.perf_counter() - start)
+  answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
+
+
+if __name__ == '__main__':
+  main()

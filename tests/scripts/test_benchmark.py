@@ -1,0 +1,154 @@
+"""The benchmarks at a tiny size: what they write, and what they say to bad input. No times."""
+
+import json
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments.training.errors import UserError
+from scripts.benchmark import __main__ as command
+from scripts.benchmark import network, single_steps, steps, whole_runs
+from scripts.benchmark.worker import Row
+
+SIZE = {'width': 4, 'batch': 4}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+  """Calls the command in this process."""
+
+  def call(*arguments):
+    monkeypatch.setattr(sys, 'argv', ['benchmark', *map(str, arguments)])
+    monkeypatch.setattr(command.environment, 'prepare', lambda: None)
+    command.main()
+
+  return call
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['speed'], "invalid choice: 'speed'"),
+    ([], 'the following arguments are required: benchmark'),
+    (['cifar', '--dtype', 'float16'], "invalid choice: 'float16'"),
+    (['cifar', '--rounds', '0'], '--rounds 0: give 1 or more'),
+    (['cifar', '--width', '-3'], '--width -3: give 1 or more'),
+    (['cifar', '--width', 'x'], "argument --width: invalid int value: 'x'"),
+    (['cifar', '--json', 'table.txt'], 'give a name that ends in .json'),
+    (['cifar', '--colour', 'red'], 'unrecognized arguments: --colour red'),
+  ],
+)
+def test_mistakes_are_one_line(benchmark, capsys, arguments, message):
+  with pytest.raises(SystemExit) as exit_:
+    benchmark(*arguments)
+  assert exit_.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ') and message in line
+
+
+def test_operations_of_a_step_are_the_hand_count():
+  """Multiplications per image: forward and two gradients, but no gradient of the images."""
+  first = 32 * 32 * 27 * 96
+  rest = (
+    2 * 32 * 32 * 864 * 96
+    + 16 * 16 * (864 + 2 * 1728) * 192
+    + 6 * 6 * (1728 + 2 * 192) * 192
+    + 192 * 10
+  )
+  assert network.gflop(96, 100) == pytest.approx(2e-9 * 100 * (2 * first + 3 * rest))
+
+
+def test_without_torch_the_other_rows_are_measured(benchmark, tmp_path, monkeypatch, capsys):
+  rows = [
+    Row('jax', 'plain', 'float32', 'winograd', **SIZE),
+    Row('flax.linen', 'wn', 'float32', 'direct', **SIZE),
+    Row('jax', 'unknown', 'float32', 'winograd', **SIZE),
+    Row('torch', 'plain', 'float32', 'eager', **SIZE),
+  ]
+  monkeypatch.setattr(single_steps, '_rows', lambda width, batch: rows)
+  monkeypatch.setattr(single_steps.importlib.util, 'find_spec', lambda name: None)
+  benchmark('cifar', '--width', 4, '--batch', 4, '--rounds', 3, '--json', tmp_path / 'x.json')
+  output = capsys.readouterr()
+  assert 'left out: PyTorch is not installed; `pip install .[bench]` adds its rows.' in output.err
+  assert 'left out: jax unknown float32 winograd failed: ' in output.err
+  assert '| jax plain float32 winograd |' in output.out
+
+  content = json.loads((tmp_path / 'x.json').read_text())
+  assert [(r['framework'], r['variant'], r['dtype'], r['mode']) for r in content['rows']] == [
+    ('jax', 'plain', 'float32', 'winograd'),
+    ('flax.linen', 'wn', 'float32', 'direct'),
+  ]
+  for row in content['rows']:
+    assert len(row['rounds']) == 3 and row['seconds'] == np.median(row['rounds'])
+    assert row['peak_memory_gb'] > 0.1
+  assert content['machine']['versions']['jax'] and content['matmul_gflops'] > 0
+  assert matplotlib.image.imread(tmp_path / 'x.png').ndim == 3
+
+
+def test_rows_name_every_parameterisation_and_both_dtypes():
+  rows = single_steps._rows(96, 100)
+  ours = {row.variant for row in rows if row.framework == 'jax'}
+  assert ours == {'plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn'}
+  for framework in ('jax', 'torch'):
+    assert {row.dtype for row in rows if row.framework == framework} == {'float32', 'bfloat16'}
+  assert len(set(rows)) == len(rows)
+
+
+def test_table_has_ratios_to_both():
+  make = lambda framework, seconds: {
+    'framework': framework, 'variant': 'plain', 'dtype': 'float32', 'mode': 'x', 'width': 96,
+    'batch': 100, 'seconds': seconds, 'rounds': [seconds], 'peak_memory_gb': 1.0,
+  }  # fmt: skip
+  ours, torch = steps.table([make('jax', 0.5), make('torch', 1.0)], 1000.0).splitlines()[2:]
+  assert '| 1.00 | 0.50 | 478 | 48 % |' in ours
+  assert '| 2.00 | 1.00 | 239 | 24 % |' in torch
+  assert '| 1.00 | – |' in steps.table([make('jax', 0.5)], 1000.0)
+
+
+def test_epoch_is_measured_beside_its_steps():
+  """The stopwatch takes the steps once more after each evaluation and changes nothing."""
+  calls = []
+
+  def loop_train(state, *, train_step, evaluate, order, epochs):
+    for _ in range(epochs):
+      for indices in order(0):
+        state, _ = train_step(state, indices)
+      assert evaluate(state) == {'test/error': 0.5}
+    return state
+
+  def train_step(state, indices):
+    calls.append(indices)
+    return state + 1, {}
+
+  stopwatch = whole_runs._Stopwatch(loop_train)
+  state = stopwatch.train(
+    0,
+    train_step=train_step,
+    evaluate=lambda state: {'test/error': 0.5},
+    order=lambda epoch: [1, 2, 3],
+    epochs=2,
+  )
+  assert state == 6
+  assert calls == [1, 2, 3] * 4
+  assert len(stopwatch.rounds) == 2
+  for seconds in stopwatch.rounds:
+    assert 0 <= seconds['evaluation'] <= seconds['epoch'] and seconds['steps'] >= 0
+
+
+def test_startup_reports_a_run_that_fails(benchmark, capsys, tmp_path):
+  with pytest.raises(SystemExit):
+    benchmark('startup', '--rounds', 1, '--data_dir', tmp_path / 'nothing')
+  assert 'error: the run failed: error: ' in capsys.readouterr().err
+
+
+def test_a_row_that_fails_has_its_last_line():
+  _, (failure,) = steps.measure([Row('jax', 'unknown', 'float32', 'direct', 4, 4)], 1)
+  assert failure.startswith('jax unknown float32 direct failed: ')
+  assert '\n' not in failure
+
+
+def test_user_error_is_what_a_worker_raises():
+  with pytest.raises(UserError, match='no_such_framework plain float32 direct failed: KeyError'):
+    steps.Worker(Row('no_such_framework', 'plain', 'float32', 'direct', 4, 4))
