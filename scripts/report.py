@@ -1,10 +1,12 @@
 """Tables and figures from finished runs of the CIFAR-10 experiment.
 
   python -m scripts.report runs/cifar/*-scaled/seed* --out results/cifar-scaled [--readme README.md]
+    [--steps results/benchmark/step-width32.json]
 
 Reads `metrics.jsonl` and `summary.json` only. Writes into --out a copy of both files of each run,
 `table.md`, `test_error.csv` and `learning_curves.png`; with --readme also the part of that file
-between the lines `<!-- results -->` and `<!-- /results -->`.
+between the lines `<!-- results -->` and `<!-- /results -->`. With --steps, a file of `python -m
+scripts.benchmark cifar --json`, the figure shows the error against time as well.
 """
 
 import argparse
@@ -55,13 +57,15 @@ def main() -> None:
   parser.add_argument('runs', nargs='+', type=Path, help='directories of finished runs')
   parser.add_argument('--out', type=Path, required=True)
   parser.add_argument('--readme', type=Path, help='file whose results block is replaced')
+  parser.add_argument('--steps', type=Path, help='step times, for the error against time')
   parser.add_argument('--note', default='', help='sentence for the caption of the table')
   args = parser.parse_args()
   with one_line_errors():
     runs = load(args.runs)
     record(runs, args.out)
     page = args.readme.parent if args.readme else Path()
-    block = write(runs, args.out, args.note, page)
+    step_seconds = read_step_seconds(args.steps, runs) if args.steps else None
+    block = write(runs, args.out, args.note, page, step_seconds)
     if args.readme:
       replace_block(args.readme, block)
     print(block)
@@ -110,10 +114,48 @@ def record(runs: Sequence[Run], out: Path) -> None:
         shutil.copyfile(run.path / name, folder / name)
 
 
-def write(runs: Sequence[Run], out: Path, note: str = '', page: Path = Path()) -> str:
+def read_step_seconds(path: Path, runs: Sequence[Run]) -> dict[str, float]:
+  """Variant → median seconds of a training step, from the results of a benchmark.
+
+  Time is not taken from the runs: they shared the machine with other work, unevenly.
+
+  Raises:
+    UserError: the file is no such result, or was measured at another size than the runs have.
+  """
+  try:
+    rows = [row for row in json.loads(path.read_text())['rows'] if row['framework'] == 'jax']
+    seconds = {}
+    for variant in group(runs):
+      config = next(run.summary['config'] for run in runs if run.variant == variant)
+      size = (variant, 'float32', 'winograd', config['width'], config['batch_size'])
+      matching = (
+        row['seconds']
+        for row in rows
+        if tuple(row[key] for key in ('variant', 'dtype', 'mode', 'width', 'batch')) == size
+      )
+      seconds[variant] = next(matching)
+  except FileNotFoundError as error:
+    raise UserError(f'there is no file {path}; python -m scripts.benchmark writes it.') from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} does not hold the results of a benchmark of steps.') from error
+  except StopIteration as error:
+    raise UserError(f'{path} has no step time for {", ".join(map(str, size))}.') from error
+  return seconds
+
+
+def write(
+  runs: Sequence[Run],
+  out: Path,
+  note: str = '',
+  page: Path = Path(),
+  step_seconds: dict[str, float] | None = None,
+) -> str:
   """Writes table and figure; returns them as Markdown for a file in the folder `page`."""
   out.mkdir(parents=True, exist_ok=True)
-  caption = ' '.join([_scale(runs[0].summary['config']), note]).strip()
+  about_time = (
+    'Time is the number of steps times the median time of a step.' if step_seconds else ''
+  )
+  caption = ' '.join(filter(None, [_scale(runs[0].summary['config']), note, about_time]))
   (out / 'table.md').write_text(f'{final_table(runs)}\n\n{caption}\n')
   with (out / 'test_error.csv').open('w', newline='') as file:
     writer = csv.writer(file)
@@ -121,7 +163,7 @@ def write(runs: Sequence[Run], out: Path, note: str = '', page: Path = Path()) -
     for epoch, errors in enumerate(zip(*(run.test_error for run in runs), strict=True), start=1):
       writer.writerow([epoch, *(f'{error:.2f}' for error in errors)])
   figure = out / 'learning_curves.png'
-  learning_curves(runs).savefig(figure, dpi=150)
+  learning_curves(runs, step_seconds).savefig(figure, dpi=150)
   picture = f'![Test error against epoch]({os.path.relpath(figure, page)})'
   return f'{final_table(runs)}\n\n{caption}\n\n{picture}'
 
@@ -161,21 +203,39 @@ def standard_error(values: np.ndarray) -> np.ndarray:
   return values.std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(values.shape[1:])
 
 
-def learning_curves(runs: Sequence[Run]) -> Figure:
-  """Test error against epoch: the mean over seeds, with a band of one standard error."""
-  figure = Figure(figsize=(6, 4), layout='constrained')
-  axes = figure.subplots()
+def learning_curves(runs: Sequence[Run], step_seconds: dict[str, float] | None = None) -> Figure:
+  """Test error against epoch: the mean over seeds, with a band of one standard error.
+
+  Args:
+    runs: finished runs.
+    step_seconds: variant → seconds of a step, for a second picture: the error against time.
+  """
+  columns = 2 if step_seconds else 1
+  figure = Figure(figsize=(6 * columns, 4), layout='constrained')
+  by_epoch, *by_time = figure.subplots(1, columns, squeeze=False)[0]
   for variant, errors in group(runs).items():
     epochs = np.arange(1, errors.shape[1] + 1)
-    mean, error = errors.mean(axis=0), standard_error(errors)
-    (line,) = axes.plot(epochs, mean, marker='.', label=variant)
-    axes.fill_between(epochs, mean - error, mean + error, color=line.get_color(), alpha=0.2, lw=0)
+    _draw(by_epoch, epochs, errors, variant)
+    for axes in by_time:
+      steps = next(run.summary['final']['step'] for run in runs if run.variant == variant)
+      minutes_per_epoch = steps / len(epochs) * step_seconds[variant] / 60
+      _draw(axes, minutes_per_epoch * epochs, errors, variant)
   config = runs[0].summary['config']
-  title = f'{config["dataset"]}, width {config["width"]}'
-  axes.set(xlabel='epoch', ylabel='test error (%)', ylim=(0, None), title=title)
-  axes.grid(alpha=0.3)
-  axes.legend()
+  by_epoch.set(xlabel='epoch', title=f'{config["dataset"]}, width {config["width"]}')
+  for axes in by_time:
+    axes.set(xlabel='minutes of training steps', title='the same against time')
+  for axes in (by_epoch, *by_time):
+    axes.set(ylabel='test error (%)', ylim=(0, None))
+    axes.grid(alpha=0.3)
+  by_epoch.legend()
   return figure
+
+
+def _draw(axes: Any, x: np.ndarray, errors: np.ndarray, label: str) -> None:
+  """One curve with its band; errors: [seeds, epochs]."""
+  mean, error = errors.mean(axis=0), standard_error(errors)
+  (line,) = axes.plot(x, mean, marker='.', label=label)
+  axes.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.2, lw=0)
 
 
 def replace_block(path: Path, block: str) -> None:

@@ -141,17 +141,12 @@ def initialize(
 ) -> None:
   """Data-dependent initialisation, with noise and dropout active as in the authors' code.
 
-  It sets parameters only; the running means stay as they were.
+  It sets parameters only; the running means stay as they were. It runs outside `jax.jit`: a program
+  that can warn, by a call back to Python, is not kept in the compilation cache.
   """
-  graphdef, state = nnx.split(model)
-
-  @jax.jit
-  def initialized(state: nnx.State, images: jax.Array, key: jax.Array) -> nnx.State:
-    model = nnx.merge(graphdef, state)
-    wn.data_dependent_init(model, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))
-    return nnx.state(model, nnx.Param)
-
-  nnx.update(model, initialized(state, images, key))
+  initialized = nnx.clone(model)
+  wn.data_dependent_init(initialized, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))
+  nnx.update(model, nnx.state(initialized, nnx.Param))
 
 
 def create_optimizer(

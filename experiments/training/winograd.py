@@ -71,7 +71,7 @@ def _is_covered(lhs: jax.Array, rhs: jax.Array, strides: Sequence[int], kwargs: 
   ones = (None, (1, 1), [1, 1])
   return (
     lhs.ndim == 4
-    and rhs.shape[:2] == (3, 3)
+    and rhs.shape[:3] == (3, 3, lhs.shape[3])
     and min(rhs.shape[2:]) >= MIN_FEATURES
     and 0 not in lhs.shape
     and tuple(strides) == (1, 1)

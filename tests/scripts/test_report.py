@@ -22,7 +22,8 @@ def runs(tmp_path):
     path = tmp_path / 'runs' / variant / str(seed)
     path.mkdir(parents=True)
     config = cifar.get_config(f'{variant},scaled').to_dict() | {'seed': seed, 'epochs': 2}
-    (path / 'summary.json').write_text(json.dumps({'config': config, 'seed': seed}))
+    summary = {'config': config, 'seed': seed, 'final': {'step': 1000}}
+    (path / 'summary.json').write_text(json.dumps(summary))
     rows = [{'step': 1, 'epoch': 0.5, 'seconds': 1.0, 'train/loss': 1.0}]
     for epoch, error in enumerate(errors, start=1):
       rows.append({'step': 2, 'epoch': epoch, 'seconds': 2.0, 'test/error': error / 100})
@@ -60,6 +61,36 @@ def test_recorded_files(runs, tmp_path):
   again = report.load([out / 'plain' / 'seed0', out / 'wn' / 'seed0'])  # results can be read again
   report.record(again, out)
   assert len(again) == 2
+
+
+def step_times(path, **changes):
+  row = {'framework': 'jax', 'dtype': 'float32', 'mode': 'winograd', 'width': 32, 'batch': 100}
+  seconds = {'plain': 0.12, 'wn': 0.24}
+  rows = [row | {'variant': v, 'seconds': s} | changes for v, s in seconds.items()]
+  path.write_text(json.dumps({'rows': rows}))
+  return path
+
+
+def test_error_against_time_takes_the_step_times_of_a_benchmark(runs, tmp_path):
+  loaded = report.load(runs)
+  seconds = report.read_step_seconds(step_times(tmp_path / 'steps.json'), loaded)
+  assert seconds == {'plain': 0.12, 'wn': 0.24}
+  by_epoch, by_time = report.learning_curves(loaded, seconds).axes
+  np.testing.assert_allclose(by_epoch.lines[0].get_xdata(), [1, 2])
+  np.testing.assert_allclose(by_time.lines[0].get_xdata(), [1, 2])  # 500 steps of 0.12 s: a minute
+  np.testing.assert_allclose(by_time.lines[1].get_xdata(), [2, 4])
+  assert 'median time of a step' in report.write(loaded, tmp_path, step_seconds=seconds)
+
+
+def test_step_times_of_another_size_are_refused(runs, tmp_path):
+  loaded = report.load(runs)
+  with pytest.raises(UserError, match='has no step time for plain, float32, winograd, 32, 100'):
+    report.read_step_seconds(step_times(tmp_path / 'x.json', width=96), loaded)
+  (tmp_path / 'y.json').write_text('[]')
+  with pytest.raises(UserError, match='does not hold the results of a benchmark'):
+    report.read_step_seconds(tmp_path / 'y.json', loaded)
+  with pytest.raises(UserError, match='there is no file'):
+    report.read_step_seconds(tmp_path / 'z.json', loaded)
 
 
 def test_caption_states_the_scale_down(runs):
