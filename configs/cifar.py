@@ -40,6 +40,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
 
   # Network.
   config.width = 96  # maps of the first block; the others have twice as many
+  config.block_depth = 3  # convolutions in each of the first two blocks
   config.noise_std = 0.15
   config.dropout_rate = 0.5
   config.bn_momentum = 0.9

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn import dtypes
 from flax.typing import Dtype
 from jax import lax
 
@@ -22,6 +23,7 @@ class ConvNet(nnx.Module):
     num_classes: number of logits.
     variant: 'plain', 'wn', 'bn', 'mean_bn' or 'wn_mean_bn'.
     width: F, 96 in the paper.
+    block_depth: convolutions in each of the first two blocks, 3 in the paper.
     noise_std: standard deviation of the Gaussian noise added to the input in training.
     dropout_rate: probability to drop a number in training.
     init_std: standard deviation of v, and of plain weights.
@@ -39,6 +41,7 @@ class ConvNet(nnx.Module):
     *,
     variant: str,
     width: int,
+    block_depth: int = 3,
     noise_std: float,
     dropout_rate: float,
     init_std: float,
@@ -61,8 +64,9 @@ class ConvNet(nnx.Module):
       )  # fmt: skip
 
     channels = image_shape[-1]
-    self.block1 = nnx.List([conv(i, width, (3, 3)) for i in (channels, width, width)])
-    self.block2 = nnx.List([conv(i, 2 * width, (3, 3)) for i in (width, 2 * width, 2 * width)])
+    block = lambda i, o: nnx.List([conv(i if k == 0 else o, o, (3, 3)) for k in range(block_depth)])
+    self.block1 = block(channels, width)
+    self.block2 = block(width, 2 * width)
     self.block3 = nnx.List(
       [conv(2 * width, 2 * width, (3, 3), padding='VALID')]
       + [conv(2 * width, 2 * width, (1, 1)) for _ in range(2)]
@@ -103,9 +107,11 @@ class Unit(nnx.Module):
       use_bias=variant in ('plain', 'wn'),  # the other three add their bias after the mean is out
       kernel_init=nnx.initializers.normal(init_std),
       dtype=dtype,
+      promote_dtype=_promote_all_but_bias,
       rngs=rngs,
       **kwargs,
     )
+    self.dtype = dtype
     features = self.linear.out_features
     if variant == 'bn':
       self.norm = BatchNorm(
@@ -119,8 +125,18 @@ class Unit(nnx.Module):
 
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """The pre-activation."""
-    t = self.linear(x)
+    t = self.linear(x).astype(self.dtype)
     return t if self.norm is None else self.norm(t, use_running_average=not train)
+
+
+def _promote_all_but_bias(arrays: tuple, dtype: Dtype) -> tuple:
+  """As nnx casts the arrays of a layer before it computes; the bias stays float32.
+
+  Its gradient is a sum over positions and examples, which XLA:CPU takes in the dtype of the bias:
+  in bfloat16 a sum of ones ends at 256.
+  """
+  *operands, bias = arrays
+  return *dtypes.promote_dtype(operands, dtype=dtype), bias
 
 
 class BatchNorm(nnx.BatchNorm):

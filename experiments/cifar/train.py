@@ -125,6 +125,7 @@ def create_model(
     num_classes,
     variant=config.variant,
     width=config.width,
+    block_depth=config.block_depth,
     noise_std=config.noise_std,
     dropout_rate=config.dropout_rate,
     init_std=config.init_std,

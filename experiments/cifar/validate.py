@@ -11,8 +11,8 @@ from experiments.training.errors import UserError
 _DTYPES = ('float32', 'bfloat16')
 _VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
 _AT_LEAST_ONE = (
-  'width', 'epochs', 'batch_size', 'init_examples', 'eval_batch_size', 'upscale', 'log_every',
-  'checkpoint_every', 'keep_checkpoints',
+  'width', 'block_depth', 'epochs', 'batch_size', 'init_examples', 'eval_batch_size', 'upscale',
+  'log_every', 'checkpoint_every', 'keep_checkpoints',
 )  # fmt: skip
 _POSITIVE = ('learning_rate', 'zca_eps', 'eps_root', 'init_std', 'init_scale', 'bn_eps')
 _BELOW_ONE = ('dropout_rate', 'b1', 'b1_second_half', 'b2', 'bn_momentum', 'ema_decay')

@@ -95,7 +95,7 @@ def write_summary(
     'num_params': num_params,
     'config': json.loads(config.to_json()),
     'seed': config.seed,
-    'commit': _commit(),
+    'commit': commit(),
     'versions': {name: _version(name) for name in _PACKAGES}
     | {'python': platform.python_version()},
     'device': {'kind': jax.devices()[0].device_kind, 'count': jax.device_count()},
@@ -112,7 +112,7 @@ def write_json(path: Path, value: Any) -> None:
   os.replace(temporary, path)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
   """The commit of the source, with '-dirty' if files differ from it; None outside a checkout."""
   root = Path(__file__).parents[2]
   if not (root / '.git').exists():  # installed, perhaps inside a checkout of something else

@@ -1,7 +1,7 @@
 """Measures the training step and what surrounds it.
 
   python -m scripts.benchmark cifar     one step: our five parameterisations, flax.linen, PyTorch
-  python -m scripts.benchmark scaling   one step against batch size and width
+  python -m scripts.benchmark scaling   one step against batch size, width and depth
   python -m scripts.benchmark epoch     a whole epoch over the sum of its steps
   python -m scripts.benchmark startup   command to first step, with a cold and a warm cache
 

@@ -13,13 +13,15 @@ import numpy as np
 Step = Callable[[], None]
 
 
-def build(framework: str, variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+def build(
+  framework: str, variant: str, dtype: str, mode: str, width: int, batch: int, depth: int
+) -> Step:
   """The step of one row of the table; imports only the framework that it needs."""
   make = {'jax': _jax_step, 'flax.linen': _linen_step, 'torch': _torch_step}[framework]
-  return make(variant, dtype, mode, width, batch)
+  return make(variant, dtype, mode, width, batch, depth)
 
 
-def gflop(width: int, batch: int) -> float:
+def gflop(width: int, batch: int, depth: int) -> float:
   """Operations of a step in 1e9, a multiplication and an addition as two, by plain convolution.
 
   Forward, gradient of the kernels and, but for the first layer, of the inputs.
@@ -27,8 +29,8 @@ def gflop(width: int, batch: int) -> float:
   first, second = 32 * 32 * width, 16 * 16 * 2 * width  # outputs per image
   products = {
     'first': first * 27,
-    'block 1': 2 * first * 9 * width,
-    'block 2': second * 9 * width + 2 * second * 18 * width,
+    'block 1': (depth - 1) * first * 9 * width,
+    'block 2': second * 9 * width + (depth - 1) * second * 18 * width,
     'block 3': 36 * (2 * width) ** 2 * (9 + 1 + 1),
     'dense': 20 * width,
   }
@@ -41,7 +43,7 @@ def _images(batch: int) -> tuple[np.ndarray, np.ndarray]:
   return images, np.arange(batch) % 10
 
 
-def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
   """The training step of `experiments.cifar`; `mode` is 'winograd' or 'direct'."""
   import jax
   from flax import nnx
@@ -53,7 +55,8 @@ def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> St
   from experiments.training.state import TrainState
 
   config = cifar.get_config(variant)
-  config.update(width=width, batch_size=batch, dtype=dtype, cpu_winograd=mode == 'winograd')
+  config.update(width=width, batch_size=batch, block_depth=depth, dtype=dtype)
+  config.cpu_winograd = mode == 'winograd'
   config = config_dict.FrozenConfigDict(config)
   conv = devices.convolution(devices.data_mesh(batch), winograd=config.cpu_winograd)
   images, labels = jax.device_put(_images(batch))
@@ -77,7 +80,7 @@ def _stepper(step: Callable[..., Any], state: Any, arguments: tuple[Any, ...]) -
   return take_step
 
 
-def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
   """The same network with `flax.linen.WeightNorm` around each layer."""
   import flax.linen as nn
   import jax
@@ -96,7 +99,7 @@ def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> 
 
       x += 0.15 * jax.random.normal(self.make_rng('noise'), x.shape)
       for features in (width, 2 * width):
-        for _ in range(3):
+        for _ in range(depth):
           x = leaky_relu(layer(nn.Conv, features, (3, 3))(x))
         x = nn.Dropout(0.5, deterministic=False)(max_pool(x))
       x = leaky_relu(layer(nn.Conv, 2 * width, (3, 3), padding='VALID')(x))
@@ -125,7 +128,7 @@ def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> 
   return _stepper(jax.jit(step, donate_argnums=0), state, (images, labels))
 
 
-def _torch_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> Step:
+def _torch_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
   """The same network in PyTorch, channels last; `mode` is 'eager' or 'compile'."""
   import torch
   from torch import nn
@@ -144,7 +147,7 @@ def _torch_step(variant: str, dtype: str, mode: str, width: int, batch: int) -> 
   layers: list[nn.Module] = [Noise()]
   channels = 3
   for features in (width, 2 * width):
-    for _ in range(3):
+    for _ in range(depth):
       layers += unit(channels, features, 3, padding=1)
       channels = features
     layers += [nn.MaxPool2d(2), nn.Dropout(0.5)]

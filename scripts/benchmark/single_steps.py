@@ -4,13 +4,14 @@ import argparse
 import importlib.util
 import sys
 
+from matplotlib.figure import Figure
+
 from experiments.training.errors import UserError
-from scripts.benchmark import steps
+from scripts.benchmark import network, steps
 from scripts.benchmark.worker import Row
 
 VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
-BATCHES = (25, 50, 100, 200)
-WIDTHS = (16, 32, 64, 96, 128)
+SIZES = {'batch': (25, 50, 100, 200), 'width': (16, 32, 64, 96), 'depth': (1, 2, 3, 5)}
 
 
 def cifar(args: argparse.Namespace) -> None:
@@ -55,32 +56,35 @@ def _rows(width: int, batch: int) -> list[Row]:
 
 
 def scaling(args: argparse.Namespace) -> None:
-  """Our `wn` step against the batch size and against the width."""
+  """Our `wn` step against the batch size, the width and the depth, the other two fixed."""
   dtype = args.dtype or 'float32'
-  make = lambda width, batch: Row('jax', 'wn', dtype, 'winograd', width, batch)
-  rows = [make(args.width, batch) for batch in BATCHES]
-  rows += [make(width, args.batch) for width in WIDTHS if (width, args.batch) != (args.width, 100)]
-  results, failures = steps.measure(rows, args.rounds)
+  base = {'batch': args.batch, 'width': args.width, 'depth': 3}
+  sizes = [base | {along: n} for along, values in SIZES.items() for n in values]
+  rows = [Row('jax', 'wn', dtype, 'winograd', **size) for size in [base, *sizes]]
+  results, failures = steps.measure(list(dict.fromkeys(rows)), args.rounds)
   for message in failures:
     print(f'left out: {message}', file=sys.stderr)
-  print('\n| width | batch | s | min–max | ms / image |\n| --- | --- | --- | --- | --- |')
+  print(
+    '\n| batch | width | depth | s | min–max | GFLOP/s |\n| --- | --- | --- | --- | --- | --- |'
+  )
   for result in results:
+    size = [result[along] for along in base]
     seconds, rounds = result['seconds'], result['rounds']
-    print(
-      f'| {result["width"]} | {result["batch"]} | {seconds:.3f} | {min(rounds):.3f}–'
-      f'{max(rounds):.3f} | {1000 * seconds / result["batch"]:.2f} |'
-    )
+    rate = network.gflop(result['width'], result['batch'], result['depth']) / seconds
+    cells = [*size, f'{seconds:.3f}', f'{min(rounds):.3f}–{max(rounds):.3f}', f'{rate:.0f}']
+    print('| ' + ' | '.join(map(str, cells)) + ' |')
   if args.json:
     content = {'machine': steps.machine(), 'rows': results, 'left_out': failures}
-    steps.write(args.json, content, _curves(results, args))
+    steps.write(args.json, content, _curves(results, base))
 
 
-def _curves(results: list[steps.Results], args: argparse.Namespace):
-  figure = steps.Figure(figsize=(8, 3.5), layout='constrained')
-  for axes, along, fixed in zip(figure.subplots(1, 2), ('batch', 'width'), ('width', 'batch')):
-    chosen = sorted(
-      (r for r in results if r[fixed] == getattr(args, fixed)), key=lambda r: r[along]
-    )
+def _curves(results: list[steps.Results], base: dict[str, int]) -> Figure:
+  """Seconds against each size, the others as in `base`."""
+  figure = Figure(figsize=(11, 3.5), layout='constrained')
+  for axes, along in zip(figure.subplots(1, len(base)), base):
+    fixed = {key: value for key, value in base.items() if key != along}
+    chosen = [r for r in results if all(r[key] == value for key, value in fixed.items())]
+    chosen.sort(key=lambda r: r[along])
     seconds = [r['seconds'] for r in chosen]
     spread = [
       [r['seconds'] - min(r['rounds']) for r in chosen],
@@ -88,6 +92,6 @@ def _curves(results: list[steps.Results], args: argparse.Namespace):
     ]
     axes.errorbar([r[along] for r in chosen], seconds, spread, marker='.', capsize=2)
     axes.set(xlabel=along, ylabel='seconds for a step of wn', xlim=(0, None), ylim=(0, None))
-    axes.set_title(f'{fixed} {getattr(args, fixed)}')
+    axes.set_title(', '.join(f'{key} {value}' for key, value in fixed.items()))
     axes.grid(alpha=0.3)
   return figure

@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.training import run
 from experiments.training.errors import UserError
 from scripts.benchmark import network
 from scripts.benchmark.worker import Row, Worker
@@ -30,7 +31,8 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
   workers, failures = [], []
   try:
     for row in rows:
-      print(f'  starting {row.name}, width {row.width}, batch {row.batch}', file=sys.stderr)
+      size = f'width {row.width}, batch {row.batch}, depth {row.depth}'
+      print(f'  starting {row.name}, {size}', file=sys.stderr)
       try:
         workers.append(Worker(row))
       except UserError as error:
@@ -44,6 +46,7 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
         'mode': worker.row.mode,
         'width': worker.row.width,
         'batch': worker.row.batch,
+        'depth': worker.row.depth,
         'seconds': statistics.median(seconds),
         'rounds': list(seconds),
         'first_step_seconds': worker.first_step_seconds,
@@ -74,6 +77,7 @@ def machine() -> Results:
     'processor': processor,
     'cores': os.cpu_count(),
     'load_average_before': os.getloadavg()[0],
+    'commit': run.commit(),
     'versions': versions,
     'environment': settings,
   }
@@ -107,7 +111,7 @@ def table(results: Sequence[Results], peak: float) -> str:
   ratio = lambda seconds, base: f'{seconds / base:.2f}' if base else '–'
   for result in results:
     seconds = result['seconds']
-    rate = network.gflop(result['width'], result['batch']) / seconds
+    rate = network.gflop(result['width'], result['batch'], result['depth']) / seconds
     cells = [
       ' '.join(result[key] for key in ('framework', 'variant', 'dtype', 'mode')),
       f'{seconds:.3f}',

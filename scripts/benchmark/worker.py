@@ -1,6 +1,6 @@
 """A process that holds one training step ready and takes it on request.
 
-  python -m scripts.benchmark.worker FRAMEWORK VARIANT DTYPE MODE WIDTH BATCH
+  python -m scripts.benchmark.worker FRAMEWORK VARIANT DTYPE MODE WIDTH BATCH DEPTH
 
 Writes the seconds to its first step when it is ready, then the seconds of one step for each line
 that it reads, and last the peak memory of the process. Each row of a table has its own process, so
@@ -30,6 +30,7 @@ class Row:
     mode: 'winograd' or 'direct' convolution for jax, 'eager' or 'compile' for torch.
     width: maps of the first block.
     batch: images in a minibatch.
+    depth: convolutions in each of the first two blocks.
   """
 
   framework: str
@@ -38,6 +39,7 @@ class Row:
   mode: str
   width: int = 96
   batch: int = 100
+  depth: int = 3
 
   @property
   def name(self) -> str:
@@ -95,11 +97,11 @@ class Worker:
 
 def main() -> None:
   """The process itself."""
-  *names, width, batch = sys.argv[1:]
+  names, sizes = sys.argv[1:5], map(int, sys.argv[5:])
   from scripts.benchmark import network
 
   start = time.perf_counter()
-  step = network.build(*names, int(width), int(batch))
+  step = network.build(*names, *sizes)
   step()
   answer = lambda value: print(json.dumps(value), flush=True)
   first = time.perf_counter() - start

@@ -57,7 +57,7 @@ def test_operations_of_a_step_are_the_hand_count():
     + 6 * 6 * (1728 + 2 * 192) * 192
     + 192 * 10
   )
-  assert network.gflop(96, 100) == pytest.approx(2e-9 * 100 * (2 * first + 3 * rest))
+  assert network.gflop(96, 100, 3) == pytest.approx(2e-9 * 100 * (2 * first + 3 * rest))
 
 
 def test_without_torch_the_other_rows_are_measured(benchmark, tmp_path, monkeypatch, capsys):
@@ -87,6 +87,31 @@ def test_without_torch_the_other_rows_are_measured(benchmark, tmp_path, monkeypa
   assert matplotlib.image.imread(tmp_path / 'x.png').ndim == 3
 
 
+def test_scaling_along_batch_width_and_depth(benchmark, tmp_path, monkeypatch, capsys):
+  measured = []
+
+  def measure(rows, rounds):
+    measured.extend(rows)
+    row = {'seconds': 0.5, 'rounds': [0.4, 0.5, 0.6]}
+    sizes = [{'batch': r.batch, 'width': r.width, 'depth': r.depth} for r in rows]
+    return [row | size for size in sizes], []
+
+  monkeypatch.setattr(steps, 'measure', measure)
+  benchmark('scaling', '--rounds', 3, '--width', 32, '--json', tmp_path / 'x.json')
+  assert len(set(measured)) == len(measured)
+  varied = {(r.batch != 100) + (r.width != 32) + (r.depth != 3) for r in measured}
+  assert varied == {0, 1}  # one size at a time
+  assert len(capsys.readouterr().out.strip().splitlines()) == 2 + len(measured)
+  assert matplotlib.image.imread(tmp_path / 'x.png').ndim == 3
+
+
+def test_deeper_network_has_more_layers():
+  one, five = (network.gflop(96, 100, depth) for depth in (1, 5))
+  assert five - one == pytest.approx(
+    2e-9 * 100 * 3 * 4 * (32 * 32 * 864 * 96 + 16 * 16 * 1728 * 192)
+  )
+
+
 def test_rows_name_every_parameterisation_and_both_dtypes():
   rows = single_steps._rows(96, 100)
   ours = {row.variant for row in rows if row.framework == 'jax'}
@@ -99,7 +124,7 @@ def test_rows_name_every_parameterisation_and_both_dtypes():
 def test_table_has_ratios_to_both():
   make = lambda framework, seconds: {
     'framework': framework, 'variant': 'plain', 'dtype': 'float32', 'mode': 'x', 'width': 96,
-    'batch': 100, 'seconds': seconds, 'rounds': [seconds], 'peak_memory_gb': 1.0,
+    'batch': 100, 'depth': 3, 'seconds': seconds, 'rounds': [seconds], 'peak_memory_gb': 1.0,
   }  # fmt: skip
   ours, torch = steps.table([make('jax', 0.5), make('torch', 1.0)], 1000.0).splitlines()[2:]
   assert '| 1.00 | 0.50 | 478 | 48 % |' in ours

@@ -57,6 +57,13 @@ def test_shapes_through_the_network():
   ]  # fmt: skip
 
 
+def test_depth_of_the_first_two_blocks():
+  model = make('plain', (16, 16, 3), width=4, block_depth=1)
+  assert model(jnp.zeros((2, 16, 16, 3)), train=False).shape == (2, 10)
+  kernels = [[unit.linear.kernel[...].shape for unit in b] for b in (model.block1, model.block2)]
+  assert kernels == [[(3, 3, 3, 4)], [(3, 3, 4, 8)]]
+
+
 @pytest.mark.parametrize('height, width', [(4, 6), (5, 7), (2, 2)])
 def test_max_pool_is_the_largest_of_each_square(height, width):
   x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
@@ -136,7 +143,6 @@ def test_bfloat16_is_used_for_hidden_units_only(variant):
   def loss(model):
     return jnp.mean(model(images, train=True, rngs=nnx.Rngs(3)) ** 2)
 
-  assert model.block1[0].linear(images).dtype == jnp.bfloat16
   assert model.block2[1](jnp.zeros((2, 8, 8, 16), jnp.bfloat16), train=True).dtype == jnp.bfloat16
   assert model(images, train=False).dtype == jnp.float32
   gradients = nnx.grad(loss)(model)
@@ -150,11 +156,13 @@ def test_bfloat16_is_used_for_hidden_units_only(variant):
     assert optax.tree.norm(difference) <= 0.3 * optax.tree.norm(theirs)
 
 
-def test_bias_gradient_of_bfloat16_units_is_summed_in_float32():
-  unit = make('plain', (16, 16, 3), width=8, dtype='bfloat16').block1[1]
+@pytest.mark.parametrize('variant', cifar.VARIANTS)
+def test_bias_gradient_of_bfloat16_units_is_summed_in_float32(variant):
+  unit = make(variant, (16, 16, 3), width=8, dtype='bfloat16').block1[1]
   x = jnp.zeros((8, 16, 16, 8), jnp.bfloat16)
   gradient = nnx.grad(lambda unit: jnp.sum(unit(x, train=True).astype(jnp.float32)))(unit)
-  np.testing.assert_array_equal(gradient.linear.bias[...], 8 * 16 * 16)
+  bias = gradient.norm.bias if unit.norm else gradient.linear.bias
+  np.testing.assert_array_equal(bias[...], 8 * 16 * 16)
 
 
 def test_fast_convolution_trains_alike():
