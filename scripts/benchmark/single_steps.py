@@ -6,11 +6,11 @@ import sys
 
 from matplotlib.figure import Figure
 
+from configs.cifar import VARIANTS
 from experiments.training.errors import UserError
 from scripts.benchmark import network, steps
 from scripts.benchmark.worker import Row
 
-VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
 SIZES = {'batch': (25, 50, 100, 200), 'width': (16, 32, 64, 96), 'depth': (1, 2, 3, 5)}
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 
 from experiments.training.errors import UserError
+from scripts.benchmark import network
 
 _WARM_UP_STEPS = 2
 
@@ -98,8 +99,6 @@ class Worker:
 def main() -> None:
   """The process itself."""
   names, sizes = sys.argv[1:5], map(int, sys.argv[5:])
-  from scripts.benchmark import network
-
   start = time.perf_counter()
   step = network.build(*names, *sizes)
   step()
