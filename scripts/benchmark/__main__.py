@@ -7,6 +7,7 @@
 
 What is compared is measured in turns within one call, and reported as medians with the fastest and
 the slowest round. `pip install .[bench]` adds PyTorch; without it the other rows are measured.
+`--framework jax --dtype float32` measures only such rows of `cifar`.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from experiments.training.errors import UserError, one_line_errors
 
 BENCHMARKS = ('cifar', 'scaling', 'epoch', 'startup')
 DTYPES = ('float32', 'bfloat16')
+FRAMEWORKS = ('jax', 'flax.linen', 'torch')
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,6 +35,7 @@ def main() -> None:
   parser.add_argument('--width', type=int, default=96, help='maps of the first block')
   parser.add_argument('--batch', type=int, default=100, help='images in a minibatch')
   parser.add_argument('--dtype', choices=DTYPES, help='of the hidden units (cifar: both)')
+  parser.add_argument('--framework', choices=FRAMEWORKS, help='only its rows (cifar: all)')
   parser.add_argument('--rounds', type=int, default=7, help='times that each row is measured')
   parser.add_argument('--json', type=Path, help='file for the results, with a picture beside it')
   parser.add_argument('--data_dir', help='folder of CIFAR-10 (epoch, startup)')

@@ -21,9 +21,11 @@ def cifar(args: argparse.Namespace) -> None:
     UserError: none of the rows works.
   """
   rows = [row for row in _rows(args.width, args.batch) if args.dtype in (None, row.dtype)]
+  rows = [row for row in rows if args.framework in (None, row.framework)]
   failures = []
-  if importlib.util.find_spec('torch') is None:
-    rows = [row for row in rows if row.framework != 'torch']
+  other = [row for row in rows if row.framework != 'torch']
+  if len(other) < len(rows) and importlib.util.find_spec('torch') is None:
+    rows = other
     failures.append('PyTorch is not installed; `pip install .[bench]` adds its rows.')
   peak = steps.matmul_gflops()
   results, failed = steps.measure(rows, args.rounds)

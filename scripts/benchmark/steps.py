@@ -103,12 +103,15 @@ print(2e-9 * 2048**3 / min(seconds() for _ in range(10)))
 
 
 def table(results: Sequence[Results], peak: float) -> str:
-  """Markdown: medians, spread, ratios, rates and memory."""
-  ours = _seconds(results, 'jax', 'plain')
-  torch = _seconds(results, 'torch', 'plain')
+  """Markdown: medians, spread, ratios, rates and memory.
+
+  A ratio is the median of the ratios within the rounds, so that a machine which is slower for some
+  rounds moves it less than the times.
+  """
+  ours = _rounds(results, 'jax', 'plain')
+  torch = _rounds(results, 'torch', 'plain')
   header = ['step', 's', 'min–max', '/ our plain', '/ PyTorch', 'GFLOP/s', 'of peak', 'GB']
   lines = ['| ' + ' | '.join(header) + ' |', '| --- ' * len(header) + '|']
-  ratio = lambda seconds, base: f'{seconds / base:.2f}' if base else '–'
   for result in results:
     seconds = result['seconds']
     rate = network.gflop(result['width'], result['batch'], result['depth']) / seconds
@@ -116,8 +119,8 @@ def table(results: Sequence[Results], peak: float) -> str:
       ' '.join(result[key] for key in ('framework', 'variant', 'dtype', 'mode')),
       f'{seconds:.3f}',
       f'{min(result["rounds"]):.3f}–{max(result["rounds"]):.3f}',
-      ratio(seconds, ours),
-      ratio(seconds, torch),
+      _ratio(result['rounds'], ours),
+      _ratio(result['rounds'], torch),
       f'{rate:.0f}',
       f'{100 * rate / peak:.0f} %',
       f'{result["peak_memory_gb"]:.2f}',
@@ -126,14 +129,19 @@ def table(results: Sequence[Results], peak: float) -> str:
   return '\n'.join(lines)
 
 
-def _seconds(results: Sequence[Results], framework: str, variant: str) -> float | None:
-  """Of the float32 row in the framework's first mode; None if it is not there."""
+def _rounds(results: Sequence[Results], framework: str, variant: str) -> list[float] | None:
+  """Seconds of the float32 row in the framework's first mode; None if it is not there."""
   for result in results:
     if (result['framework'], result['variant'], result['dtype']) == (
       framework, variant, 'float32',
     ):  # fmt: skip
-      return result['seconds']
+      return result['rounds']
   return None
+
+
+def _ratio(rounds: Sequence[float], base: Sequence[float] | None) -> str:
+  """Median of the ratios of two rows, round by round."""
+  return f'{statistics.median(x / y for x, y in zip(rounds, base)):.2f}' if base else '–'
 
 
 def picture(results: Sequence[Results], title: str) -> Figure:

@@ -121,11 +121,35 @@ def test_rows_name_every_parameterisation_and_both_dtypes():
   assert len(set(rows)) == len(rows)
 
 
-def test_table_has_ratios_to_both():
-  make = lambda framework, seconds: {
+def test_only_the_rows_asked_for(benchmark, monkeypatch, capsys):
+  measured = []
+  monkeypatch.setattr(steps, 'measure', lambda rows, rounds: (measured.extend(rows), ([], []))[1])
+  with pytest.raises(SystemExit):
+    benchmark('cifar', '--framework', 'jax', '--dtype', 'bfloat16')
+  assert [row.name for row in measured] == [
+    'jax plain bfloat16 winograd', 'jax wn bfloat16 winograd'
+  ]  # fmt: skip
+  assert capsys.readouterr().err == 'error: no row could be measured; see above.\n'
+
+
+def made_up(framework, *rounds):
+  return {
     'framework': framework, 'variant': 'plain', 'dtype': 'float32', 'mode': 'x', 'width': 96,
-    'batch': 100, 'depth': 3, 'seconds': seconds, 'rounds': [seconds], 'peak_memory_gb': 1.0,
+    'batch': 100, 'depth': 3, 'seconds': float(np.median(rounds)), 'rounds': list(rounds),
+    'peak_memory_gb': 1.0,
   }  # fmt: skip
+
+
+def test_ratios_are_taken_within_the_rounds():
+  # The machine is twice as slow in the second round, and the third has an outlier.
+  rows = [made_up('jax', 1.0, 2.0, 2.0), made_up('torch', 1.5, 3.0, 2.0)]
+  ours, torch = steps.table(rows, 1000.0).splitlines()[2:]
+  assert '| 2.000 | 1.000–2.000 | 1.00 | 0.67 |' in ours
+  assert '| 2.000 | 1.500–3.000 | 1.50 | 1.00 |' in torch
+
+
+def test_table_has_ratios_to_both():
+  make = made_up
   ours, torch = steps.table([make('jax', 0.5), make('torch', 1.0)], 1000.0).splitlines()[2:]
   assert '| 1.00 | 0.50 | 478 | 48 % |' in ours
   assert '| 2.00 | 1.00 | 239 | 24 % |' in torch
