@@ -12,6 +12,9 @@ VARIANT is `plain`, `wn`, `bn`, `mean_bn` or `wn_mean_bn`. PROTOCOL is
   tiny    `digits` in seconds, for tests.
 
 Values are the authors' released code unless a comment says otherwise.
+
+SWEEPS names lists of trials for `python -m scripts.sweep configs/cifar.py:SWEEP`; a trial is a SPEC
+and the values that it overrides, its seed always among them.
 """
 
 from ml_collections import config_dict
@@ -20,6 +23,34 @@ from configs import spec as spec_lib
 
 VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
 PROTOCOLS = ('paper', 'scaled', 'digits', 'tiny')
+RATES = (0.0003, 0.001, 0.003, 0.01)  # the paper chose one of them per parameterisation
+
+SWEEPS = {
+  # Table 1, with the choice of the learning rate. Three seeds are ours.
+  'table1': [
+    (variant, {'learning_rate': rate, 'seed': seed})
+    for seed in (0, 1, 2)
+    for rate in RATES
+    for variant in VARIANTS
+  ],
+  # Figure 1 at the learning rate of the authors' code.
+  'figure1': [(variant, {'seed': seed}) for seed in (0, 1, 2) for variant in VARIANTS],
+  # The same two at the scale of two CPU cores: 15 minutes and more a trial.
+  'scaled': [(f'{variant},scaled', {'seed': seed}) for seed in (0, 1, 2) for variant in VARIANTS],
+  'scaled_rates': [
+    (f'{variant},scaled', {'learning_rate': rate, 'seed': 0})
+    for rate in RATES
+    for variant in VARIANTS
+  ],
+  # Without CIFAR-10: minutes, and seconds.
+  'digits': [(f'{variant},digits', {'seed': seed}) for seed in (0, 1, 2) for variant in VARIANTS],
+  'tiny': [
+    (f'{variant},tiny', {'learning_rate': rate, 'seed': seed})
+    for seed in (0, 1)
+    for rate in (0.001, 0.003)
+    for variant in ('plain', 'wn')
+  ],
+}
 
 
 def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
@@ -66,6 +97,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
   # The run; all ours.
   config.eval_batch_size = 500
   config.log_every = 50  # steps per row of training metrics
+  config.diagnostics = False  # also log norms, gradients and turning of every layer (§2.1)
   config.checkpoint_every = 500  # steps; also after each epoch
   config.keep_checkpoints = 2  # latest ones; the best is kept as well
 

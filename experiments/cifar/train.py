@@ -17,7 +17,7 @@ from experiments.cifar import model as model_lib
 from experiments.cifar import optimizer as optimizer_lib
 from experiments.cifar import pictures, preprocessing
 from experiments.cifar.validate import validate
-from experiments.training import data, devices, loop, run
+from experiments.training import checkpoints, data, devices, diagnostics, loop, run
 from experiments.training.state import TrainState, num_params
 
 BEST_METRIC = 'test/error'
@@ -137,6 +137,28 @@ def create_model(
   )
 
 
+def restore_model(
+  config: config_dict.ConfigDict, workdir: Path, image_shape: tuple[int, ...], num_classes: int
+) -> model_lib.ConvNet:
+  """The network of a run as it is evaluated, from its latest checkpoint.
+
+  Args:
+    config: of the run.
+    workdir: its directory.
+    image_shape: (H, W, C) of its preprocessed images.
+    num_classes: of its data set.
+
+  Raises:
+    UserError: there is no checkpoint, or it is damaged.
+  """
+  model = create_model(config, image_shape, num_classes, jax.random.key(0))
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  optimizer = create_optimizer(config, steps_per_epoch=1)
+  state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
+  state = checkpoints.restore_latest(workdir / 'checkpoints', state)
+  return nnx.merge(graphdef, state.eval_params, state.model_state)
+
+
 def initialize(
   model: model_lib.ConvNet, images: jax.Array, key: jax.Array, init_scale: float
 ) -> None:
@@ -182,7 +204,8 @@ def train_step(
   """One step on the training images `indices` [B]; pure.
 
   Returns:
-    The new state, and the minibatch's cross-entropy (nats) and error rate.
+    The new state, and the minibatch's cross-entropy (nats) and error rate; with
+    `config.diagnostics` also those of `diagnostics.per_layer`.
   """
   x, y = images[indices], labels[indices]
   step_key = jax.random.fold_in(key, state.step)
@@ -196,8 +219,12 @@ def train_step(
     return loss, (error, nnx.split(model, nnx.Param, ...)[2])
 
   (loss, (error, model_state)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-  state = state.apply_gradients(gradients, model_state, optimizer, ema_decay=config.ema_decay)
-  return state, {'train/loss': loss, 'train/error': error}
+  new = state.apply_gradients(gradients, model_state, optimizer, ema_decay=config.ema_decay)
+  metrics = {'train/loss': loss, 'train/error': error}
+  if config.diagnostics:
+    model = nnx.merge(graphdef, state.params, state.model_state)
+    metrics |= diagnostics.per_layer(model, gradients, new.params)
+  return new, metrics
 
 
 def eval_step(

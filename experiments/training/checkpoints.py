@@ -45,18 +45,7 @@ class Checkpoints:
     Raises:
       UserError: the latest checkpoint is damaged.
     """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    try:
-      return self._manager.restore(step, args=ocp.args.StandardRestore(target))
-    except Exception as error:  # orbax and tensorstore each have their own
-      folder = self._manager.directory / str(step)
-      raise UserError(
-        f'cannot read the checkpoint {folder} ({type(error).__name__}); delete that folder to go '
-        'on from the checkpoint before it.'
-      ) from error
+    return _restore(self._manager, state)
 
   def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
     """Starts to write a checkpoint; `metrics` decide whether it is the best."""
@@ -67,3 +56,38 @@ class Checkpoints:
   def close(self) -> None:
     """Waits until all is written."""
     self._manager.close()
+
+
+def restore_latest(directory: Path, state: TrainState) -> TrainState:
+  """The latest state of a run, which may be in training; writes nothing.
+
+  Args:
+    directory: of its checkpoints.
+    state: for the structure and the shapes.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  restored = None
+  if directory.is_dir():
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
+      restored = _restore(manager, state)
+  if restored is None:
+    raise UserError(f'there are no checkpoints in {directory}.')
+  return restored
+
+
+def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState | None:
+  step = manager.latest_step()
+  if step is None:
+    return None
+  target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+  try:
+    return manager.restore(step, args=ocp.args.StandardRestore(target))
+  except Exception as error:  # orbax and tensorstore each have their own
+    folder = manager.directory / str(step)
+    raise UserError(
+      f'cannot read the checkpoint {folder} ({type(error).__name__}); delete that folder to go '
+      'on from the checkpoint before it.'
+    ) from error

@@ -124,4 +124,5 @@ class Progress:
 
 
 def _values(metrics: Mapping[str, float]) -> str:
-  return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+  shown = {name: value for name, value in metrics.items() if not name.startswith('diagnostics/')}
+  return '  '.join(f'{name} {value:.4g}' for name, value in shown.items())

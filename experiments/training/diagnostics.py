@@ -1,0 +1,67 @@
+"""What §2.1 of the paper argues with, measured in every step: `config.diagnostics=True`."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+
+from wn.layers import WeightNormed
+
+PREFIX = 'diagnostics/'
+
+
+def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> dict[str, jax.Array]:
+  """Norms and angles of the kernels of all layers, each a mean over the units of the layer.
+
+  Weight-normalised or not: for a plain layer v is its weight itself, and there is no g.
+
+  Args:
+    model: before the step.
+    gradients: of the loss with respect to the model's parameters.
+    updated: the parameters after the step.
+
+  Returns:
+    'diagnostics/LAYER/QUANTITY' → scalar, with the quantities
+
+      v_norm                   ‖v‖
+      g                        |g|, of weight-normalised layers
+      v_grad_norm              ‖∇v‖
+      v_grad_cosine            |v·∇v| / (‖v‖ ‖∇v‖), 0 in exact arithmetic for normalised layers
+                               (Eq. 3)
+      effective_learning_rate  ‖Δv‖ / ‖v‖, the c of §2.1: to first order the angle in radians by
+                               which the step turned v, and w with it
+  """
+  gradients, updated = (
+    traverse_util.flatten_dict(nnx.to_pure_dict(state)) for state in (gradients, updated)
+  )
+  metrics = {}
+  for path, layer in nnx.iter_modules(model):
+    if not hasattr(layer, 'kernel'):
+      continue
+    is_normed = isinstance(layer, WeightNormed)
+    v = layer.masked_kernel() if is_normed else layer.kernel[...]
+    dv = gradients[*path, 'kernel']
+    values = {'v_norm': _norm(v)}
+    if is_normed:
+      g = layer.scale[...]
+      values['g'] = jnp.exp(g) if layer.log_scale else jnp.abs(g)
+    values['v_grad_norm'] = _norm(dv)
+    values['v_grad_cosine'] = _ratio(jnp.abs(_per_unit(v * dv)), _norm(v) * _norm(dv))
+    step = updated[*path, 'kernel'] - layer.kernel[...]
+    values['effective_learning_rate'] = _ratio(_norm(step), _norm(v))
+    name = '.'.join(map(str, path))
+    metrics |= {f'{PREFIX}{name}/{key}': jnp.mean(value) for key, value in values.items()}
+  return metrics
+
+
+def _per_unit(x: jax.Array) -> jax.Array:
+  """Sums over all axes but the last, that of the units."""
+  return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
+
+
+def _norm(x: jax.Array) -> jax.Array:
+  return jnp.sqrt(_per_unit(jnp.square(x)))
+
+
+def _ratio(x: jax.Array, y: jax.Array) -> jax.Array:
+  """x / y, 0 where y is: a unit without weights or without gradient."""
+  return jnp.where(y > 0, x / jnp.where(y > 0, y, 1.0), 0.0)
