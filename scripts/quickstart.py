@@ -9,12 +9,15 @@ three parameterisations and with the same seeds; prints the test errors and draw
 import argparse
 from pathlib import Path
 
+import pandas as pd
 from ml_collections import config_dict
 
 from configs import cifar
+from experiments import results
 from experiments.training import environment
 from experiments.training.errors import UserError, one_line_errors
-from scripts import report
+from scripts.report import output, sections
+from scripts.report.cifar import mean_and_error, test_errors
 
 VARIANTS = ('plain', 'wn', 'wn_mean_bn')
 
@@ -50,11 +53,12 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
       config.seed = seed
       workdirs.append(out / variant / f'seed{seed}')
       train(config_dict.FrozenConfigDict(config), workdirs[-1])
-  runs = report.load(workdirs)
-  report.write(runs, out)
+  made, _ = sections.make([results.read(workdir) for workdir in workdirs])
+  output.write(made, out)
   print(f'\nTest error in % on 500 digits, mean of {seeds} seeds ± standard error:\n')
-  print(error_table(runs))
+  print(error_table(test_errors(made[0].runs)))
   print(f"""
+Report:           {out}/index.html
 Learning curves:  {out}/learning_curves.png
 Runs:             {out}/VARIANT/seedK/ (metrics.jsonl, summary.json, checkpoints, pictures)
 TensorBoard:      pip install tensorboard && tensorboard --logdir {out}
@@ -67,15 +71,16 @@ Next:
   python -m experiments.cifar --config configs/cifar.py:wn         # the paper's protocol""")
 
 
-def error_table(runs: list[report.Run]) -> str:
+def error_table(errors: pd.DataFrame) -> str:
   """Test error against epoch, one column per parameterisation."""
-  groups = report.group(runs)
-  epochs = next(iter(groups.values())).shape[1]
-  shown = sorted({1, 2, 3, 4, 5, 7, 10, epochs} & set(range(1, epochs + 1)))
-  lines = ['epoch' + ''.join(f'{variant:>16}' for variant in groups)]
-  for epoch in shown:
-    cells = (report.mean_and_error(errors[:, epoch - 1]) for errors in groups.values())
-    lines.append(f'{epoch:>5}' + ''.join(f'{cell:>16}' for cell in cells))
+  epochs = errors['epoch'].max()
+  shown = sorted({1, 2, 3, 4, 5, 7, 10, epochs} & set(errors['epoch']))
+  cells = errors[errors['epoch'].isin(shown)].groupby(['epoch', 'variant'], sort=False)['error']
+  table = cells.apply(mean_and_error).unstack()[list(errors['variant'].unique())]
+  lines = ['epoch' + ''.join(f'{variant:>16}' for variant in table)]
+  lines += [
+    f'{epoch:>5}' + ''.join(f'{cell:>16}' for cell in row) for epoch, *row in table.itertuples()
+  ]
   return '\n'.join(lines)
 
 

@@ -1,7 +1,12 @@
 """Settings for all tests."""
 
 import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
+import filelock
 import pytest
 
 from experiments.training import environment
@@ -27,3 +32,26 @@ def cache_dir(tmp_path, monkeypatch):
   """The user's cache directory, empty."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   return tmp_path / 'cache' / 'weightnorm'
+
+
+@pytest.fixture(scope='session')
+def install():
+  """Makes sure of programs, by Debian's packages if root runs the tests; else skips the test."""
+
+  def install_(programs, packages):
+    missing = [program for program in programs if not shutil.which(program)]
+    if not missing:
+      return
+    wanted = f'{missing[0]} is missing (Debian: apt-get install {" ".join(packages)})'
+    if os.geteuid() or not shutil.which('apt-get'):
+      pytest.skip(wanted)
+    with filelock.FileLock(Path(tempfile.gettempdir()) / 'weightnorm-tests-apt.lock'):
+      for arguments in (['update'], ['install', '--yes', '--no-install-recommends', *packages]):
+        result = subprocess.run(
+          ['apt-get', '--quiet', '--option', 'DPkg::Lock::Timeout=120', *arguments],
+          env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'}, capture_output=True, text=True,
+        )  # fmt: skip
+        if result.returncode:
+          pytest.skip(f'{wanted}, and cannot be installed: {result.stderr.strip()[-200:]}')
+
+  return install_

@@ -1,0 +1,142 @@
+"""Reads the runs of any experiment, without JAX.
+
+>>> from experiments import results
+>>> metrics = results.load(['runs/cifar'])
+>>> metrics.dropna(subset='test/error').groupby('variant')['test/error'].min()
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.training.errors import UserError
+from experiments.training.metrics import read_rows
+
+_FILES = ('config.json', 'summary.json', 'metrics.jsonl')  # one of them makes a folder a run
+_CONFIG_COLUMNS = ('experiment', 'variant', 'protocol', 'seed', 'learning_rate')
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run.
+
+  Attributes:
+    path: its directory.
+    config: its configuration.
+    summary: its `summary.json`; None while it is not finished.
+    metrics: the rows of its `metrics.jsonl`: step, epoch, seconds, and a column for each metric,
+      NaN in the rows that do not have it.
+  """
+
+  path: Path
+  config: dict[str, Any]
+  summary: dict[str, Any] | None
+  metrics: pd.DataFrame
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether it came to its end."""
+    return self.summary is not None
+
+
+def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
+  """The metrics of runs as one table; runs that cannot be read are named on stderr and left out.
+
+  Args:
+    paths: directories of runs, or directories with runs somewhere below them.
+
+  Returns:
+    A row for each row of each `metrics.jsonl`, with the columns
+
+      run            str, directory of the run
+      experiment, variant, protocol   str
+      seed           int
+      learning_rate  float
+      finished       bool, whether the run came to its end
+      step           int, optimisation steps taken
+      epoch          float, passes over the training set
+      seconds        float, time of training so far
+      train/loss … test/error …       float; NaN where the row does not have the metric
+
+  Raises:
+    UserError: there is no run that can be read.
+  """
+  paths = [paths] if isinstance(paths, Path | str) else paths
+  runs, problems = find(paths)
+  for problem in problems:
+    print(f'left out: {problem}', file=sys.stderr)
+  if not runs:
+    raise UserError(f'no runs in {", ".join(map(str, paths))}.')
+  return pd.concat([_with_config(run) for run in runs], ignore_index=True)
+
+
+def find(paths: Sequence[Path | str]) -> tuple[list[Run], list[str]]:
+  """The runs in and below `paths`, and for each that cannot be read a line that says why.
+
+  A run that is found twice is read once.
+
+  Raises:
+    UserError: a path does not exist, or there are no runs below it.
+  """
+  folders: dict[Path, Path] = {}  # by their real path
+  for path in map(Path, paths):
+    if not path.is_dir():
+      raise UserError(f'there is no directory {path}.')
+    found = {file.parent for name in _FILES for file in path.rglob(name) if file.is_file()}
+    if not found:
+      raise UserError(f'{path} holds no runs.')
+    for folder in sorted(found):
+      folders.setdefault(folder.resolve(), folder)
+  runs, problems = [], []
+  for folder in folders.values():
+    try:
+      runs.append(read(folder))
+    except UserError as error:
+      problems.append(str(error))
+  return runs, problems
+
+
+def read(path: Path) -> Run:
+  """Reads the run in a directory.
+
+  Raises:
+    UserError: a file of it is missing, damaged, or not of a run.
+  """
+  summary = _read_json(path / 'summary.json')
+  config = _read_json(path / 'config.json') if summary is None else summary.get('config')
+  if not isinstance(config, dict) or not {'experiment', 'variant', 'seed'} <= config.keys():
+    name = 'config.json' if summary is None else 'summary.json'
+    raise UserError(f'{path}/{name} is missing or is not of a run.')
+  rows = read_rows(path / 'metrics.jsonl')
+  if not rows:
+    raise UserError(f'{path}/metrics.jsonl has no rows.')
+  try:
+    metrics = pd.DataFrame(rows).astype(float).astype({'step': int})
+  except (ValueError, TypeError) as error:
+    raise UserError(f'{path}/metrics.jsonl holds what is no number ({error}).') from error
+  return Run(path, config, summary, metrics)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+  try:
+    value = json.loads(path.read_text())
+  except FileNotFoundError:
+    return None
+  except (ValueError, OSError) as error:
+    raise UserError(f'{path} is damaged ({error}).') from error
+  if not isinstance(value, dict):
+    raise UserError(f'{path} is not of a run.')
+  return value
+
+
+def _with_config(run: Run) -> pd.DataFrame:
+  columns = {'run': str(run.path)}
+  columns |= {key: run.config.get(key) for key in _CONFIG_COLUMNS}
+  columns['finished'] = run.is_finished
+  front = pd.DataFrame([columns] * len(run.metrics))
+  return pd.concat([front, run.metrics], axis=1)

@@ -1,0 +1,1 @@
+"""Turns runs into the paper's tables and figures."""

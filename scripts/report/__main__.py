@@ -1,0 +1,57 @@
+"""Turns runs into the paper's tables and figures.
+
+  python -m scripts.report RUNS... --out results/cifar-scaled [--readme README.md]
+    [--steps results/benchmark/step-width32.json] [--note 'One sentence.']
+
+RUNS are directories of runs, or directories with runs somewhere below them. Reads `config.json`,
+`summary.json` and `metrics.jsonl` only. Runs that are unfinished or damaged are named and left out.
+
+Runs of one experiment that differ only in parameterisation, seed and learning rate make a section.
+Each has a directory in --out (a single one has --out itself) with tables as Markdown and CSV,
+figures as PNG and SVG, and a copy of the metrics and the summary of each run. `index.html` in --out
+shows all of it and needs no other file. --readme also replaces the part of that file between the
+lines `<!-- results -->` and `<!-- /results -->`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import results
+from experiments.training.errors import UserError, one_line_errors
+from scripts.report import output, sections
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Reads the command line."""
+  parser = argparse.ArgumentParser(
+    prog='python -m scripts.report',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('runs', nargs='+', type=Path, help='directories of runs, or above them')
+  parser.add_argument('--out', type=Path, required=True)
+  parser.add_argument('--readme', type=Path, help='file whose results block is replaced')
+  parser.add_argument('--steps', type=Path, help='step times, for the error against time')
+  parser.add_argument('--note', default='', help='sentence for the captions')
+  args = parser.parse_args(argv)
+  with one_line_errors():
+    runs, problems = results.find(args.runs)
+    made, more_problems = sections.make(runs, steps=args.steps, note=args.note)
+    for problem in problems + more_problems:
+      print(f'left out: {problem}', file=sys.stderr)
+    if not made:
+      raise UserError('no finished run is left to report.')
+    if args.readme:
+      output.check_markers(args.readme)
+    page = args.readme.parent if args.readme else Path()
+    block = output.write(made, args.out, page)
+    if args.readme:
+      output.replace_block(args.readme, block)
+    print(block)
+    print(f'\nAll of it as a page for a browser: {args.out}/index.html')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,74 @@
+"""Sorts runs into sections of a report, one for each experiment and protocol."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.results import Run
+from scripts.report import cifar
+from scripts.report.parts import Section
+
+# What may differ between the runs of a section; and whether the norms were watched.
+_FREE = frozenset({'variant', 'seed', 'learning_rate', 'diagnostics'})
+_MAKERS = {'cifar': cifar.section}
+
+
+def make(
+  runs: Sequence[Run], *, steps: Path | None = None, note: str = ''
+) -> tuple[list[Section], list[str]]:
+  """The sections of a report, and a line for each run that is in none of them.
+
+  Args:
+    runs: finished or not, of any experiments.
+    steps: file of step times, of `python -m scripts.benchmark cifar --json`.
+    note: sentence for the captions.
+
+  Raises:
+    UserError: `steps` cannot be used.
+  """
+  problems, usable = [], []
+  for run in runs:
+    if not run.is_finished:
+      problems.append(f'{run.path} is not finished (there is no summary.json).')
+    elif run.config['experiment'] not in _MAKERS:
+      problems.append(f'{run.path} is of an unknown experiment {run.config["experiment"]!r}.')
+    else:
+      usable.append(run)
+  made: list[Section] = []
+  for group in split_by_config(usable):
+    config = group[0].config
+    name = title = f'{config["experiment"]}-{config.get("protocol", "paper")}'
+    if same := [section for section in made if section.name.startswith(name)]:
+      name = f'{name}-{len(same) + 1}'
+      title = f'{title} with {differences(same[0].runs[0], group[0])}'
+    section, more = _MAKERS[config['experiment']](group, name, title, steps, note)
+    problems += more
+    if section:
+      made.append(section)
+  return made, problems
+
+
+def split_by_config(runs: Sequence[Run]) -> list[list[Run]]:
+  """Runs of equal config but for parameterisation, seed and learning rate, in the order given."""
+  groups: list[list[Run]] = []
+  for run in runs:
+    for group in groups:
+      if not differences(group[0], run):
+        group.append(run)
+        break
+    else:
+      groups.append([run])
+  return groups
+
+
+def differences(first: Run, second: Run) -> str:
+  """'width=96, epochs=200': what the config of the second run has that the first has otherwise.
+
+  A key that only one of them has does not count: it came into the config after the other run.
+  """
+  shared = first.config.keys() & second.config.keys() - _FREE
+  return ', '.join(
+    f'{key}={json.dumps(second.config[key])}'
+    for key in second.config
+    if key in shared and first.config[key] != second.config[key]
+  )

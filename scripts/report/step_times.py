@@ -1,0 +1,37 @@
+"""Times of a training step, for curves against time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.results import Run
+from experiments.training.errors import UserError
+
+
+def read(path: Path, runs: Sequence[Run]) -> dict[str, float]:
+  """Variant → median seconds of a training step, from the results of a benchmark.
+
+  Better than the time of the runs, if these shared the machine with other work, unevenly.
+
+  Raises:
+    UserError: the file is no such result, or was measured at another size than the runs have.
+  """
+  try:
+    rows = [row for row in json.loads(path.read_text())['rows'] if row['framework'] == 'jax']
+    seconds = {}
+    for run in runs:
+      config = run.config
+      size = (config['variant'], 'float32', 'winograd', config['width'], config['batch_size'])
+      matching = (
+        row['seconds']
+        for row in rows
+        if tuple(row[key] for key in ('variant', 'dtype', 'mode', 'width', 'batch')) == size
+      )
+      seconds[config['variant']] = next(matching)
+  except FileNotFoundError as error:
+    raise UserError(f'there is no file {path}; python -m scripts.benchmark writes it.') from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} does not hold the results of a benchmark of steps.') from error
+  except StopIteration as error:
+    raise UserError(f'{path} has no step time for {", ".join(map(str, size))}.') from error
+  return seconds

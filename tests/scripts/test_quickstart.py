@@ -1,0 +1,25 @@
+"""The quickstart from end to end."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.training.errors import UserError
+from scripts import quickstart
+
+
+def test_quickstart(tmp_path, capsys):
+  quickstart.quickstart(tmp_path, seeds=1, protocol='tiny')
+  output = capsys.readouterr().out
+  assert f'{tmp_path}/learning_curves.png' in output and 'scripts/test' in output
+  table = output.split('standard error:')[1].split('Report')[0].strip().splitlines()
+  assert table[0].split() == ['epoch', 'plain', 'wn', 'wn_mean_bn']
+  last = pd.read_csv(tmp_path / 'test_error.csv').iloc[-1]
+  np.testing.assert_allclose([float(x) for x in table[-1].split()], last)
+  for name in ('learning_curves.png', 'index.html'):
+    assert (tmp_path / name).exists()
+
+
+def test_quickstart_needs_a_seed(tmp_path):
+  with pytest.raises(UserError, match='give 1 or more'):
+    quickstart.quickstart(tmp_path, seeds=0, protocol='tiny')
