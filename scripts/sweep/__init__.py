@@ -1,0 +1,1 @@
+"""Runs the sweeps that a config file names."""

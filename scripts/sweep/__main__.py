@@ -1,0 +1,119 @@
+"""Runs the trials of a sweep that a config file names, here or on a Slurm cluster.
+
+  python -m scripts.sweep configs/cifar.py:SWEEP [--executor local|slurm|print] [--jobs N]
+
+Each trial is a run of its own in runs/EXPERIMENT/SWEEP/TRIAL, with its log in logs/TRIAL.log beside
+it. A trial that fails does not stop the others. --resume runs those that are not finished, from
+their checkpoints; finished ones are never run again.
+
+  --filter variant=wn,bn --filter seed=0    only the trials with these values
+  --dry-run                                 shows the trials and what would be run
+  --executor print                          prints the commands, one a line
+  --executor slurm --partition gpu --time 240 --gpus 1 --memory 16 --jobs 8
+
+On Slurm, trials that were preempted or ran out of time are queued again and go on from their
+checkpoint. Ctrl-C leaves them in the queue; --resume watches them again.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.training.errors import UserError, one_line_errors
+from scripts.sweep import executors, trials
+from scripts.sweep.display import Display, show_plan
+from scripts.sweep.watch import watch
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Reads the command line; exit code 1 if a trial failed."""
+  args = _parser().parse_args(argv)
+  with one_line_errors():
+    sys.exit(sweep(args))
+
+
+def sweep(args: argparse.Namespace) -> int:
+  """Runs the sweep; returns the exit code.
+
+  Raises:
+    UserError: the sweep is unknown, empty, or cannot be run as asked for; nothing was started.
+  """
+  _check_sizes(args)
+  directory, selected = trials.load(args.sweep, args.runs, args.data_dir)
+  selected = trials.select(selected, args.filter)
+  if args.executor == 'print':
+    for trial in selected:
+      print(shlex.join(trial.command))
+    return 0
+  for trial in selected:
+    trials.check(trial)
+  left = [trial for trial in selected if not trials.is_finished(trial)]
+  if args.dry_run:
+    show_plan(selected, left)
+    return 0
+  if not args.resume and (started := [trial for trial in selected if trial.workdir.exists()]):
+    raise UserError(
+      f'{directory} has {len(started)} of these {len(selected)} trials already, '
+      f'{len(selected) - len(left)} of them finished; add --resume to run the others.'
+    )
+  if not left:
+    print(f'all {len(selected)} trials are finished.')
+    return 0
+  executor = executors.create(args, directory)
+  # A terminated sweep ends as an interrupted one does.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    with executors.locked(directory), Display(selected) as display:
+      failed = watch(selected, left, executor, display)
+  except KeyboardInterrupt:
+    print('interrupted; the same command with --resume goes on.', file=sys.stderr)
+    return 130
+  for trial in failed:
+    print(f'\n{trial.name} failed; the end of {trial.log}:\n{trials.last_lines(trial.log)}')
+  print(f'\n{len(selected) - len(failed)} of {len(selected)} trials are finished.')
+  if failed:
+    print('The same command with --resume runs the others again, from their checkpoints.')
+  return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m scripts.sweep',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('sweep', metavar='CONFIG.py:SWEEP')
+  add('--executor', choices=('local', 'slurm', 'print'), default='local')
+  add('--jobs', type=int, default=1, help='trials at a time (default 1)')
+  add('--filter', action='append', default=[], metavar='KEY=VALUE[,VALUE]', help='may be repeated')
+  add('--dry-run', action='store_true', help='show the trials; run nothing')
+  add('--resume', action='store_true', help='run the trials that are not finished')
+  add('--runs', type=Path, default=Path('runs'), help='directory of all runs (default runs)')
+  add('--data_dir', help='folder of the data sets, as for an experiment')
+  add('--gpus', type=int, default=0, help='GPUs for each trial')
+  slurm = parser.add_argument_group('Slurm').add_argument
+  slurm('--partition')
+  slurm(
+    '--time', type=int, default=24 * 60, metavar='MINUTES', help='for each trial (default a day)'
+  )
+  slurm('--memory', type=float, metavar='GB', help='for each trial')
+  slurm('--cpus', type=int, default=2, help='for each trial (default 2)')
+  slurm('--array-size', type=int, default=1000, help='trials in one job array (default 1000)')
+  return parser
+
+
+def _check_sizes(args: argparse.Namespace) -> None:
+  for name, least in (('jobs', 1), ('gpus', 0), ('time', 1), ('cpus', 1), ('array_size', 1)):
+    if getattr(args, name) < least:
+      flag = name.replace('_', '-')
+      raise UserError(f'--{flag} {getattr(args, name)}: it must be at least {least}.')
+  if args.memory is not None and args.memory <= 0:
+    raise UserError(f'--memory {args.memory}: it must be above 0.')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,199 @@
+"""The trials of a sweep: what they are, which are meant, how far they have come."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import config_dict
+
+from configs import spec as spec_lib
+from experiments.training import run
+from experiments.training.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One run of a sweep.
+
+  Attributes:
+    name: unique in the sweep, and the name of its directory.
+    config: the whole configuration.
+    workdir: directory of the run.
+    log: file that its output is appended to.
+    command: what runs it, or goes on with it.
+  """
+
+  name: str
+  config: config_dict.FrozenConfigDict
+  workdir: Path
+  log: Path
+  command: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """How far a trial has come.
+
+  Attributes:
+    fraction: of its epochs, 0 to 1.
+    metrics: of the latest evaluation.
+  """
+
+  fraction: float
+  metrics: dict[str, float]
+
+
+def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, list[Trial]]:
+  """Reads 'configs/cifar.py:SWEEP'.
+
+  Args:
+    sweep: a config file and the name of one of its SWEEPS.
+    runs: directory of all runs.
+    data_dir: handed to every trial.
+
+  Returns:
+    The directory of the sweep, and its trials in the order in which they are listed.
+
+  Raises:
+    UserError: there is no such sweep, or a trial in it is not one that can be run.
+  """
+  path, _, name = sweep.partition(':')
+  module = _import(path)
+  sweeps = getattr(module, 'SWEEPS', {})
+  try:
+    spec_lib.choose('sweep', name, list(sweeps))
+  except ValueError as error:
+    raise UserError(f'{path}: {error}') from error
+  found: list[Trial] = []
+  for number, (spec, overrides) in enumerate(sweeps[name], start=1):
+    config = _config(module, spec, overrides, f'{path}:{name}, trial {number}')
+    directory = runs.expanduser() / config.experiment / name
+    found.append(_trial(path, spec, overrides, config, directory, data_dir))
+  if not found:
+    raise UserError(f'{sweep} has no trials.')
+  names = [trial.name for trial in found]
+  for trial in found:
+    if names.count(trial.name) > 1:
+      raise UserError(f'{sweep} lists {trial.name} more than once.')
+  return directory, found
+
+
+def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
+  """The trials that match every filter 'KEY=VALUE[,VALUE]'.
+
+  Raises:
+    UserError: a filter names no key of the config, or no trial is left.
+  """
+  left = list(trials)
+  for text in filters:
+    key, separator, values = text.partition('=')
+    if not separator:
+      raise UserError(f'--filter {text}: write KEY=VALUE or KEY=VALUE,VALUE.')
+    if key not in trials[0].config:
+      raise UserError(f'--filter {text}: the config has no key {key!r}.')
+    of_key = lambda trial, key=key: _text(trial.config[key])
+    left = [trial for trial in left if of_key(trial) in values.split(',')]
+    if not left:
+      there = ', '.join(dict.fromkeys(of_key(trial) for trial in trials))
+      raise UserError(f'--filter {text} leaves no trial; {key} is one of {there}.')
+  return left
+
+
+def check(trial: Trial) -> None:
+  """Checks that the directory of a trial is free or holds this trial.
+
+  Raises:
+    UserError: it holds something else.
+  """
+  if trial.workdir.exists() and not trial.workdir.is_dir():
+    raise UserError(f'{trial.workdir} is in the way: it is a file; move it.')
+  run.check_workdir(trial.workdir, trial.config)
+
+
+def is_finished(trial: Trial) -> bool:
+  """Whether the trial came to its end; never true for one that was interrupted."""
+  return run.is_finished(trial.workdir)
+
+
+def progress(trial: Trial) -> Progress:
+  """What the metrics of a trial say so far; nothing for one that has not begun."""
+  fraction, metrics = 0.0, {}
+  try:
+    with (trial.workdir / 'metrics.jsonl').open(errors='replace') as file:
+      for line in deque(file, maxlen=200):
+        row = json.loads(line)
+        fraction = row['epoch'] / trial.config.epochs
+        metrics = {key: row[key] for key in row if key.startswith('test/')} or metrics
+  except (OSError, ValueError, KeyError, TypeError):
+    pass  # not begun, or a line is being written: what was read so far is right
+  return Progress(min(fraction, 1.0), metrics)
+
+
+def last_lines(log: Path, count: int = 10) -> str:
+  """The end of a log, indented."""
+  try:
+    with log.open(errors='replace') as file:
+      lines = deque(file, maxlen=count)
+  except OSError:
+    lines = ['(there is no log)']
+  return ''.join(f'  {line.rstrip()}\n' for line in lines).rstrip('\n')
+
+
+def _import(path: str) -> ModuleType:
+  if not os.path.isfile(path):
+    raise UserError(f'no configuration file {path!r}; write CONFIG.py:SWEEP.')
+  spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+  if spec is None or spec.loader is None:
+    raise UserError(f'{path} is not a Python file.')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:
+    raise UserError(f'cannot import {path}: {type(error).__name__}: {error}') from error
+  return module
+
+
+def _config(
+  module: ModuleType, spec: str, overrides: dict[str, Any], where: str
+) -> config_dict.FrozenConfigDict:
+  if 'seed' not in overrides:
+    raise UserError(f'{where}: it must name its seed.')
+  try:
+    config = module.get_config(spec)
+    for key, value in overrides.items():
+      if key not in config:
+        raise ValueError(f'the config has no key {key!r}')
+      config[key] = value
+  except (ValueError, TypeError) as error:
+    raise UserError(f'{where}: {error}') from error
+  return config_dict.FrozenConfigDict(config)
+
+
+def _trial(
+  path: str,
+  spec: str,
+  overrides: dict[str, Any],
+  config: config_dict.FrozenConfigDict,
+  directory: Path,
+  data_dir: str | None,
+) -> Trial:
+  parts = [spec, *(f'{key}={_text(value)}' for key, value in overrides.items())]
+  name = '-'.join(re.sub(r'[^\w.=+]+', '-', part) for part in parts)
+  command = [sys.executable, '-m', f'experiments.{config.experiment}', '--config', f'{path}:{spec}']
+  command += [f'--config.{key}={_text(value)}' for key, value in overrides.items()]
+  command += ['--workdir', str(directory / name)]
+  command += ['--data_dir', data_dir] if data_dir else []
+  return Trial(name, config, directory / name, directory / 'logs' / f'{name}.log', tuple(command))
+
+
+def _text(value: Any) -> str:
+  """As a flag takes it: 0.001, True, wn."""
+  return str(value)

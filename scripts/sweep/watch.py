@@ -1,0 +1,41 @@
+"""Follows the trials of a sweep to their end."""
+
+import time
+from collections.abc import Sequence
+
+from scripts.sweep import trials as trials_lib
+from scripts.sweep.display import Display
+from scripts.sweep.executors import Executor
+from scripts.sweep.trials import Trial
+
+
+def watch(
+  trials: Sequence[Trial], left: Sequence[Trial], executor: Executor, display: Display
+) -> list[Trial]:
+  """Runs trials and shows all of them until each is finished or has failed.
+
+  Args:
+    trials: all that are shown.
+    left: those to run; the others are finished.
+    executor: what runs them.
+    display: what shows them.
+
+  Returns:
+    Those that failed.
+  """
+  states = {trial.name: 'finished' for trial in trials}
+  try:
+    executor.submit(left)
+    while True:
+      for trial in left:
+        state = executor.state(trial)
+        if state == 'ended':
+          state = 'finished' if trials_lib.is_finished(trial) else 'failed'
+        states[trial.name] = state
+      display.show(states)
+      if {states[trial.name] for trial in left} <= {'finished', 'failed'}:
+        return [trial for trial in left if states[trial.name] == 'failed']
+      time.sleep(executor.poll_seconds)
+  except BaseException:
+    executor.interrupt()
+    raise

@@ -1,0 +1,33 @@
+"""A config file with sweeps of trials of one epoch."""
+
+import pytest
+
+CONFIG = """
+from configs.cifar import get_config
+
+_SHORT = {'epochs': 1}
+SWEEPS = {
+  'eight': [
+    (f'{v},tiny', {'seed': s, **_SHORT}) for s in (0, 1) for v in ('plain', 'wn', 'bn', 'mean_bn')
+  ],
+  'four': [(f'{v},tiny', {'seed': s, **_SHORT}) for s in (0, 1) for v in ('plain', 'wn')],
+  'bad': [
+    ('wn,tiny', {'seed': 0, 'learning_rate': 1e30, **_SHORT}), ('wn,tiny', {'seed': 1, **_SHORT}),
+  ],
+  'slurm': [(f'{v},tiny', {'seed': s, 'epochs': 20}) for s in (0, 1) for v in ('plain', 'wn')],
+  'long': [('wn,tiny', {'seed': 0, 'epochs': 10_000})],
+  'empty': [],
+  'no_seed': [('wn,tiny', {})],
+  'typo': [('wn,tiny', {'seed': 0, 'learning_rat': 1.0})],
+  'type': [('wn,tiny', {'seed': 'zero'})],
+  'spec': [('wm,tiny', {'seed': 0})],
+  'twice': [('wn,tiny', {'seed': 0}), ('wn,tiny', {'seed': 0})],
+}
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  path = tmp_path / 'sweeps.py'
+  path.write_text(CONFIG)
+  return path

@@ -1,0 +1,295 @@
+"""Sweeps from end to end on this machine, and everything that can be wrong with one."""
+
+import fcntl
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from configs import cifar
+from experiments.training.errors import UserError
+from scripts.sweep import __main__ as sweep
+from scripts.sweep import trials
+from scripts.sweep.display import Display
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*arguments):
+  """The exit code of the command, run in this process."""
+  with pytest.raises(SystemExit) as exit_:
+    sweep.main(list(map(str, arguments)))
+  return exit_.value.code
+
+
+def finish_times(directory):
+  return {p.parent.name: p.stat().st_mtime_ns for p in directory.glob('*/summary.json')}
+
+
+def test_a_failed_trial_does_not_stop_the_others_and_resume_runs_just_that_one(
+  config_file, tmp_path, capsys
+):
+  directory = tmp_path / 'runs' / 'cifar' / 'eight'
+  command = [f'{config_file}:eight', '--runs', tmp_path / 'runs', '--jobs', 2, '--resume']
+  victim = 'bn-tiny-seed=1-epochs=1'
+  (directory / victim).mkdir(parents=True)
+  with (directory / victim / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as a process that trains in the directory does
+    assert run(*command) == 1
+  output = capsys.readouterr().out
+  first = finish_times(directory)
+  assert len(first) == 7 and victim not in first
+  assert f'{victim} failed' in output and 'another process is training' in output
+  assert '7 of 8 trials are finished' in output and '--resume' in output
+
+  assert run(*command) == 0
+  output = capsys.readouterr().out
+  second = finish_times(directory)
+  assert second.keys() - first.keys() == {victim}
+  assert {name: second[name] for name in first} == first  # the others were not run again
+  assert '8 of 8 trials are finished' in output
+  for path in directory.glob('*/summary.json'):
+    config = json.loads(path.read_text())['config']
+    assert path.parent.name == f'{config["variant"]}-tiny-seed={config["seed"]}-epochs=1'
+  assert run(*command) == 0
+  assert 'all 8 trials are finished' in capsys.readouterr().out
+
+
+def test_a_trial_that_diverges_is_reported_with_its_last_lines(config_file, tmp_path, capsys):
+  assert run(f'{config_file}:bad', '--runs', tmp_path) == 1
+  output = capsys.readouterr().out
+  assert 'wn-tiny-seed=0-learning_rate=1e+30-epochs=1 failed' in output
+  assert 'Lower the learning rate' in output and '1 of 2 trials are finished' in output
+  capsys.readouterr()
+  assert run(f'{config_file}:bad', '--runs', tmp_path) == 2
+  assert 'has 2 of these 2 trials already, 1 of them finished; add --resume' in (
+    capsys.readouterr().err
+  )
+
+
+def test_a_trial_that_crashes_at_import(tmp_path, capsys):
+  path = tmp_path / 'broken.py'
+  path.write_text(
+    'from configs import cifar\n'
+    'def get_config(spec):\n'
+    '  config = cifar.get_config(spec)\n'
+    "  config.experiment = 'broken'\n"
+    '  return config\n'
+    "SWEEPS = {'one': [('wn,tiny', {'seed': 0})]}\n"
+  )
+  assert run(f'{path}:one', '--runs', tmp_path / 'runs') == 1
+  assert 'No module named experiments.broken' in capsys.readouterr().out
+
+
+def has_checkpoint(workdir):
+  folder = workdir / 'checkpoints'
+  return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize('signal_', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_stops_its_trials_and_can_go_on(signal_, config_file, tmp_path):
+  command = [sys.executable, '-m', 'scripts.sweep', f'{config_file}:long', '--runs', str(tmp_path)]
+  process = subprocess.Popen(
+    command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  )
+  workdir = tmp_path / 'cifar' / 'long' / 'wn-tiny-seed=0-epochs=10000'
+  deadline = time.monotonic() + 120
+  while not has_checkpoint(workdir):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.2)
+  process.send_signal(signal_)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert error.splitlines()[-1] == 'interrupted; the same command with --resume goes on.'
+  with (workdir / 'lock').open('w') as lock:  # nobody trains there any more
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  assert has_checkpoint(workdir)
+
+
+def test_print_and_filter(config_file, tmp_path, capsys):
+  assert run(f'{config_file}:eight', '--runs', tmp_path, '--executor', 'print') == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 8
+  workdir = f'{tmp_path}/cifar/eight/plain-tiny-seed=0-epochs=1'
+  assert lines[0].split(' -m ')[1] == (
+    f'experiments.cifar --config {config_file}:plain,tiny --config.seed=0 --config.epochs=1 '
+    f'--workdir {workdir}'
+  )
+  arguments = ['--filter', 'variant=wn,bn', '--filter', 'seed=1', '--data_dir', 'my data']
+  run(f'{config_file}:eight', '--runs', tmp_path, '--executor', 'print', *arguments)
+  lines = capsys.readouterr().out.splitlines()
+  assert [re.search(r':(\w+),tiny', line).group(1) for line in lines] == ['wn', 'bn']
+  assert all('--config.seed=1' in line and line.endswith("--data_dir 'my data'") for line in lines)
+  assert not (tmp_path / 'cifar').exists()
+
+
+def test_dry_run_shows_what_would_be_run_and_writes_nothing(config_file, tmp_path, capsys):
+  done = tmp_path / 'cifar' / 'four' / 'plain-tiny-seed=0-epochs=1'
+  _, (first, *_) = trials.load(f'{config_file}:four', tmp_path)
+  done.mkdir(parents=True)
+  (done / 'config.json').write_text(first.config.to_json())
+  (done / 'summary.json').write_text('{}')
+  before = sorted(tmp_path.rglob('*'))
+  assert run(f'{config_file}:four', '--runs', tmp_path, '--dry-run') == 0
+  output = capsys.readouterr().out
+  assert '3 of 4 trials would be run' in output
+  assert output.count('finished') == 1 and output.count('would be run') == 4
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('name', cifar.SWEEPS)
+def test_the_sweeps_of_the_config_can_be_run(name, tmp_path):
+  directory, found = trials.load(f'{ROOT}/configs/cifar.py:{name}', tmp_path)
+  assert directory == tmp_path / 'cifar' / name
+  for trial, (spec, overrides) in zip(found, cifar.SWEEPS[name], strict=True):
+    assert trial.config.variant == spec.split(',')[0]
+    assert {key: trial.config[key] for key in overrides} == overrides
+  sizes = {'table1': 60, 'figure1': 15, 'scaled': 15, 'scaled_rates': 20, 'digits': 15, 'tiny': 8}
+  assert len(found) == sizes[name]
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('fuor', "unknown sweep 'fuor'; choose one of .*Did you mean 'four'"),
+    ('', "unknown sweep ''"),
+    ('empty', 'has no trials'),
+    ('no_seed', 'no_seed, trial 1: it must name its seed'),
+    ('typo', "typo, trial 1: the config has no key 'learning_rat'"),
+    ('type', 'type, trial 1: '),
+    ('spec', "spec, trial 1: unknown variant 'wm'"),
+    ('twice', 'lists wn-tiny-seed=0 more than once'),
+  ],
+)
+def test_bad_sweeps(name, message, config_file, tmp_path):
+  with pytest.raises(UserError, match=message):
+    trials.load(f'{config_file}:{name}', tmp_path)
+
+
+@pytest.mark.parametrize(
+  'filter_, message',
+  [
+    ('variant', 'write KEY=VALUE'),
+    ('varaint=wn', "the config has no key 'varaint'"),
+    ('variant=bn', 'leaves no trial; variant is one of plain, wn'),
+  ],
+)
+def test_bad_filters(filter_, message, config_file, tmp_path):
+  _, found = trials.load(f'{config_file}:four', tmp_path)
+  with pytest.raises(UserError, match=message):
+    trials.select(found, [filter_])
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['nowhere.py:x'], "no configuration file 'nowhere.py'"),
+    (['README.md:x'], 'README.md is not a Python file'),
+    (['{config}:four', '--jobs', '0'], '--jobs 0: it must be at least 1'),
+    (['{config}:four', '--array-size', '0'], '--array-size 0'),
+    (['{config}:four', '--memory', '-1'], '--memory -1.0: it must be above 0'),
+    (['{config}:four', '--executor', 'slurm'], 'there is no Slurm on this machine'),
+  ],
+)
+def test_bad_command_lines(arguments, message, config_file, tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('PATH', str(tmp_path))  # no Slurm
+  arguments = [argument.format(config=config_file) for argument in arguments]
+  assert run(*arguments, '--runs', tmp_path / 'runs') == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and message in error and error.count('\n') == 1
+  assert not (tmp_path / 'runs').exists()
+
+
+def test_a_config_file_that_cannot_be_imported(tmp_path, capsys):
+  (tmp_path / 'bad.py').write_text('import nothing_of_this_name')
+  assert run(f'{tmp_path}/bad.py:x') == 2
+  assert 'cannot import' in capsys.readouterr().err
+
+
+def test_directories_with_something_else_in_them(config_file, tmp_path, capsys):
+  workdir = tmp_path / 'cifar' / 'four' / 'wn-tiny-seed=1-epochs=1'
+  workdir.parent.mkdir(parents=True)
+  workdir.write_text('a file')
+  assert run(f'{config_file}:four', '--runs', tmp_path) == 2
+  assert 'is in the way' in capsys.readouterr().err
+  workdir.unlink()
+  workdir.mkdir()
+  (workdir / 'config.json').write_text('{"seed": 7}')
+  assert run(f'{config_file}:four', '--runs', tmp_path, '--resume') == 2
+  assert 'holds a run with another config' in capsys.readouterr().err
+  assert sorted(p.name for p in workdir.parent.iterdir()) == [workdir.name]
+
+
+def test_a_sweep_is_run_by_one_process(config_file, tmp_path, capsys):
+  directory = tmp_path / 'cifar' / 'four'
+  directory.mkdir(parents=True)
+  with (directory / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert run(f'{config_file}:four', '--runs', tmp_path) == 2
+  assert 'another process runs the sweep' in capsys.readouterr().err
+
+
+def test_the_live_table(config_file, tmp_path):
+  _, found = trials.load(f'{config_file}:eight', tmp_path)
+  workdir = found[0].workdir
+  workdir.mkdir(parents=True)
+  rows = [{'epoch': 0.25, 'test/error': 0.5}, {'epoch': 0.5, 'train/loss': 1.0}]
+  (workdir / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows) + '{"ep')
+  states = dict.fromkeys([trial.name for trial in found], 'waiting')
+  states |= {found[0].name: 'running', found[5].name: 'failed'}
+  text = io.StringIO()
+  console = Console(file=text, force_terminal=True, width=100, height=11, color_system=None)
+  with Display(found, console) as display:
+    display.show(states)
+  screen = text.getvalue()
+  assert '1 running, 1 failed, 6 waiting' in screen and 'and 3 more' in screen
+  assert re.search(rf'{found[0].name}\W+running\W+50 %\W+test/error 0\.5', screen)
+  assert screen.index(found[5].name) < screen.index(found[1].name)
+
+  text = io.StringIO()
+  with Display(found, Console(file=text, width=60)) as display:  # no terminal
+    for _ in range(2):
+      display.show(states)
+  assert text.getvalue().splitlines() == [
+    f'{found[0].name} running 50 % test/error 0.5',
+    f'{found[5].name} failed',
+  ]
+
+
+def test_gpus_are_dealt_out(config_file, tmp_path, monkeypatch):
+  from scripts.sweep import executors
+
+  seen = []
+
+  class Fake:
+    def submit(self, job):
+      seen.append(job.gpus)
+      return self
+
+    def done(self):
+      return False
+
+  for visible, gpus, expected in (
+    (None, 0, [None, None]),
+    ('3', 0, ['3', '3']),
+    (None, 2, ['0,1', '2,3']),
+    ('4,5,6', 1, ['4', '5']),
+  ):
+    if visible is None:
+      monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    else:
+      monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    seen.clear()
+    _, found = trials.load(f'{config_file}:four', tmp_path)
+    executor = executors.Local(tmp_path, jobs=2, gpus=gpus)
+    executor.submit(found)
+    executor._executor = Fake()
+    assert [executor.state(trial) for trial in found] == ['running'] * 2 + ['waiting'] * 2
+    assert seen == expected
