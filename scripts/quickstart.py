@@ -6,7 +6,6 @@ three parameterisations and with the same seeds; prints the test errors and draw
   python -m scripts.quickstart [--seeds 3] [--out runs/quickstart]
 """
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +14,7 @@ from ml_collections import config_dict
 from configs import cifar
 from experiments import results
 from experiments.training import environment
-from experiments.training.errors import UserError, one_line_errors
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from scripts.report import output, sections
 from scripts.report.cifar import mean_and_error, test_errors
 
@@ -24,14 +23,12 @@ VARIANTS = ('plain', 'wn', 'wn_mean_bn')
 
 def main() -> None:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = ArgumentParser(__doc__, 'scripts/quickstart')
   parser.add_argument('--seeds', type=int, default=3, help='runs per parameterisation')
   parser.add_argument('--out', type=Path, default=Path('runs/quickstart'))
   parser.add_argument('--protocol', choices=('digits', 'tiny'), default='digits')
-  args = parser.parse_args()
   with one_line_errors():
+    args = parser.parse_args()
     environment.prepare()
     quickstart(args.out, args.seeds, args.protocol)
 

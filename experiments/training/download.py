@@ -4,20 +4,19 @@ Through TensorFlow Datasets, without TensorFlow. Needs the internet. The files g
 default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 """
 
-import argparse
 from pathlib import Path
 
 from experiments.training import data
-from experiments.training.errors import UserError, one_line_errors
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 
 
 def main() -> None:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = ArgumentParser(__doc__, 'python -m experiments.training.download')
   parser.add_argument('name', choices=('cifar10', 'mnist'))
   parser.add_argument('--data_dir', default=str(data.default_data_dir()))
-  args = parser.parse_args()
   with one_line_errors():
+    args = parser.parse_args()
     download(args.name, args.data_dir)
 
 

@@ -1,13 +1,34 @@
 """Mistakes that a user can mend: reported in one line, with exit code 2 and no traceback."""
 
+import argparse
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 
 class UserError(Exception):
   """Its message says in one line what is wrong and what to do about it."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """Shows its description as it is written, and reports a mistake as a `UserError`.
+
+  Call `parse_args` inside `one_line_errors`.
+  """
+
+  def __init__(self, description: str, prog: str):
+    super().__init__(
+      description=description,
+      prog=prog,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+
+  def error(self, message: str) -> NoReturn:
+    """Called by argparse."""
+    raise UserError(f'{message}; see {self.prog} --help.')
 
 
 @contextlib.contextmanager

@@ -10,27 +10,19 @@ the slowest round. `pip install .[bench]` adds PyTorch; without it the other row
 `--framework jax --dtype float32` measures only such rows of `cifar`.
 """
 
-import argparse
 from pathlib import Path
 
 from experiments.training import environment
-from experiments.training.errors import UserError, one_line_errors
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 
 BENCHMARKS = ('cifar', 'scaling', 'epoch', 'startup')
 DTYPES = ('float32', 'bfloat16')
 FRAMEWORKS = ('jax', 'flax.linen', 'torch')
 
 
-class _Parser(argparse.ArgumentParser):
-  """Reports a mistake in one line."""
-
-  def error(self, message: str) -> None:
-    raise UserError(f'{message}; see python -m scripts.benchmark --help.')
-
-
 def main() -> None:
   """Reads the command line."""
-  parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = ArgumentParser(__doc__, 'python -m scripts.benchmark')
   parser.add_argument('benchmark', choices=BENCHMARKS)
   parser.add_argument('--width', type=int, default=96, help='maps of the first block')
   parser.add_argument('--batch', type=int, default=100, help='images in a minibatch')

@@ -13,30 +13,25 @@ shows all of it and needs no other file. --readme also replaces the part of that
 lines `<!-- results -->` and `<!-- /results -->`.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import results
-from experiments.training.errors import UserError, one_line_errors
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from scripts.report import output, sections
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(
-    prog='python -m scripts.report',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = ArgumentParser(__doc__, 'python -m scripts.report')
   parser.add_argument('runs', nargs='+', type=Path, help='directories of runs, or above them')
   parser.add_argument('--out', type=Path, required=True)
   parser.add_argument('--readme', type=Path, help='file whose results block is replaced')
   parser.add_argument('--steps', type=Path, help='step times, for the error against time')
   parser.add_argument('--note', default='', help='sentence for the captions')
-  args = parser.parse_args(argv)
   with one_line_errors():
+    args = parser.parse_args(argv)
     runs, problems = results.find(args.runs)
     made, more_problems = sections.make(runs, steps=args.steps, note=args.note)
     for problem in problems + more_problems:

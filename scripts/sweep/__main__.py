@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.training.errors import UserError, one_line_errors
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from scripts.sweep import executors, trials
 from scripts.sweep.display import Display, show_plan
 from scripts.sweep.watch import watch
@@ -30,9 +30,8 @@ from scripts.sweep.watch import watch
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line; exit code 1 if a trial failed."""
-  args = _parser().parse_args(argv)
   with one_line_errors():
-    sys.exit(sweep(args))
+    sys.exit(sweep(_parser().parse_args(argv)))
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -79,12 +78,8 @@ def sweep(args: argparse.Namespace) -> int:
   return 1 if failed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='python -m scripts.sweep',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+def _parser() -> ArgumentParser:
+  parser = ArgumentParser(__doc__, 'python -m scripts.sweep')
   add = parser.add_argument
   add('sweep', metavar='CONFIG.py:SWEEP')
   add('--executor', choices=('local', 'slurm', 'print'), default='local')

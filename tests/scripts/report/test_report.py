@@ -190,6 +190,7 @@ def test_a_key_that_came_later_does_not_part_runs(runs):
   [
     (['nowhere', '--out', 'out'], 'there is no directory nowhere'),
     (['.', '--out', 'out'], '. holds no runs'),
+    (['.'], 'the following arguments are required: --out; see python -m scripts.report --help'),
   ],
 )
 def test_nothing_to_report(arguments, message, tmp_path, monkeypatch, capsys):

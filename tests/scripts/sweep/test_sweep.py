@@ -190,6 +190,9 @@ def test_bad_filters(filter_, message, config_file, tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
+    ([], 'the following arguments are required'),
+    (['{config}:four', '--job', '2'], 'unrecognized arguments: --job 2'),
+    (['{config}:four', '--executor', 'cloud'], "invalid choice: 'cloud'"),
     (['nowhere.py:x'], "no configuration file 'nowhere.py'"),
     (['README.md:x'], 'README.md is not a Python file'),
     (['{config}:four', '--jobs', '0'], '--jobs 0: it must be at least 1'),
