@@ -47,7 +47,8 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     link = os.path.relpath(folder / f'{picture.name}.png', page)
     heading = [f'**{section.title}**'] if len(sections) > 1 else []
     shown = f'{_markdown(table)} {picture.caption}'
-    blocks.append('\n\n'.join([*heading, shown, f'![{section.title}: {picture.name}]({link})']))
+    what = f'{section.title}: {picture.name.replace("_", " ")}'
+    blocks.append('\n\n'.join([*heading, shown, f'![{what}]({link})']))
   (out / 'index.html').write_text(html(sections))
   return '\n\n'.join(blocks)
 
