@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import submitit
 
 from experiments.training.errors import UserError
@@ -130,12 +131,22 @@ class Local:
     return 'waiting' if trial in self._waiting else 'ended'
 
   def interrupt(self) -> None:
-    """Stops the running trials."""
+    """Stops the running trials: they are asked to, and after half a minute they are killed."""
+    # Not by job.cancel(): its SIGINT is ignored in what runs in the background, and submitit then
+    # kills its own process but not the command below it. A job's number is its process.
+    trees = []
     for job, _ in self._running.values():
-      job.cancel()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and not all(job.done() for job, _ in self._running.values()):
-      time.sleep(0.1)
+      with contextlib.suppress(psutil.NoSuchProcess):
+        controller = psutil.Process(int(job.job_id))
+        trees += [*controller.children(recursive=True), controller]
+    commands = [process for process in trees if not _is_submitit(process)]
+    for process in commands:
+      with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+    _, alive = psutil.wait_procs(trees, timeout=30 if commands else 0)
+    for process in alive:
+      with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
 
   def _start(self, trial: Trial, slot: int) -> None:
     trial.log.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +156,12 @@ class Local:
       devices = visible.split(',') if visible else [str(gpu) for gpu in range(64)]
       visible = ','.join(devices[slot * self._gpus : (slot + 1) * self._gpus])
     self._running[trial.name] = (self._executor.submit(Job(trial, visible)), slot)
+
+
+def _is_submitit(process: psutil.Process) -> bool:
+  with contextlib.suppress(psutil.Error):
+    return any(part.startswith('submitit.') for part in process.cmdline())
+  return False
 
 
 class Slurm:

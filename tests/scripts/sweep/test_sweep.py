@@ -95,7 +95,9 @@ def has_checkpoint(workdir):
 
 @pytest.mark.parametrize('signal_', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_stops_its_trials_and_can_go_on(signal_, config_file, tmp_path):
-  command = [sys.executable, '-m', 'scripts.sweep', f'{config_file}:long', '--runs', str(tmp_path)]
+  # Tests that run in the background have SIGINT ignored, and with them what they start.
+  command = ['env', '--default-signal=INT', sys.executable, '-m', 'scripts.sweep']
+  command += [f'{config_file}:long', '--runs', str(tmp_path)]
   process = subprocess.Popen(
     command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
   )
