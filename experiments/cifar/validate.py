@@ -1,10 +1,8 @@
 """Checks a config before anything is written."""
 
-import math
-from collections.abc import Callable, Sequence
-
 from ml_collections import config_dict
 
+from experiments.training.checks import check, check_examples, choose
 from experiments.training.data import LOADERS, Dataset
 from experiments.training.errors import UserError
 
@@ -25,47 +23,23 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   Raises:
     UserError: a value is out of range; the message names the key.
   """
-  for key, choices in (
-    ('variant', _VARIANTS),
-    ('dataset', tuple(LOADERS)),
-    ('dtype', _DTYPES),
-  ):
-    if config[key] not in choices:
-      raise UserError(f'config.{key}={config[key]}: choose one of {", ".join(choices)}.')
-  _check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
-  _check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
-  _check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
-  _check(config, _NOT_NEGATIVE, lambda value: value >= 0, 'must not be negative')
-  _check(config, ('seed',), lambda value: 0 <= value < 2**32, 'must be at least 0 and below 2**32')
+  choose(config, 'variant', _VARIANTS)
+  choose(config, 'dataset', tuple(LOADERS))
+  choose(config, 'dtype', _DTYPES)
+  check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
+  check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
+  check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
+  check(config, _NOT_NEGATIVE, lambda value: value >= 0, 'must not be negative')
+  check(config, ('seed',), lambda value: 0 <= value < 2**32, 'must be at least 0 and below 2**32')
   if config.variant == 'bn' and config.batch_size == 1:
     raise UserError('config.batch_size=1: batch normalisation needs 2 or more.')
   if dataset is None:
     return
 
-  available = len(dataset.train)
-  if config.train_examples > available:
-    raise UserError(
-      f'config.train_examples={config.train_examples}: {dataset.name} has {available} training '
-      'images.'
-    )
-  used = config.train_examples or available
-  for key in ('batch_size', 'init_examples'):
-    if config[key] > used:
-      raise UserError(f'config.{key}={config[key]} is more than the {used} training images.')
+  check_examples(config, dataset)
   side = min(dataset.train.images.shape[1:3]) * config.upscale
   if side < 12:
     raise UserError(
       f'config.upscale={config.upscale}: images of {dataset.name} are then {side} pixels wide; the '
       'network needs 12 or more.'
     )
-
-
-def _check(
-  config: config_dict.FrozenConfigDict,
-  keys: Sequence[str],
-  is_valid: Callable[[float], bool],
-  requirement: str,
-) -> None:
-  for key in keys:
-    if not (math.isfinite(config[key]) and is_valid(config[key])):
-      raise UserError(f'config.{key}={config[key]} {requirement}.')
