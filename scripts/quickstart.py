@@ -15,8 +15,8 @@ from configs import cifar
 from experiments import results
 from experiments.training import environment
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
-from scripts.report import output, sections
-from scripts.report.cifar import mean_and_error, test_errors
+from scripts.report import curves, output, sections
+from scripts.report.cifar import METRIC
 
 VARIANTS = ('plain', 'wn', 'wn_mean_bn')
 
@@ -53,7 +53,7 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
   made, _ = sections.make([results.read(workdir) for workdir in workdirs])
   output.write(made, out)
   print(f'\nTest error in % on 500 digits, mean of {seeds} seeds ± standard error:\n')
-  print(error_table(test_errors(made[0].runs)))
+  print(error_table(curves.evaluations(made[0].runs, METRIC, scale=100)))
   print(f"""
 Report:           {out}/index.html
 Learning curves:  {out}/learning_curves.png
@@ -72,8 +72,8 @@ def error_table(errors: pd.DataFrame) -> str:
   """Test error against epoch, one column per parameterisation."""
   epochs = errors['epoch'].max()
   shown = sorted({1, 2, 3, 4, 5, 7, 10, epochs} & set(errors['epoch']))
-  cells = errors[errors['epoch'].isin(shown)].groupby(['epoch', 'variant'], sort=False)['error']
-  table = cells.apply(mean_and_error).unstack()[list(errors['variant'].unique())]
+  cells = errors[errors['epoch'].isin(shown)].groupby(['epoch', 'variant'], sort=False)['value']
+  table = cells.apply(curves.mean_and_error).unstack()[list(errors['variant'].unique())]
   lines = ['epoch' + ''.join(f'{variant:>16}' for variant in table)]
   lines += [
     f'{epoch:>5}' + ''.join(f'{cell:>16}' for cell in row) for epoch, *row in table.itertuples()

@@ -14,7 +14,7 @@ import pytest
 from experiments import results
 from experiments.training.errors import UserError
 from scripts.report import __main__ as report
-from scripts.report import cifar, output, sections, step_times
+from scripts.report import curves, output, sections, step_times
 
 
 def make(paths, **kwargs):
@@ -231,4 +231,4 @@ def test_jax_is_not_imported(runs, tmp_path):
 
 def test_best_rates_of_one_rate(runs):
   found, _ = results.find(runs)
-  assert cifar.best_rates(cifar.test_errors(found)) == {'plain': 0.001, 'wn': 0.001}
+  assert curves.best_rates(curves.evaluations(found, 'test/error')) == {'plain': 0.001, 'wn': 0.001}
