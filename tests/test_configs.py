@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import cifar
+from configs import cifar, vae
 from configs import spec as spec_lib
 
 ROOT = Path(__file__).parent.parent
@@ -25,15 +25,30 @@ def test_the_protocols_differ_only_in_size():
   assert differing == {'protocol', 'width', 'epochs'}
 
 
-def test_cifar_keys_are_those_that_are_read():
+VAE_SPECS = [f'{v},{p}' for v in vae.VARIANTS for p in vae.PROTOCOLS]
+
+
+@pytest.mark.parametrize('spec', [*vae.VARIANTS, *VAE_SPECS])
+def test_vae_config_names_its_variant_and_protocol(spec):
+  config = vae.get_config(spec)
+  variant, _, protocol = spec.partition(',')
+  assert (config.variant, config.protocol) == (variant, protocol or 'paper')
+  assert config.variant == f'{config.dataset}-{config.posterior}-{config.param}'
+
+
+@pytest.mark.parametrize(
+  'experiment, config',
+  [('cifar', cifar.get_config('wn')), ('vae', vae.get_config('mnist-iaf-wn'))],
+)
+def test_keys_are_those_that_are_read(experiment, config):
   sources = [
-    *(ROOT / 'experiments' / 'cifar').glob('*.py'),
+    *(ROOT / 'experiments' / experiment).glob('*.py'),
     *(ROOT / 'experiments/training').glob('*'),
   ]
   text = '\n'.join(path.read_text() for path in sources if path.suffix == '.py')
   text = text.replace(r'config.KEY', '').replace('config.json', '').replace('config.to_json', '')
   read = set(re.findall(r'\bconfig\.([a-z]\w*)', text))
-  assert read == set(cifar.get_config('wn').keys())
+  assert read == set(config.keys())
 
 
 @pytest.mark.parametrize(

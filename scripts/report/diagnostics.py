@@ -34,7 +34,7 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
     frame = long(run.metrics)
     if variant not in drawn and not frame.empty:
       caption = f'`{variant}`, seed {run.config["seed"]}: means over the units of each layer. '
-      caption += _NORMALIZED if variant.startswith('wn') else _PLAIN
+      caption += _NORMALIZED if 'wn' in variant.split('-')[-1] else _PLAIN
       drawn[variant] = Picture(f'diagnostics_{variant}', draw(frame), caption)
   return list(drawn.values())
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results import Run
-from scripts.report import cifar
+from scripts.report import cifar, vae
 from scripts.report.parts import Section
 
-# What may differ between the runs of a section; and whether the norms were watched.
-_FREE = frozenset({'variant', 'seed', 'learning_rate', 'diagnostics'})
-_MAKERS = {'cifar': cifar.section}
+# What may differ between the runs of a section: what is compared, and whether norms were watched.
+_FREE = frozenset({'variant', 'param', 'posterior', 'seed', 'learning_rate', 'diagnostics'})
+_MAKERS = {'cifar': cifar.section, 'vae': vae.section}
 
 
 def make(

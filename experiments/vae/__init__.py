@@ -1,0 +1,1 @@
+"""Variational autoencoders (Salimans & Kingma 2016, §5.2)."""

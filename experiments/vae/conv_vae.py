@@ -1,0 +1,172 @@
+"""The convolutional VAE of §5.2 for binary images; its posterior is diagonal or autoregressive."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.training import distributions
+from experiments.vae.iaf import Flow
+from experiments.vae.layers import Layers
+
+# Mean, log standard deviation and context of q(z|x).
+Posterior = tuple[jax.Array, jax.Array, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """One sample's terms of the lower bound, in nats.
+
+  Attributes:
+    log_likelihood: [B] log p(x|z).
+    kl: [B, groups] KL(q(z|x) ‖ p(z)) of each group of latents, exact where it has a closed form and
+      else log q(z|x) − log p(z) of the sample.
+    log_weight: [B] log p(x, z) − log q(z|x) of the sample, an importance weight.
+  """
+
+  log_likelihood: jax.Array
+  kl: jax.Array
+  log_weight: jax.Array
+
+  @property
+  def elbo(self) -> jax.Array:
+    """[B] lower bound on log p(x)."""
+    return self.log_likelihood - jnp.sum(self.kl, axis=-1)
+
+
+class ConvVAE(nnx.Module):
+  """p(x|z): independent bits; p(z): standard normal; q(z|x): diagonal Gaussian, or flow on one.
+
+    conv F₁ → blocks → [stride 2] F₂ → blocks → [stride 2] F₃ → blocks → dense → q(z|x)
+
+  and the mirror image from z to logits, with nearest-neighbour upsampling.
+
+  Args:
+    image_shape: (H, W, C), H and W divisible by 4.
+    variant: 'plain' or 'wn'.
+    maps: (F₁, F₂, F₃), feature maps at full, half and quarter resolution.
+    blocks: residual blocks at each resolution.
+    hidden: units of the dense layer.
+    latents: size of z.
+    flow_steps: steps of inverse autoregressive flow; 0: diagonal posterior.
+    flow_width: units in each hidden layer of a step.
+    flow_depth: hidden layers of a step.
+    init_std: standard deviation of v, and of plain weights.
+    rngs: random streams; `params` is used.
+  """
+
+  def __init__(
+    self,
+    image_shape: tuple[int, int, int],
+    *,
+    variant: str,
+    maps: tuple[int, int, int],
+    blocks: int,
+    hidden: int,
+    latents: int,
+    flow_steps: int,
+    flow_width: int,
+    flow_depth: int,
+    init_std: float,
+    rngs: nnx.Rngs,
+  ):
+    height, width, channels = image_shape
+    layers = Layers(variant, init_std=init_std, rngs=rngs)
+    block = lambda features: nnx.List([Block(features, layers) for _ in range(blocks)])
+    small = (height // 4, width // 4, maps[-1])
+    size = small[0] * small[1] * small[2]
+    context = hidden if flow_steps else 0
+    self.small = small
+    self.latents = latents
+    self.encoder_in = layers.conv(channels, maps[0], (3, 3))
+    self.encoder_blocks = nnx.List([block(features) for features in maps])
+    self.encoder_down = nnx.List(
+      [layers.conv(a, b, (3, 3), strides=2) for a, b in itertools.pairwise(maps)]
+    )
+    self.encoder_dense = layers.linear(size, hidden)
+    self.posterior = layers.linear(hidden, 2 * latents + context)
+    self.flow = (
+      Flow(flow_steps, latents, context, width=flow_width, depth=flow_depth, layers=layers)
+      if flow_steps
+      else None
+    )
+    self.decoder_dense = nnx.List([layers.linear(latents, hidden), layers.linear(hidden, size)])
+    self.decoder_blocks = nnx.List([block(features) for features in maps[::-1]])
+    self.decoder_up = nnx.List(
+      [layers.conv(a, b, (3, 3)) for a, b in itertools.pairwise(maps[::-1])]
+    )
+    self.decoder_out = layers.conv(maps[0], channels, (3, 3))
+
+  def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
+    """The terms of the bound for binary images x [B, H, W, C], with one z for each."""
+    return self.bound(x, self.encode(x), key)
+
+  def bound(self, x: jax.Array, posterior: Posterior, key: jax.Array) -> Bound:
+    """As `__call__`, given what `encode` returns for x."""
+    mean, log_std, context = posterior
+    noise = jax.random.normal(key, mean.shape)
+    z = mean + jnp.exp(log_std) * noise
+    log_q = jnp.sum(distributions.gaussian_log_density(z, mean, log_std), axis=-1)
+    if self.flow is not None:
+      z, change = self.flow(z, context)
+      log_q += change
+    log_p = jnp.sum(distributions.standard_normal_log_density(z), axis=-1)
+    log_likelihood = jnp.sum(
+      distributions.bernoulli_log_likelihood(x, self.decode(z)), axis=(1, 2, 3)
+    )
+    if self.flow is None:
+      kl = jnp.sum(distributions.gaussian_kl(mean, log_std), axis=-1, keepdims=True)
+    else:
+      kl = (log_q - log_p)[:, None]
+    return Bound(log_likelihood, kl, log_likelihood + log_p - log_q)
+
+  def encode(self, x: jax.Array) -> Posterior:
+    """Mean, log standard deviation [B, latents] and context [B, hidden or 0] of images."""
+    h = self.encoder_in(x - 0.5)
+    for i, blocks in enumerate(self.encoder_blocks):
+      if i:
+        h = self.encoder_down[i - 1](h)
+      for block in blocks:
+        h = block(h)
+    h = nnx.elu(h).reshape(h.shape[0], -1)
+    h = self.posterior(nnx.elu(self.encoder_dense(h)))
+    return tuple(jnp.split(h, [self.latents, 2 * self.latents], axis=-1))
+
+  def decode(self, z: jax.Array) -> jax.Array:
+    """Logits [B, H, W, C] of the bits, of z [B, latents]."""
+    h = z
+    for dense in self.decoder_dense:
+      h = dense(h)
+      if dense is not self.decoder_dense[-1]:
+        h = nnx.elu(h)
+    h = h.reshape(h.shape[0], *self.small)
+    for i, blocks in enumerate(self.decoder_blocks):
+      if i:
+        h = self.decoder_up[i - 1](upsample(nnx.elu(h)))
+      for block in blocks:
+        h = block(h)
+    return self.decoder_out(nnx.elu(h))
+
+  def sample(self, key: jax.Array, count: int) -> jax.Array:
+    """Probabilities [count, H, W, C] of the bits, of z from the prior."""
+    return jax.nn.sigmoid(self.decode(jax.random.normal(key, (count, self.latents))))
+
+
+class Block(nnx.Module):
+  """x + conv(elu(conv(elu(x)))), 3×3."""
+
+  def __init__(self, features: int, layers: Layers):
+    self.conv1 = layers.conv(features, features, (3, 3))
+    self.conv2 = layers.conv(features, features, (3, 3))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, features] to the same shape."""
+    return x + self.conv2(nnx.elu(self.conv1(nnx.elu(x))))
+
+
+def upsample(x: jax.Array) -> jax.Array:
+  """[B, H, W, C] → [B, 2H, 2W, C], each position repeated."""
+  return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -1,0 +1,58 @@
+"""Layers in one of the two parameterisations, and the masked ones of autoregressive networks."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+import wn
+from wn.layers import KernelView
+
+
+class MaskedLinear(nnx.Linear):
+  """`nnx.Linear` with some weights held at zero: the plain sibling of `wn.Linear(mask=...)`.
+
+  Args:
+    *args: as `nnx.Linear`.
+    mask: 0/1 array of the kernel's shape.
+    **kwargs: as `nnx.Linear`.
+  """
+
+  def __init__(self, *args, mask: jax.Array, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.mask = nnx.data(mask)
+
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps inputs [..., in_features] to [..., out_features]."""
+    view = KernelView(self, kernel=self.kernel[...] * self.mask)
+    return nnx.Linear.__call__(view, inputs)
+
+
+class Layers:
+  """Makes layers of one parameterisation: `conv`, `linear` and `masked_linear`.
+
+  Args:
+    variant: 'plain' or 'wn'.
+    init_std: standard deviation of v, and of plain weights.
+    rngs: random streams; `params` is used.
+  """
+
+  def __init__(self, variant: str, *, init_std: float, rngs: nnx.Rngs):
+    common: dict[str, Any] = {'kernel_init': nnx.initializers.normal(init_std), 'rngs': rngs}
+    is_wn = variant == 'wn'
+    make: Callable[..., Any] = functools.partial
+    self.linear = make(wn.Linear if is_wn else nnx.Linear, **common)
+    self.masked_linear = make(wn.Linear if is_wn else MaskedLinear, **common)
+    self.conv = make(wn.Conv if is_wn else nnx.Conv, **common)
+
+
+def autoregressive_mask(in_degrees: np.ndarray, out_degrees: np.ndarray) -> np.ndarray:
+  """[in, out] float32: 1 where a unit may see an input, that is where its degree is not smaller.
+
+  Germain et al. (2015), MADE, Eq. 8. For output units, whose degree must be larger than that of
+  what they see, pass their degree less one.
+  """
+  return (in_degrees[:, None] <= out_degrees[None, :]).astype(np.float32)

@@ -1,0 +1,131 @@
+"""Log-likelihood of the test set by importance sampling (Burda et al. 2016, Eq. 8).
+
+  python -m experiments.vae.likelihood --workdir runs/vae/mnist-iaf-wn/seed0 [--samples 128]
+
+log p(x) ≈ log 1/K Σ p(x, zₖ)/q(zₖ|x), of the latest checkpoint of a run. It grows with K, from the
+lower bound at K = 1 to log p(x). Writes `likelihood-K.json` into the run. The same command goes on
+with an interrupted one.
+"""
+
+import contextlib
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from flax import nnx
+from ml_collections import config_dict
+
+from experiments import results
+from experiments.training import data, environment
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.training.run import write_json
+from experiments.vae.conv_vae import ConvVAE
+from experiments.vae.train import binary_test_images, restore_model
+
+
+def main() -> None:
+  """Reads the command line."""
+  parser = ArgumentParser(__doc__, 'python -m experiments.vae.likelihood')
+  parser.add_argument('--workdir', type=Path, required=True, help='directory of the run')
+  parser.add_argument('--samples', type=int, default=128, help='K, for each image')
+  parser.add_argument('--batch', type=int, default=100, help='images at a time')
+  parser.add_argument('--data_dir', help='folder of the data sets')
+  with one_line_errors():
+    args = parser.parse_args()
+    for name in ('samples', 'batch'):
+      if getattr(args, name) < 1:
+        raise UserError(f'--{name} {getattr(args, name)}: give 1 or more.')
+    environment.prepare()
+    result = evaluate(args.workdir, args.samples, args.batch, args.data_dir)
+    print(
+      f'log p(x) = {result["log_likelihood"]:.2f} ± {result["standard_error"]:.2f} nats '
+      f'({args.samples} samples for each of {result["images"]} images)'
+    )
+
+
+def evaluate(
+  workdir: Path, samples: int, batch: int, data_dir: str | None = None
+) -> dict[str, float]:
+  """Estimates the log-likelihood and writes it into the run.
+
+  Args:
+    workdir: directory of the run.
+    samples: K.
+    batch: images at a time.
+    data_dir: folder of the data sets.
+
+  Returns:
+    `log_likelihood`, the mean over the test images in nats; `standard_error` of that mean;
+    `bits_per_dim`, `samples` and `images`.
+
+  Raises:
+    UserError: there is no such run, or it has no checkpoint.
+  """
+  if not workdir.is_dir():
+    raise UserError(f'there is no directory {workdir}.')
+  run = results.read(workdir)
+  if run.config['experiment'] != 'vae':
+    raise UserError(f'{workdir} is a run of {run.config["experiment"]}, not of vae.')
+  config = config_dict.FrozenConfigDict(run.config)
+  test_x = binary_test_images(data.load(config.dataset, data_dir))
+  model, step = restore_model(config, workdir, test_x.shape[1:])
+  graphdef, state = nnx.split(model)
+  estimate = jax.jit(functools.partial(log_likelihood, graphdef, samples=samples))
+
+  # A line for each batch that is done with this checkpoint.
+  path = workdir / f'likelihood-{samples}.jsonl'
+  key = {'step': step, 'batch': batch}
+  done = _read(path, key)
+  with path.open('a') as file:
+    starts = range(0, len(test_x), batch)
+    for start in tqdm.tqdm(starts, unit='batch', disable=None):
+      if start in done:
+        continue
+      x = test_x[start : start + batch]
+      filled = np.resize(x, (batch, *x.shape[1:]))  # one shape for all batches
+      values = estimate(state, filled, jax.random.fold_in(jax.random.key(samples), start))
+      done[start] = np.asarray(values)[: len(x)].tolist()
+      # A line break before it: the last line may have been cut off.
+      file.write('\n' + json.dumps({**key, 'start': start, 'values': done[start]}))
+      file.flush()
+  values = np.concatenate([done[start] for start in starts])
+  result = {
+    'log_likelihood': float(values.mean()),
+    'standard_error': float(values.std(ddof=1) / np.sqrt(len(values))),
+    'bits_per_dim': float(-values.mean() / (np.prod(test_x.shape[1:]) * np.log(2))),
+    'samples': samples,
+    'images': len(values),
+    'step': step,
+  }
+  write_json(workdir / f'likelihood-{samples}.json', result)
+  return result
+
+
+def log_likelihood(
+  graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, key: jax.Array, *, samples: int
+) -> jax.Array:
+  """[B] importance-sampled log p(x), in nats, of binary images x [B, H, W, C]."""
+  model: ConvVAE = nnx.merge(graphdef, state)
+  posterior = model.encode(x)
+  weight = lambda key: model.bound(x, posterior, key).log_weight
+  log_weights = jax.lax.map(weight, jax.random.split(key, samples))  # [K, B]
+  return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(samples)
+
+
+def _read(path: Path, key: dict[str, int]) -> dict[int, list[float]]:
+  """Start of a batch → its values, of the whole lines that belong to `key`."""
+  done: dict[int, list[float]] = {}
+  for line in path.read_text().splitlines() if path.exists() else []:
+    with contextlib.suppress(ValueError):
+      row = json.loads(line)
+      if {name: row[name] for name in key} == key:
+        done[row['start']] = row['values']
+  return done
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,91 @@
+"""Pictures of a finished run: the bound, samples, reconstructions, latent traversals."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
+
+from experiments.training.metrics import read_rows
+from experiments.vae.conv_vae import ConvVAE
+
+_COUNT = 64  # samples
+_STEPS = 9  # of a traversal
+
+
+def write(workdir: Path, model: ConvVAE, test_x: jax.Array, key: jax.Array) -> None:
+  """Writes `bound.png`, `samples.png`, `reconstructions.png` and `traversals.png` into the run.
+
+  Args:
+    workdir: directory of the run.
+    model: as it is evaluated.
+    test_x: [N, H, W, C] binary test images.
+    key: for the samples.
+  """
+  bound(workdir).savefig(workdir / 'bound.png', dpi=150)
+  samples = nnx.jit(lambda model: model.sample(key, _COUNT))(model)
+  for name, images, columns in (
+    ('samples', samples, 8),
+    ('reconstructions', reconstructions(model, test_x[:16]), 16),
+    ('traversals', traversals(model, test_x[:1]), _STEPS),
+  ):
+    grid(np.asarray(images), columns).savefig(workdir / f'{name}.png', dpi=150)
+
+
+def bound(workdir: Path) -> Figure:
+  """The bound on −log p(x) against epoch, on the test set and on the training minibatches."""
+  rows = read_rows(workdir / 'metrics.jsonl')
+  figure = Figure(figsize=(6, 4), layout='constrained')
+  axes = figure.subplots()
+  for name in ('train/nll_bound', 'test/nll_bound'):
+    points = [(row['epoch'], row[name]) for row in rows if name in row]
+    axes.plot(*zip(*points), label=name.split('/')[0], lw=1)
+  title = '/'.join(workdir.parts[-2:])
+  axes.set(xlabel='epoch', ylabel='bound on −log p(x) (nats)', title=title)
+  last = points[-1][1]
+  axes.set_ylim(0.9 * last, 1.5 * last)  # the first steps are far above
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return figure
+
+
+def reconstructions(model: ConvVAE, x: jax.Array) -> np.ndarray:
+  """[2N, H, W, C]: images, and below them their probabilities given the mean of q(z|x)."""
+
+  def decode(model: ConvVAE) -> jax.Array:
+    mean, _, context = model.encode(x)
+    z = mean if model.flow is None else model.flow(mean, context)[0]
+    return jax.nn.sigmoid(model.decode(z))
+
+  return np.concatenate([x, nnx.jit(decode)(model)])
+
+
+def traversals(model: ConvVAE, x: jax.Array, count: int = 10) -> np.ndarray:
+  """Around the code of one image x [1, H, W, C]: a row for each latent, from −3 to 3.
+
+  Shown are the `count` latents with the narrowest posterior, or all if there are fewer.
+  """
+
+  def decode(model: ConvVAE) -> jax.Array:
+    mean, log_std, context = model.encode(x)
+    z = mean if model.flow is None else model.flow(mean, context)[0]
+    rows = jnp.argsort(log_std[0])[:count]
+    values = jnp.linspace(-3, 3, _STEPS)
+    change = lambda row: jax.vmap(lambda value: z[0].at[row].set(value))(values)
+    return jax.nn.sigmoid(model.decode(jax.vmap(change)(rows).reshape(-1, z.shape[-1])))
+
+  return np.asarray(nnx.jit(decode)(model))
+
+
+def grid(images: np.ndarray, columns: int) -> Figure:
+  """Images [N, H, W, C] in [0, 1], `columns` in a row."""
+  rows = -(-len(images) // columns)
+  figure = Figure(figsize=(0.6 * columns, 0.6 * rows))
+  figure.subplots_adjust(0, 0, 1, 1, 0.05, 0.05)
+  for axes in figure.subplots(rows, columns, squeeze=False).flat:
+    axes.axis('off')
+  for axes, image in zip(figure.axes, images):
+    axes.imshow(image.squeeze(), cmap='gray_r', vmin=0, vmax=1)
+  return figure

@@ -1,0 +1,237 @@
+"""Trains the variational autoencoders of §5.2."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import config_dict
+
+import wn
+from experiments.training import adamax, checkpoints, data, devices, diagnostics, loop, run
+from experiments.training.state import TrainState, num_params
+from experiments.vae import pictures
+from experiments.vae.conv_vae import Bound, ConvVAE
+from experiments.vae.validate import validate
+
+BEST_METRIC = 'test/nll_bound'
+_TEST_KEY = 1602  # draws the bits of the test images, the same ones in every run
+
+
+def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
+  """Runs, or goes on with, the experiment in `workdir`; writes metrics, checkpoints and pictures.
+
+  Raises:
+    UserError: the config, the data or the directory cannot be used; see the message.
+  """
+  validate(config)
+  run.check_workdir(workdir, config)
+  if run.is_finished(workdir):
+    print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
+    return
+  mesh = devices.data_mesh(config.batch_size)
+  dataset = data.load(config.dataset, data_dir)
+  validate(config, dataset)
+  run.create_workdir(workdir, config)
+  with run.locked(workdir):
+    run_experiment(config, workdir, dataset, mesh)
+
+
+def run_experiment(
+  config: config_dict.FrozenConfigDict,
+  workdir: Path,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> None:
+  """The experiment itself, for a valid config and a directory of its own."""
+  keep = config.train_examples or len(dataset.train)
+  arrays = (dataset.train.images[:keep], binary_test_images(dataset))
+  train_images, test_x = jax.device_put(arrays, devices.replicated(mesh))
+  steps_per_epoch = keep // config.batch_size
+  params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
+  order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
+
+  model = create_model(config, test_x.shape[1:], params_key)
+  init_examples = loop.epoch_order(data_key, 0, keep, config.init_examples)[0]
+  initialize(model, train_images[init_examples], init_key, config.init_scale)
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  optimizer = create_optimizer(config)
+  state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
+  state = jax.device_put(state, devices.replicated(mesh))
+  print(f'{config.variant}: {num_params(params):,} parameters, {keep:,} training images')
+
+  step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  step = jax.jit(step, donate_argnums=0)
+  test_step = jax.jit(functools.partial(eval_step, graphdef=graphdef))
+  place = lambda indices: jax.device_put(indices, devices.batch_sharded(mesh))
+
+  def evaluate(state: TrainState) -> dict[str, float]:
+    eval_key = jax.random.fold_in(jax.random.key(_TEST_KEY), state.step)
+    sums = loop.evaluate_in_batches(
+      lambda indices, weights: test_step(state, indices, weights, test_x, eval_key),
+      len(test_x),
+      config.eval_batch_size,
+    )
+    return test_metrics(sums, len(test_x), np.prod(test_x.shape[1:]))
+
+  state = loop.train(
+    state,
+    train_step=lambda state, indices: step(state, place(indices), train_images, step_key),
+    evaluate=evaluate,
+    order=order,
+    steps_per_epoch=steps_per_epoch,
+    epochs=config.epochs,
+    workdir=workdir,
+    best_metric=BEST_METRIC,
+    log_every=config.log_every,
+    checkpoint_every=config.checkpoint_every,
+    keep_checkpoints=config.keep_checkpoints,
+  )
+  trained = nnx.merge(graphdef, state.eval_params, state.model_state)
+  pictures.write(workdir, trained, test_x, jax.random.key(config.seed))
+  summary = run.write_summary(
+    workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
+  )
+  bound = summary['final'][BEST_METRIC]
+  print(f'test: −log p(x) ≤ {bound:.2f} nats; all of it is in {workdir}')
+
+
+def binary_test_images(dataset: data.Dataset) -> np.ndarray:
+  """[N, H, W, C] float32 test images of zeros and ones, drawn once from their grey values."""
+  grey = dataset.test.images / 255
+  return (np.random.default_rng(_TEST_KEY).random(grey.shape) < grey).astype(np.float32)
+
+
+def draw_bits(key: jax.Array, images: jax.Array) -> jax.Array:
+  """Float32 images of zeros and ones, whose probabilities are the grey values of uint8 images."""
+  return jax.random.bernoulli(key, images / 255).astype(jnp.float32)
+
+
+def create_model(
+  config: config_dict.FrozenConfigDict, image_shape: tuple[int, ...], key: jax.Array
+) -> ConvVAE:
+  """The network, before data-dependent initialisation."""
+  return ConvVAE(
+    image_shape,
+    variant=config.param,
+    maps=config.maps,
+    blocks=config.blocks,
+    hidden=config.hidden,
+    latents=config.latents,
+    flow_steps=config.flow_steps if config.posterior == 'iaf' else 0,
+    flow_width=config.flow_width,
+    flow_depth=config.flow_depth,
+    init_std=config.init_std,
+    rngs=nnx.Rngs(params=key),
+  )
+
+
+def initialize(model: ConvVAE, images: jax.Array, key: jax.Array, init_scale: float) -> None:
+  """Data-dependent initialisation on uint8 images, in both parameterisations.
+
+  Both begin as the same function, so that they differ by the parameterisation alone.
+  """
+  bits_key, noise_key = jax.random.split(key)
+  wn.data_dependent_init(model, draw_bits(bits_key, images), noise_key, init_scale=init_scale)
+
+
+def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
+  """The authors' Adamax."""
+  return adamax.adamax(config.learning_rate, b1=config.b1, b2=config.b2, eps=config.eps)
+
+
+def restore_model(
+  config: config_dict.ConfigDict, workdir: Path, image_shape: tuple[int, ...]
+) -> tuple[ConvVAE, int]:
+  """The network of a run as it is evaluated, from its latest checkpoint, and that one's step.
+
+  Raises:
+    UserError: there is no checkpoint, or it is damaged.
+  """
+  model = create_model(config, image_shape, jax.random.key(0))
+  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+  state = TrainState.create(params, model_state, create_optimizer(config), ema=config.ema_decay > 0)
+  state = checkpoints.restore_latest(workdir / 'checkpoints', state)
+  return nnx.merge(graphdef, state.eval_params, state.model_state), int(state.step)
+
+
+def train_step(
+  state: TrainState,
+  indices: jax.Array,
+  images: jax.Array,
+  key: jax.Array,
+  *,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  config: config_dict.FrozenConfigDict,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One step on the training images `indices` [B]; pure.
+
+  Returns:
+    The new state, and the minibatch's bound and its two parts, in nats; with `config.diagnostics`
+    also those of `diagnostics.per_layer`.
+  """
+  bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
+  x = draw_bits(bits_key, images[indices])
+
+  def loss_fn(params: nnx.State):
+    model = nnx.merge(graphdef, params, state.model_state)
+    bound = model(x, noise_key)
+    return -jnp.mean(bound.elbo), _means(bound)
+
+  gradients, means = jax.grad(loss_fn, has_aux=True)(state.params)
+  new = state.apply_gradients(gradients, state.model_state, optimizer, ema_decay=config.ema_decay)
+  metrics = {f'train/{name}': value for name, value in means.items()}
+  if config.diagnostics:
+    model = nnx.merge(graphdef, state.params, state.model_state)
+    metrics |= diagnostics.per_layer(model, gradients, new.params)
+  return new, metrics
+
+
+def _means(bound: Bound) -> dict[str, jax.Array]:
+  return {
+    'nll_bound': -jnp.mean(bound.elbo),
+    'reconstruction': -jnp.mean(bound.log_likelihood),
+    'kl': jnp.mean(jnp.sum(bound.kl, axis=-1)),
+  }
+
+
+def eval_step(
+  state: TrainState,
+  indices: jax.Array,
+  weights: jax.Array,
+  x: jax.Array,
+  key: jax.Array,
+  *,
+  graphdef: nnx.GraphDef,
+) -> dict[str, jax.Array]:
+  """Sums over the binary test images `indices` [B] with weights [B] 0 or 1.
+
+  Returns:
+    `log_likelihood`, and `kl` [groups], in nats.
+  """
+  model = nnx.merge(graphdef, state.eval_params, state.model_state)
+  bound = model(x[indices], jax.random.fold_in(key, indices[0]))
+  return {
+    'log_likelihood': jnp.sum(weights * bound.log_likelihood),
+    'kl': jnp.sum(weights[:, None] * bound.kl, axis=0),
+  }
+
+
+def test_metrics(sums: dict[str, np.ndarray], count: int, dimensions: int) -> dict[str, float]:
+  """Means over the test set: the bound in nats and bits per dimension, and its two parts."""
+  reconstruction = -float(sums['log_likelihood']) / count
+  kl = np.asarray(sums['kl'], np.float64) / count
+  bound = reconstruction + float(kl.sum())
+  metrics = {
+    'test/nll_bound': bound,
+    'test/bits_per_dim': bound / (dimensions * np.log(2)),
+    'test/reconstruction': reconstruction,
+    'test/kl': float(kl.sum()),
+  }
+  if len(kl) > 1:
+    metrics |= {f'test/kl_{i}': float(value) for i, value in enumerate(kl)}
+  return metrics

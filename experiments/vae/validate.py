@@ -1,0 +1,54 @@
+"""Checks a config before anything is written."""
+
+from ml_collections import config_dict
+
+from experiments.training.checks import check, check_examples, choose
+from experiments.training.data import LOADERS, Dataset
+from experiments.training.errors import UserError
+
+_AT_LEAST_ONE = (
+  'blocks', 'hidden', 'latents', 'flow_depth', 'epochs', 'batch_size', 'init_examples',
+  'eval_batch_size', 'log_every', 'checkpoint_every', 'keep_checkpoints',
+)  # fmt: skip
+_POSITIVE = ('learning_rate', 'eps', 'init_std', 'init_scale')
+_BELOW_ONE = ('b1', 'b2', 'ema_decay')
+
+
+def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = None) -> None:
+  """Checks the values by themselves and, with a data set, against its size.
+
+  Raises:
+    UserError: a value is out of range; the message names the key.
+  """
+  choose(config, 'dataset', [name for name in LOADERS if name != 'cifar10'])
+  choose(config, 'posterior', ('diag', 'iaf'))
+  choose(config, 'param', ('plain', 'wn'))
+  if config.variant != f'{config.dataset}-{config.posterior}-{config.param}':
+    raise UserError(
+      f'config.variant={config.variant} is not the data set, posterior and parameterisation of the '
+      'config; choose these in --config FILE:SPEC.'
+    )
+  check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
+  check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
+  check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
+  check(config, ('train_examples',), lambda value: value >= 0, 'must not be negative')
+  check(config, ('seed',), lambda value: 0 <= value < 2**32, 'must be at least 0 and below 2**32')
+  if len(config.maps) != 3 or min(config.maps) < 1:
+    raise UserError(f'config.maps={config.maps} must be three numbers, 1 or more each.')
+  if config.posterior == 'iaf':
+    check(config, ('flow_steps',), lambda value: value >= 1, "must be 1 or more with 'iaf'")
+    check(
+      config,
+      ('flow_width',),
+      lambda value: value >= config.latents,
+      f'must be config.latents={config.latents} or more, a unit for each latent',
+    )
+  if dataset is None:
+    return
+  check_examples(config, dataset)
+  height, width = dataset.train.images.shape[1:3]
+  if height % 4 or width % 4:
+    raise UserError(
+      f'config.dataset={dataset.name}: its images are {height}×{width}; both must be divisible by '
+      '4, as the network halves them twice.'
+    )

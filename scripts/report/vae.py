@@ -1,0 +1,57 @@
+"""Figure 2 of the paper from runs of the variational autoencoders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.results import Run
+from scripts.report import curves, diagnostics
+from scripts.report.parts import Picture, Section, Table
+
+METRIC = 'test/nll_bound'
+
+
+def section(
+  runs: Sequence[Run], name: str, title: str, steps: Path | None = None, note: str = ''
+) -> tuple[Section | None, list[str]]:
+  """The section of runs on one data set that differ only in posterior, parameterisation and seed.
+
+  Args:
+    runs: finished runs.
+    name: of the section.
+    title: its heading.
+    steps: not used: time is that of the runs themselves.
+    note: sentence for the caption.
+
+  Returns:
+    The section, or None if no run can be used; and a line for each run that cannot.
+  """
+  del steps
+  order = sorted({run.config['variant'] for run in runs})
+  runs, problems = curves.whole(runs, METRIC, order)
+  if not runs:
+    return None, problems
+  rows = curves.evaluations(runs, METRIC)
+  config = runs[0].config
+  best = curves.best_rates(rows)
+  chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
+  maps = ', '.join(map(str, config['maps']))
+  caption = (
+    f'Bound on −log p(x) in nats on {config["dataset"]}, test images binarised once: {maps} maps '
+    f'(paper: 16, 32, 32), {config["epochs"]} epochs, parameters averaged with decay '
+    f'{config["ema_decay"]:g}.'
+  )
+  table = curves.table(chosen, (1, 2, 5, 10))
+  tables = [Table('table', table, ' '.join(filter(None, [caption, note])))]
+  if rows['learning_rate'].nunique() > 1:
+    rates = 'The bound after the last epoch, by learning rate; the best of each in bold.'
+    tables.append(Table('learning_rates', curves.rate_table(rows), rates))
+  early = chosen.loc[chosen['epoch'] == min(2, config['epochs']), 'value'].max()
+  figure = curves.draw(
+    chosen,
+    f'{config["dataset"]}, {maps} maps',
+    ylabel='bound on −log p(x) (nats)',
+    ylim=(None, early),  # the first epoch is far above
+  )
+  about_time = 'Time is what the runs took, with whatever else the machine did.'
+  pictures = [Picture('bound', figure, about_time), *diagnostics.pictures(runs)]
+  return Section(name, title, runs, tables, pictures, {'bound': curves.by_run(chosen)}), problems
