@@ -7,6 +7,8 @@
 
 import dataclasses
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,6 @@ from experiments.training.errors import UserError
 from experiments.training.metrics import read_rows
 
 _FILES = ('config.json', 'summary.json', 'metrics.jsonl')  # one of them makes a folder a run
-_CONFIG_COLUMNS = ('experiment', 'variant', 'protocol', 'seed', 'learning_rate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,8 @@ def find(paths: Sequence[Path | str]) -> tuple[list[Run], list[str]]:
       runs.append(read(folder))
     except UserError as error:
       problems.append(str(error))
+    except OSError as error:
+      problems.append(f'{folder} cannot be read ({error}).')
   return runs, problems
 
 
@@ -109,7 +112,7 @@ def read(path: Path) -> Run:
   """
   summary = _read_json(path / 'summary.json')
   config = _read_json(path / 'config.json') if summary is None else summary.get('config')
-  if not isinstance(config, dict) or not {'experiment', 'variant', 'seed'} <= config.keys():
+  if not _is_config(config):
     name = 'config.json' if summary is None else 'summary.json'
     raise UserError(f'{path}/{name} is missing or is not of a run.')
   rows = read_rows(path / 'metrics.jsonl')
@@ -120,6 +123,16 @@ def read(path: Path) -> Run:
   except (ValueError, TypeError) as error:
     raise UserError(f'{path}/metrics.jsonl holds what is no number ({error}).') from error
   return Run(path, config, summary, metrics)
+
+
+def _is_config(value: Any) -> bool:
+  """Whether it has what every config has; names become parts of paths, and must be no paths."""
+  if not isinstance(value, dict) or not isinstance(value.get('seed'), int):
+    return False
+  names = [value.get(key) for key in ('experiment', 'variant', 'protocol')]
+  is_name = lambda name: isinstance(name, str) and re.fullmatch(r'\w[\w.+-]*', name)
+  rate = value.get('learning_rate', 0.0)
+  return all(map(is_name, names)) and isinstance(rate, int | float)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -136,7 +149,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _with_config(run: Run) -> pd.DataFrame:
   columns = {'run': str(run.path)}
-  columns |= {key: run.config.get(key) for key in _CONFIG_COLUMNS}
+  columns |= {key: run.config[key] for key in ('experiment', 'variant', 'protocol', 'seed')}
+  columns['learning_rate'] = float(run.config.get('learning_rate', math.nan))
   columns['finished'] = run.is_finished
   front = pd.DataFrame([columns] * len(run.metrics))
   return pd.concat([front, run.metrics], axis=1)

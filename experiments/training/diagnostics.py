@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from wn.layers import WeightNormed
+from wn.layers import WeightNormed, kernel_unit_axis
 
 PREFIX = 'diagnostics/'
 
@@ -40,13 +40,14 @@ def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> di
     is_normed = isinstance(layer, WeightNormed)
     v = layer.masked_kernel() if is_normed else layer.kernel[...]
     dv = gradients[*path, 'kernel']
+    step = updated[*path, 'kernel'] - layer.kernel[...]
+    v, dv, step = (jnp.moveaxis(x, kernel_unit_axis(layer), -1) for x in (v, dv, step))
     values = {'v_norm': _norm(v)}
     if is_normed:
       g = layer.scale[...]
       values['g'] = jnp.exp(g) if layer.log_scale else jnp.abs(g)
     values['v_grad_norm'] = _norm(dv)
     values['v_grad_cosine'] = _ratio(jnp.abs(_per_unit(v * dv)), _norm(v) * _norm(dv))
-    step = updated[*path, 'kernel'] - layer.kernel[...]
     values['effective_learning_rate'] = _ratio(_norm(step), _norm(v))
     name = '.'.join(map(str, path))
     metrics |= {f'{PREFIX}{name}/{key}': jnp.mean(value) for key, value in values.items()}

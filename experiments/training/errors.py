@@ -41,10 +41,11 @@ def one_line_errors() -> Iterator[None]:
   except OSError as error:
     if error.strerror is None:  # not from the operating system
       raise
-    where = f' {error.filename}' if error.filename else ''
-    _fail(f'{error.strerror}:{where}. Mend this and run the same command again to go on.')
+    where = f': {error.filename}' if error.filename else ''
+    _fail(f'{error.strerror}{where}. Mend this and run the same command again to go on.')
   except KeyboardInterrupt:
     print('interrupted; run the same command again to go on.', file=sys.stderr, flush=True)
+    sys.stdout.flush()
     # Not sys.exit: threads of XLA and orbax may be at work, and crash when Python is taken down.
     os._exit(130)
 

@@ -83,13 +83,13 @@ def last_epoch(rows: pd.DataFrame) -> pd.DataFrame:
   return rows[rows['epoch'] == rows['epoch'].max()]
 
 
-def table(rows: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
+def table(rows: pd.DataFrame, epochs: Sequence[int], *, with_rates: bool) -> pd.DataFrame:
   """The value after some epochs and the last: a row for each variant, means over seeds as text."""
   shown = sorted({*epochs, rows['epoch'].max()} & set(rows['epoch']))
   cells = []
   for variant, group in rows.groupby('variant', sort=False):
     row = {'parameterisation': f'`{variant}`', 'seeds': str(group['seed'].nunique())}
-    if rows['learning_rate'].nunique() > 1:
+    if with_rates:
       row['learning rate'] = f'{group["learning_rate"].iloc[0]:g}'
     for epoch in shown:
       row[f'epoch {epoch}'] = mean_and_error(group.loc[group['epoch'] == epoch, 'value'])

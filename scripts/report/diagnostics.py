@@ -22,12 +22,12 @@ _NORMALIZED = (
   'A cosine of rounding size shows that v·∇v = 0 (Eq. 3): scale and direction are decoupled. Under '
   'plain gradient descent ‖v‖ therefore only grows (§2.1); Adam follows this only roughly.'
 )
-_PLAIN = 'v is the weight itself: its gradient also changes its length.'
+_PLAIN = 'v is the weight itself, and its gradient may change its length as well as its direction.'
 _ON_LOG_SCALE = {'v_grad_norm', 'v_grad_cosine', 'effective_learning_rate'}
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-  """A picture of the first seed with `config.diagnostics` of each parameterisation."""
+  """A picture of the first of the runs with `config.diagnostics` of each parameterisation."""
   drawn: dict[str, Picture] = {}
   for run in runs:
     variant = run.config['variant']
@@ -45,17 +45,21 @@ def long(metrics: pd.DataFrame) -> pd.DataFrame:
   rows = metrics.melt(id_vars='epoch', value_vars=columns, value_name='value').dropna()
   parts = rows['variable'].str.removeprefix(PREFIX).str.rsplit('/', n=1, expand=True)
   parts = parts.reindex(columns=[0, 1])
-  return rows.assign(layer=parts[0], quantity=parts[1]).drop(columns='variable')
+  rows = rows.assign(layer=parts[0], quantity=parts[1]).drop(columns='variable')
+  return rows[rows['quantity'].isin(list(QUANTITIES))]
 
 
 def draw(frame: pd.DataFrame) -> Figure:
   """A panel for each quantity, a line for each layer, against epoch."""
   shown = [name for name in QUANTITIES if name in set(frame['quantity'])]
+  layers = list(frame['layer'].unique())
   figure = Figure(figsize=(12, 3.5 * -(-len(shown) // 3)), layout='constrained')
   panels = list(figure.subplots(-(-len(shown) // 3), 3, squeeze=False).flat)
   for axes, name in zip(panels, shown):
     rows = frame[frame['quantity'] == name]
-    sns.lineplot(rows, x='epoch', y='value', hue='layer', palette='viridis', lw=1, ax=axes)
+    sns.lineplot(
+      rows, x='epoch', y='value', hue='layer', hue_order=layers, palette='viridis', lw=1, ax=axes
+    )
     axes.set(ylabel=QUANTITIES[name], yscale='log' if name in _ON_LOG_SCALE else 'linear')
     axes.grid(alpha=0.3)
     axes.get_legend().remove()

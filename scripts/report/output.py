@@ -64,6 +64,9 @@ def html(sections: Sequence[Section]) -> str:
   )
   environment.filters['inline'] = _inline
   environment.filters['data_uri'] = _data_uri
+  environment.filters['commit'] = lambda name: re.sub(
+    r'^(\w{12})\w*', r'\1', name
+  )  # keeps '-dirty'
   return environment.get_template('page.html.jinja').render(sections=sections)
 
 

@@ -11,6 +11,7 @@ from scripts.report.parts import Section
 # What may differ between the runs of a section: what is compared, and whether norms were watched.
 _FREE = frozenset({'variant', 'param', 'posterior', 'seed', 'learning_rate', 'diagnostics'})
 _MAKERS = {'cifar': cifar.section, 'vae': vae.section}
+_NEEDED = {'cifar': cifar.KEYS, 'vae': vae.KEYS}
 
 
 def make(
@@ -32,15 +33,20 @@ def make(
       problems.append(f'{run.path} is not finished (there is no summary.json).')
     elif run.config['experiment'] not in _MAKERS:
       problems.append(f'{run.path} is of an unknown experiment {run.config["experiment"]!r}.')
+    elif missing := _NEEDED[run.config['experiment']] - run.config.keys():
+      problems.append(f'{run.path}: its config lacks {", ".join(sorted(missing))}.')
     else:
       usable.append(run)
   made: list[Section] = []
+  firsts: dict[str, list[Run]] = {}  # the first run of each section of an experiment and protocol
   for group in split_by_config(usable):
     config = group[0].config
-    name = title = f'{config["experiment"]}-{config.get("protocol", "paper")}'
-    if same := [section for section in made if section.name.startswith(name)]:
-      name = f'{name}-{len(same) + 1}'
-      title = f'{title} with {differences(same[0].runs[0], group[0])}'
+    base = name = title = f'{config["experiment"]}-{config.get("protocol", "paper")}'
+    if before := firsts.setdefault(base, []):
+      name = f'{base}-{len(before) + 1}'
+      changes = differences(before[0], group[0]) or 'another config'
+      title = f'{base} with {changes}'
+    before.append(group[0])
     section, more = _MAKERS[config['experiment']](group, name, title, steps, note)
     problems += more
     if section:
@@ -53,7 +59,7 @@ def split_by_config(runs: Sequence[Run]) -> list[list[Run]]:
   groups: list[list[Run]] = []
   for run in runs:
     for group in groups:
-      if not differences(group[0], run):
+      if not any(differences(other, run) for other in group):
         group.append(run)
         break
     else:

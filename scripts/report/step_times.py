@@ -21,7 +21,10 @@ def read(path: Path, runs: Sequence[Run]) -> dict[str, float]:
     seconds = {}
     for run in runs:
       config = run.config
-      size = (config['variant'], 'float32', 'winograd', config['width'], config['batch_size'])
+      # Runs older than these keys were float32, as fast with this convolution as with the other.
+      dtype = config.get('dtype', 'float32')
+      mode = 'winograd' if config.get('cpu_winograd', True) else 'direct'
+      size = (config['variant'], dtype, mode, config['width'], config['batch_size'])
       matching = (
         row['seconds']
         for row in rows

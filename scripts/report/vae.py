@@ -8,6 +8,7 @@ from scripts.report import curves, diagnostics
 from scripts.report.parts import Picture, Section, Table
 
 METRIC = 'test/nll_bound'
+KEYS = frozenset({'dataset', 'maps', 'epochs', 'ema_decay', 'learning_rate'})  # of a config
 
 
 def section(
@@ -33,6 +34,7 @@ def section(
   rows = curves.evaluations(runs, METRIC)
   config = runs[0].config
   best = curves.best_rates(rows)
+  best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
   chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
   maps = ', '.join(map(str, config['maps']))
   caption = (
@@ -40,9 +42,10 @@ def section(
     f'(paper: 16, 32, 32), {config["epochs"]} epochs, parameters averaged with decay '
     f'{config["ema_decay"]:g}.'
   )
-  table = curves.table(chosen, (1, 2, 5, 10))
+  tried = rows['learning_rate'].nunique()
+  table = curves.table(chosen, (1, 2, 5, 10), with_rates=tried > 1)
   tables = [Table('table', table, ' '.join(filter(None, [caption, note])))]
-  if rows['learning_rate'].nunique() > 1:
+  if tried > 1:
     rates = 'The bound after the last epoch, by learning rate; the best of each in bold.'
     tables.append(Table('learning_rates', curves.rate_table(rows), rates))
   early = chosen.loc[chosen['epoch'] == min(2, config['epochs']), 'value'].max()
@@ -53,5 +56,5 @@ def section(
     ylim=(None, early),  # the first epoch is far above
   )
   about_time = 'Time is what the runs took, with whatever else the machine did.'
-  pictures = [Picture('bound', figure, about_time), *diagnostics.pictures(runs)]
+  pictures = [Picture('bound', figure, about_time), *diagnostics.pictures(best_runs)]
   return Section(name, title, runs, tables, pictures, {'bound': curves.by_run(chosen)}), problems

@@ -16,6 +16,7 @@ checkpoint. Ctrl-C leaves them in the queue; --resume watches them again.
 """
 
 import argparse
+import math
 import shlex
 import signal
 import sys
@@ -83,7 +84,7 @@ def _parser() -> ArgumentParser:
   add = parser.add_argument
   add('sweep', metavar='CONFIG.py:SWEEP')
   add('--executor', choices=('local', 'slurm', 'print'), default='local')
-  add('--jobs', type=int, default=1, help='trials at a time (default 1)')
+  add('--jobs', type=int, default=1, help='trials at a time, on Slurm of each array (default 1)')
   add('--filter', action='append', default=[], metavar='KEY=VALUE[,VALUE]', help='may be repeated')
   add('--dry-run', action='store_true', help='show the trials; run nothing')
   add('--resume', action='store_true', help='run the trials that are not finished')
@@ -102,11 +103,11 @@ def _parser() -> ArgumentParser:
 
 
 def _check_sizes(args: argparse.Namespace) -> None:
-  for name, least in (('jobs', 1), ('gpus', 0), ('time', 1), ('cpus', 1), ('array_size', 1)):
+  for name, least in (('jobs', 1), ('gpus', 0), ('time', 5), ('cpus', 1), ('array_size', 1)):
     if getattr(args, name) < least:
       flag = name.replace('_', '-')
       raise UserError(f'--{flag} {getattr(args, name)}: it must be at least {least}.')
-  if args.memory is not None and args.memory <= 0:
+  if args.memory is not None and not 0 < args.memory < math.inf:
     raise UserError(f'--memory {args.memory}: it must be above 0.')
 
 

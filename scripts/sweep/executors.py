@@ -4,13 +4,16 @@ import argparse
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import psutil
@@ -18,7 +21,7 @@ import submitit
 
 from experiments.training.errors import UserError
 from experiments.training.run import write_json
-from scripts.sweep.trials import Trial
+from scripts.sweep.trials import Trial, is_finished
 
 
 class Executor(Protocol):
@@ -47,50 +50,48 @@ class Job:
 
   Args:
     trial: the trial.
-    gpus: the GPUs it sees, as CUDA_VISIBLE_DEVICES has them; None: those that the job sees.
+    environment: changes of the environment; None removes a variable.
+    ignored: signals that the command does not see.
   """
 
-  def __init__(self, trial: Trial, gpus: str | None = None):
+  def __init__(
+    self,
+    trial: Trial,
+    environment: Mapping[str, str | None] = MappingProxyType({}),
+    ignored: Sequence[signal.Signals] = (),
+  ):
     self.command = trial.command
     self.log = str(trial.log)
-    self.gpus = gpus
+    self.environment = dict(environment)
+    self.ignored = tuple(ignored)
     self.process: subprocess.Popen | None = None
 
   def __call__(self) -> None:
     """Waits for the end of the command."""
-    environment = dict(os.environ)
-    if self.gpus is not None:
-      environment['CUDA_VISIBLE_DEVICES'] = self.gpus
-    # Slurm sends the warning of a preemption or timeout, SIGUSR2, to every process. It is for
-    # submitit, in this one; the command is told by `checkpoint`.
-    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    environment = {**os.environ, **self.environment}
+    environment = {key: value for key, value in environment.items() if value is not None}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in self.ignored}
     with open(self.log, 'a') as log:
       self.process = subprocess.Popen(
         self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
       )
-    signal.signal(signal.SIGUSR2, handler)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
     try:
       code = self.process.wait()
     except BaseException:
-      self._stop()
+      self.process.kill()
       raise
     if code:
       raise RuntimeError(f'exit code {code}')
 
   def checkpoint(self) -> submitit.helpers.DelayedSubmission:
     """Called by submitit before the job is queued again: the same command goes on."""
-    self._stop()
+    if self.process:
+      self.process.kill()  # it loses the time since its last checkpoint
     again = Job.__new__(Job)
     again.__dict__.update(self.__dict__, process=None)
     return submitit.helpers.DelayedSubmission(again)
-
-  def _stop(self) -> None:
-    if self.process and self.process.poll() is None:
-      self.process.terminate()
-      try:
-        self.process.wait(timeout=30)
-      except subprocess.TimeoutExpired:
-        self.process.kill()
 
 
 class Local:
@@ -99,7 +100,10 @@ class Local:
   Args:
     directory: of the sweep.
     jobs: how many trials run at a time.
-    gpus: for each trial, numbered from 0; with none, each sees what this process sees.
+    gpus: for each trial, of those that this process sees; with 0, each trial sees them all.
+
+  Raises:
+    UserError: CUDA_VISIBLE_DEVICES names fewer GPUs than that.
   """
 
   poll_seconds = 0.5
@@ -108,6 +112,12 @@ class Local:
     self._folder = directory / 'submitit'
     self._free = list(range(jobs))[::-1]
     self._gpus = gpus
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    self._devices = [str(i) for i in range(jobs * gpus)] if visible is None else visible.split(',')
+    if len(self._devices) < jobs * gpus:
+      raise UserError(
+        f'--jobs {jobs} --gpus {gpus}: CUDA_VISIBLE_DEVICES={visible} has too few GPUs for that.'
+      )
     self._waiting: list[Trial] = []
     self._running: dict[str, tuple[submitit.Job, int]] = {}
 
@@ -133,29 +143,68 @@ class Local:
   def interrupt(self) -> None:
     """Stops the running trials: they are asked to, and after half a minute they are killed."""
     # Not by job.cancel(): its SIGINT is ignored in what runs in the background, and submitit then
-    # kills its own process but not the command below it. A job's number is its process.
-    trees = []
+    # kills its own processes but not the command below them. A job's number is its process.
+    controllers = []
     for job, _ in self._running.values():
       with contextlib.suppress(psutil.NoSuchProcess):
-        controller = psutil.Process(int(job.job_id))
-        trees += [*controller.children(recursive=True), controller]
-    commands = [process for process in trees if not _is_submitit(process)]
-    for process in commands:
-      with contextlib.suppress(psutil.NoSuchProcess):
-        process.terminate()
-    _, alive = psutil.wait_procs(trees, timeout=30 if commands else 0)
-    for process in alive:
-      with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
+        controllers.append(psutil.Process(int(job.job_id)))
+    _each(_tree(controllers, is_command=False), psutil.Process.suspend)  # they start nothing more
+    processes, commands = _tree(controllers), _tree(controllers, is_command=True)
+    _each(commands, psutil.Process.terminate)
+    deadline = time.monotonic() + 30
+    while any(map(_is_alive, commands)) and time.monotonic() < deadline:
+      time.sleep(0.1)
+    _each(processes, psutil.Process.kill)
+    while not all(job.done() for job, _ in self._running.values()):
+      time.sleep(0.01)
 
   def _start(self, trial: Trial, slot: int) -> None:
     trial.log.parent.mkdir(parents=True, exist_ok=True)
-    # submitit hides all GPUs from local jobs unless they ask for some.
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     if self._gpus:
-      devices = visible.split(',') if visible else [str(gpu) for gpu in range(64)]
-      visible = ','.join(devices[slot * self._gpus : (slot + 1) * self._gpus])
-    self._running[trial.name] = (self._executor.submit(Job(trial, visible)), slot)
+      visible = ','.join(self._devices[slot * self._gpus : (slot + 1) * self._gpus])
+    # submitit hides all GPUs from local jobs, so None, which removes its setting, says more.
+    job = Job(trial, {'CUDA_VISIBLE_DEVICES': visible})
+    with _stderr_to(self._folder / 'stderr.log'):  # or submitit's processes write to the terminal
+      self._running[trial.name] = (self._executor.submit(job), slot)
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+  """Redirects stderr, of processes that are started as well, to the end of a file."""
+  sys.stderr.flush()
+  saved = os.dup(2)
+  try:
+    with path.open('a') as file:
+      os.dup2(file.fileno(), 2)
+    yield
+  finally:
+    os.dup2(saved, 2)
+    os.close(saved)
+
+
+def _tree(
+  controllers: Sequence[psutil.Process], is_command: bool | None = None
+) -> list[psutil.Process]:
+  """The processes of submitit and below; only commands of trials, or only what is none."""
+  found = list(controllers)
+  for process in controllers:
+    with contextlib.suppress(psutil.Error):
+      found += process.children(recursive=True)
+  return [p for p in found if is_command is None or _is_submitit(p) != is_command]
+
+
+def _each(processes: Sequence[psutil.Process], act: Callable[[psutil.Process], None]) -> None:
+  for process in processes:
+    with contextlib.suppress(psutil.NoSuchProcess):
+      act(process)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+  """Also false for one that has ended and that its parent, suspended, has not asked about."""
+  with contextlib.suppress(psutil.Error):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+  return False
 
 
 def _is_submitit(process: psutil.Process) -> bool:
@@ -183,9 +232,10 @@ class Slurm:
     self._folder = directory / 'submitit'
     self._args = args
     self._jobs: dict[str, str] = {}  # name of trial → number of job
+    self._adopted: set[str] = set()  # names of trials whose jobs an earlier sweep submitted
     self._queue: dict[str, str] = {}  # number of job → its state
-    self._asked = 0.0
-    self._absent: dict[str, int] = {}
+    self._absent: dict[str, int] = {}  # number of job → how often in a row it was not in the queue
+    self._asked = -math.inf
 
   def submit(self, trials: Sequence[Trial]) -> None:
     """Queues the trials that are not in the queue already."""
@@ -194,9 +244,32 @@ class Slurm:
     if message := self._ask():
       raise UserError(f'Slurm does not answer: {message}')
     self._jobs = {name: number for name, number in old.items() if number in self._queue}
-    new = [trial for trial in trials if trial.name not in self._jobs]
+    self._adopted = set(self._jobs)
+    self._submit([trial for trial in trials if trial.name not in self._jobs])
+
+  def state(self, trial: Trial) -> str:
+    """As in `Executor`."""
+    if time.monotonic() - self._asked > self.poll_seconds / 2:
+      self._ask()
+    number = self._jobs[trial.name]
+    if number in self._queue:
+      return 'waiting' if self._queue[number] == 'PENDING' else 'running'
+    # Twice in a row: a job may be queued anew, and files of another machine come late.
+    if self._absent.get(number, 0) < 2:
+      return 'waiting'
+    if trial.name in self._adopted and not is_finished(trial):
+      self._submit([trial])  # it was ending, perhaps cancelled, when it was adopted
+      return 'waiting'
+    return 'ended'
+
+  def interrupt(self) -> None:
+    """Leaves the jobs in the queue and says so."""
+    if arrays := ' '.join(dict.fromkeys(n.split('_')[0] for n in self._jobs.values())):
+      print(f'the jobs stay in the queue; --resume watches them again, scancel {arrays} ends them.')
+
+  def _submit(self, trials: Sequence[Trial]) -> None:
     args = self._args
-    for trial in new:
+    for trial in trials:
       trial.log.parent.mkdir(parents=True, exist_ok=True)
     executor = submitit.SlurmExecutor(self._folder, max_num_timeout=1000)
     executor.update_parameters(
@@ -209,30 +282,24 @@ class Slurm:
       **({'gpus_per_node': args.gpus} if args.gpus else {}),
       **({'mem': f'{round(1024 * args.memory)}MB'} if args.memory else {}),
     )
-    for start in range(0, len(new), args.array_size):
-      part = new[start : start + args.array_size]
+    # Slurm sends its warnings of a preemption or timeout to every process of a job. They are for
+    # submitit, which tells the command by `Job.checkpoint`.
+    ignored = (signal.SIGUSR2, signal.SIGTERM)
+    for start in range(0, len(trials), args.array_size):
+      part = trials[start : start + args.array_size]
+      # Jobs that are submitted are recorded: an interruption waits until they are.
+      mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
       try:
         with executor.batch():
-          jobs = [executor.submit(Job(trial)) for trial in part]
+          jobs = [executor.submit(Job(trial, ignored=ignored)) for trial in part]
+        self._jobs |= {trial.name: job.job_id for trial, job in zip(part, jobs, strict=True)}
+        write_json(self._folder / 'jobs.json', self._jobs)
       except submitit.core.utils.FailedJobError as error:
         raise UserError(f'Slurm does not take the jobs: {error}') from error
-      self._jobs |= {trial.name: job.job_id for trial, job in zip(part, jobs, strict=True)}
-      write_json(record, self._jobs)
-
-  def state(self, trial: Trial) -> str:
-    """As in `Executor`."""
-    if time.monotonic() - self._asked > self.poll_seconds / 2:
-      self._ask()
-    number = self._jobs[trial.name]
-    if number in self._queue:
-      return 'waiting' if self._queue[number] == 'PENDING' else 'running'
-    # Twice in a row: a job may be queued anew, and files of another machine come late.
-    return 'ended' if self._absent.get(number, 0) > 1 else 'running'
-
-  def interrupt(self) -> None:
-    """Leaves the jobs in the queue and says so."""
-    arrays = ' '.join(dict.fromkeys(number.split('_')[0] for number in self._jobs.values()))
-    print(f'the jobs stay in the queue; --resume watches them again, scancel {arrays} ends them.')
+      finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    self._adopted -= {trial.name for trial in trials}
+    self._asked = -math.inf
 
   def _ask(self) -> str:
     """Asks for the states of all jobs; returns what is wrong if Slurm does not answer."""
@@ -241,7 +308,7 @@ class Slurm:
       ['squeue', '--me', '--noheader', '--array', '--format=%i %T'], capture_output=True, text=True
     )
     if result.returncode:  # the controller is busy or restarting
-      return result.stderr.strip()
+      return result.stderr.strip() or f'exit code {result.returncode} of squeue'
     self._queue = dict(line.split() for line in result.stdout.splitlines())
     for number in self._jobs.values():
       self._absent[number] = 0 if number in self._queue else self._absent.get(number, 0) + 1

@@ -73,8 +73,13 @@ def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, lis
   except ValueError as error:
     raise UserError(f'{path}: {error}') from error
   found: list[Trial] = []
-  for number, (spec, overrides) in enumerate(sweeps[name], start=1):
-    config = _config(module, spec, overrides, f'{path}:{name}, trial {number}')
+  for number, entry in enumerate(sweeps[name], start=1):
+    where = f'{path}:{name}, trial {number}'
+    try:
+      spec, overrides = entry
+    except (TypeError, ValueError) as error:
+      raise UserError(f'{where}: write (SPEC, {{KEY: VALUE, ...}}).') from error
+    config = _config(module, spec, overrides, where)
     directory = runs.expanduser() / config.experiment / name
     found.append(_trial(path, spec, overrides, config, directory, data_dir))
   if not found:
@@ -100,10 +105,15 @@ def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
     if key not in trials[0].config:
       raise UserError(f'--filter {text}: the config has no key {key!r}.')
     of_key = lambda trial, key=key: _text(trial.config[key])
-    left = [trial for trial in left if of_key(trial) in values.split(',')]
-    if not left:
-      there = ', '.join(dict.fromkeys(of_key(trial) for trial in trials))
-      raise UserError(f'--filter {text} leaves no trial; {key} is one of {there}.')
+    there = list(dict.fromkeys(map(of_key, trials)))
+    wanted = values.split(',')
+    if unknown := [value for value in wanted if value not in there]:
+      raise UserError(
+        f'--filter {text}: no trial has {key}={unknown[0]}; it is one of {", ".join(there)}.'
+      )
+    left = [trial for trial in left if of_key(trial) in wanted]
+  if not left:
+    raise UserError(f'--filter {" --filter ".join(filters)} leaves no trial.')
   return left
 
 
@@ -172,7 +182,9 @@ def _config(
       if key not in config:
         raise ValueError(f'the config has no key {key!r}')
       config[key] = value
-  except (ValueError, TypeError) as error:
+    if 'experiment' not in config:
+      raise ValueError('the config names no experiment')
+  except Exception as error:  # whatever the code of the config file raises
     raise UserError(f'{where}: {error}') from error
   return config_dict.FrozenConfigDict(config)
 

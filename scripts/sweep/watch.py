@@ -36,6 +36,6 @@ def watch(
       if {states[trial.name] for trial in left} <= {'finished', 'failed'}:
         return [trial for trial in left if states[trial.name] == 'failed']
       time.sleep(executor.poll_seconds)
-  except BaseException:
+  except KeyboardInterrupt:
     executor.interrupt()
     raise

@@ -40,7 +40,7 @@ def test_a_row_for_each_row_with_the_config_beside_it(tmp_path):
   np.testing.assert_array_equal(table['step'], [5, 10, 5])
   np.testing.assert_array_equal(table['train/loss'], [2, np.nan, 2])
   np.testing.assert_array_equal(table['test/error'], [np.nan, 0.25, np.nan])
-  np.testing.assert_array_equal(table['learning_rate'].astype(float), [np.nan, np.nan, 0.01])
+  np.testing.assert_array_equal(table['learning_rate'], [np.nan, np.nan, 0.01])
 
 
 def test_one_path_or_several_and_no_run_twice(tmp_path):
@@ -73,13 +73,28 @@ def test_a_last_line_that_is_being_written_is_left_out(tmp_path):
     ('summary.json', b'\xff\xfe', 'summary.json is damaged'),
     ('summary.json', b'[]', 'summary.json is not of a run'),
     ('summary.json', b'{"name": "foreign"}', 'summary.json is missing or is not of a run'),
+    ('metrics.jsonl', 'a directory', 'cannot be read'),
+    (
+      'summary.json',
+      b'{"config": {"experiment": "../x", "variant": "wn", "protocol": "tiny", "seed": 1}}',
+      'summary.json is missing or is not of a run',
+    ),
+    (
+      'summary.json',
+      b'{"config": {"experiment": "cifar", "variant": "wn", "protocol": "tiny", "seed": "1"}}',
+      'summary.json is missing or is not of a run',
+    ),
     ('summary.json', b'{"config": {"seed": 1}}', 'summary.json is missing or is not of a run'),
   ],
 )
 def test_a_damaged_run_is_named_and_the_rest_is_loaded(name, content, message, tmp_path, capsys):
   write_run(tmp_path / 'good')
   path = write_run(tmp_path / 'bad') / name
-  path.unlink() if content is None else path.write_bytes(content)
+  path.unlink()
+  if content == 'a directory':
+    path.mkdir()
+  elif content is not None:
+    path.write_bytes(content)
   table = results.load(tmp_path)
   assert set(table['run']) == {str(tmp_path / 'good')}
   (line,) = capsys.readouterr().err.splitlines()

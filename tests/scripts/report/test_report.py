@@ -53,7 +53,7 @@ def test_the_best_learning_rate_is_that_of_the_smallest_mean_last_error(make_run
   assert list(table['epoch 2']) == ['31.00 ± 1.00', '21.00 ± 1.00']
   assert list(rates['0.001']) == ['41.00 ± 1.00', '**21.00 ± 1.00**']
   assert list(rates['0.003']) == ['**31.00 ± 1.00**', '26.00 ± 1.00']
-  assert 'best learning rate of each' in section.tables[0].caption
+  assert 'the best of 2 learning rates for each' in section.tables[0].caption
 
 
 def test_written_files(runs, tmp_path):
@@ -175,6 +175,26 @@ def test_runs_of_different_configs_have_sections_of_their_own(runs, make_run, tm
   block = output.write(made, tmp_path / 'out')
   assert '**cifar-scaled with width=96**' in block
   assert (tmp_path / 'out' / 'cifar-scaled-2' / 'wn' / 'seed0' / 'metrics.jsonl').exists()
+
+
+def test_runs_that_differ_are_not_joined_by_one_that_lacks_the_key(make_run):
+  old = make_run('wn', 0, (10, 5))
+  summary = json.loads((old / 'summary.json').read_text())
+  del summary['config']['ema_decay']
+  (old / 'summary.json').write_text(json.dumps(summary))
+  made = make([old, make_run('wn', 1, (10, 5)), make_run('wn', 2, (10, 5), ema_decay=0.9)])
+  assert [len(section.runs) for section in made] == [2, 1]
+  assert made[1].title == 'cifar-scaled with another config'
+
+
+def test_a_config_without_what_a_section_needs(make_run, runs, tmp_path):
+  bad = make_run('bn', 0, (10, 5))
+  summary = json.loads((bad / 'summary.json').read_text())
+  del summary['config']['width'], summary['config']['learning_rate']
+  (bad / 'summary.json').write_text(json.dumps(summary))
+  found, _ = results.find([bad, *runs])
+  (section,), (problem,) = sections.make(found)
+  assert len(section.runs) == 3 and problem.endswith('its config lacks learning_rate, width.')
 
 
 def test_a_key_that_came_later_does_not_part_runs(runs):

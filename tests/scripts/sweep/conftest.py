@@ -16,6 +16,7 @@ SWEEPS = {
   ],
   'slurm': [(f'{v},tiny', {'seed': s, 'epochs': 20}) for s in (0, 1) for v in ('plain', 'wn')],
   'long': [('wn,tiny', {'seed': 0, 'epochs': 10_000})],
+  'no_pair': ['wn,tiny'],
   'empty': [],
   'no_seed': [('wn,tiny', {})],
   'typo': [('wn,tiny', {'seed': 0, 'learning_rat': 1.0})],

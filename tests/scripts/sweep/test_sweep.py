@@ -1,5 +1,6 @@
 """Sweeps from end to end on this machine, and everything that can be wrong with one."""
 
+import dataclasses
 import fcntl
 import io
 import json
@@ -10,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from configs import cifar
 from experiments.training.errors import UserError
 from scripts.sweep import __main__ as sweep
-from scripts.sweep import trials
+from scripts.sweep import executors, trials
 from scripts.sweep.display import Display
 
 ROOT = Path(__file__).parents[3]
@@ -109,7 +111,7 @@ def test_an_interrupted_sweep_stops_its_trials_and_can_go_on(signal_, config_fil
   process.send_signal(signal_)
   _, error = process.communicate(timeout=60)
   assert process.returncode == 130
-  assert error.splitlines()[-1] == 'interrupted; the same command with --resume goes on.'
+  assert error == 'interrupted; the same command with --resume goes on.\n'
   with (workdir / 'lock').open('w') as lock:  # nobody trains there any more
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   assert has_checkpoint(workdir)
@@ -168,6 +170,7 @@ def test_the_sweeps_of_the_config_can_be_run(name, tmp_path):
     ('type', 'type, trial 1: '),
     ('spec', "spec, trial 1: unknown variant 'wm'"),
     ('twice', 'lists wn-tiny-seed=0 more than once'),
+    ('no_pair', r'no_pair, trial 1: write \(SPEC'),
   ],
 )
 def test_bad_sweeps(name, message, config_file, tmp_path):
@@ -180,7 +183,8 @@ def test_bad_sweeps(name, message, config_file, tmp_path):
   [
     ('variant', 'write KEY=VALUE'),
     ('varaint=wn', "the config has no key 'varaint'"),
-    ('variant=bn', 'leaves no trial; variant is one of plain, wn'),
+    ('variant=wn,bn', 'no trial has variant=bn; it is one of plain, wn'),
+    ('seed=', 'no trial has seed=; it is one of 0, 1'),
   ],
 )
 def test_bad_filters(filter_, message, config_file, tmp_path):
@@ -199,6 +203,8 @@ def test_bad_filters(filter_, message, config_file, tmp_path):
     (['README.md:x'], 'README.md is not a Python file'),
     (['{config}:four', '--jobs', '0'], '--jobs 0: it must be at least 1'),
     (['{config}:four', '--array-size', '0'], '--array-size 0'),
+    (['{config}:four', '--memory', 'nan'], '--memory nan: it must be above 0'),
+    (['{config}:four', '--time', '1'], '--time 1: it must be at least 5'),
     (['{config}:four', '--memory', '-1'], '--memory -1.0: it must be above 0'),
     (['{config}:four', '--executor', 'slurm'], 'there is no Slurm on this machine'),
   ],
@@ -216,6 +222,13 @@ def test_a_config_file_that_cannot_be_imported(tmp_path, capsys):
   (tmp_path / 'bad.py').write_text('import nothing_of_this_name')
   assert run(f'{tmp_path}/bad.py:x') == 2
   assert 'cannot import' in capsys.readouterr().err
+
+
+def test_a_config_file_without_get_config(tmp_path, capsys):
+  (tmp_path / 'bad.py').write_text("SWEEPS = {'x': [('wn', {'seed': 0})]}")
+  assert run(f'{tmp_path}/bad.py:x') == 2
+  error = capsys.readouterr().err
+  assert "has no attribute 'get_config'" in error and error.count('\n') == 1
 
 
 def test_directories_with_something_else_in_them(config_file, tmp_path, capsys):
@@ -268,33 +281,56 @@ def test_the_live_table(config_file, tmp_path):
   ]
 
 
-def test_gpus_are_dealt_out(config_file, tmp_path, monkeypatch):
-  from scripts.sweep import executors
-
-  seen = []
-
-  class Fake:
-    def submit(self, job):
-      seen.append(job.gpus)
-      return self
-
-    def done(self):
-      return False
-
-  for visible, gpus, expected in (
+@pytest.mark.parametrize(
+  'visible, gpus, expected',
+  [
     (None, 0, [None, None]),
     ('3', 0, ['3', '3']),
     (None, 2, ['0,1', '2,3']),
     ('4,5,6', 1, ['4', '5']),
-  ):
-    if visible is None:
-      monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-    else:
-      monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
-    seen.clear()
-    _, found = trials.load(f'{config_file}:four', tmp_path)
-    executor = executors.Local(tmp_path, jobs=2, gpus=gpus)
-    executor.submit(found)
-    executor._executor = Fake()
-    assert [executor.state(trial) for trial in found] == ['running'] * 2 + ['waiting'] * 2
-    assert seen == expected
+  ],
+)
+def test_gpus_are_dealt_out(visible, gpus, expected, config_file, tmp_path, monkeypatch):
+  """What the commands themselves see."""
+  if visible is None:
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  else:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+  _, found = trials.load(f'{config_file}:four', tmp_path)
+  show = (
+    'import os, time; print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True); time.sleep(99)'
+  )
+  found = [dataclasses.replace(t, command=(sys.executable, '-c', show)) for t in found]
+  executor = executors.Local(tmp_path, jobs=2, gpus=gpus)
+  executor.submit(found)
+  assert [executor.state(trial) for trial in found] == ['running'] * 2 + ['waiting'] * 2
+  logs = [trial.log for trial in found[:2]]
+  deadline = time.monotonic() + 60
+  while not all(log.exists() and log.read_text().endswith('\n') for log in logs):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  executor.interrupt()
+  assert [log.read_text().strip() for log in logs] == [str(value) for value in expected]
+
+
+def test_too_few_gpus(config_file, tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1')
+  assert run(f'{config_file}:four', '--runs', tmp_path, '--jobs', '3', '--gpus', '1') == 2
+  assert 'CUDA_VISIBLE_DEVICES=0,1 has too few GPUs' in capsys.readouterr().err
+
+
+def test_a_trial_that_is_just_starting_is_stopped_as_well(config_file, tmp_path):
+  _, found = trials.load(f'{config_file}:four', tmp_path)
+  executor = executors.Local(tmp_path, jobs=4)
+  executor.submit(found)
+  for trial in found:
+    executor.state(trial)
+  controllers = [psutil.Process(int(job.job_id)) for job, _ in executor._running.values()]
+  time.sleep(1)  # at different points of their start
+  executor.interrupt()
+  deadline = time.monotonic() + 10
+  alive = lambda: [p for p in psutil.process_iter(['cmdline']) if str(tmp_path) in str(p.info)]
+  while alive():
+    assert time.monotonic() < deadline, alive()
+    time.sleep(0.1)
+  assert len(controllers) == 4
