@@ -87,7 +87,7 @@ def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState | 
     return manager.restore(step, args=ocp.args.StandardRestore(target))
   except Exception as error:  # orbax and tensorstore each have their own
     folder = manager.directory / str(step)
-    reason = f'{type(error).__name__}: {str(error)[:200]}'
+    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
     raise UserError(
       f'cannot read the checkpoint {folder} ({reason}); if it is damaged, delete that folder to go '
       'on from the checkpoint before it.'
