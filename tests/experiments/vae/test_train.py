@@ -78,7 +78,7 @@ def test_likelihood_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     (lambda path: (path / 'summary.json').write_text('{}'), 'is not of a run'),
     (
       lambda path: (path / 'summary.json').write_text(
-        '{"config": {"experiment": "cifar", "variant": "wn", "seed": 0}}'
+        '{"config": {"experiment": "cifar", "variant": "wn", "protocol": "tiny", "seed": 0}}'
       ),
       'is a run of cifar',
     ),
