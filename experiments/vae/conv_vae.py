@@ -1,6 +1,5 @@
 """The convolutional VAE of §5.2 for binary images; its posterior is diagonal or autoregressive."""
 
-import dataclasses
 import itertools
 
 import jax
@@ -8,33 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.training import distributions
+from experiments.vae.bound import Bound
 from experiments.vae.iaf import Flow
 from experiments.vae.layers import Layers
 
 # Mean, log standard deviation and context of q(z|x).
 Posterior = tuple[jax.Array, jax.Array, jax.Array]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Bound:
-  """One sample's terms of the lower bound, in nats.
-
-  Attributes:
-    log_likelihood: [B] log p(x|z).
-    kl: [B, groups] KL(q(z|x) ‖ p(z)) of each group of latents, exact where it has a closed form and
-      else log q(z|x) − log p(z) of the sample.
-    log_weight: [B] log p(x, z) − log q(z|x) of the sample, an importance weight.
-  """
-
-  log_likelihood: jax.Array
-  kl: jax.Array
-  log_weight: jax.Array
-
-  @property
-  def elbo(self) -> jax.Array:
-    """[B] lower bound on log p(x)."""
-    return self.log_likelihood - jnp.sum(self.kl, axis=-1)
 
 
 class ConvVAE(nnx.Module):
@@ -46,7 +24,7 @@ class ConvVAE(nnx.Module):
 
   Args:
     image_shape: (H, W, C), H and W divisible by 4.
-    variant: 'plain' or 'wn'.
+    layers: makes the layers.
     maps: (F₁, F₂, F₃), feature maps at full, half and quarter resolution.
     blocks: residual blocks at each resolution.
     hidden: units of the dense layer.
@@ -54,15 +32,13 @@ class ConvVAE(nnx.Module):
     flow_steps: steps of inverse autoregressive flow; 0: diagonal posterior.
     flow_width: units in each hidden layer of a step.
     flow_depth: hidden layers of a step.
-    init_std: standard deviation of v, and of plain weights.
-    rngs: random streams; `params` is used.
   """
 
   def __init__(
     self,
     image_shape: tuple[int, int, int],
     *,
-    variant: str,
+    layers: Layers,
     maps: tuple[int, int, int],
     blocks: int,
     hidden: int,
@@ -70,11 +46,8 @@ class ConvVAE(nnx.Module):
     flow_steps: int,
     flow_width: int,
     flow_depth: int,
-    init_std: float,
-    rngs: nnx.Rngs,
   ):
     height, width, channels = image_shape
-    layers = Layers(variant, init_std=init_std, rngs=rngs)
     block = lambda features: nnx.List([Block(features, layers) for _ in range(blocks)])
     small = (height // 4, width // 4, maps[-1])
     size = small[0] * small[1] * small[2]
@@ -118,10 +91,10 @@ class ConvVAE(nnx.Module):
       distributions.bernoulli_log_likelihood(x, self.decode(z)), axis=(1, 2, 3)
     )
     if self.flow is None:
-      kl = jnp.sum(distributions.gaussian_kl(mean, log_std), axis=-1, keepdims=True)
+      kl = jnp.sum(distributions.gaussian_kl(mean, log_std), axis=-1)
     else:
-      kl = (log_q - log_p)[:, None]
-    return Bound(log_likelihood, kl, log_likelihood + log_p - log_q)
+      kl = log_q - log_p
+    return Bound(log_likelihood, kl[:, None, None], log_likelihood + log_p - log_q)
 
   def encode(self, x: jax.Array) -> Posterior:
     """Mean, log standard deviation [B, latents] and context [B, hidden or 0] of images."""
@@ -149,6 +122,13 @@ class ConvVAE(nnx.Module):
       for block in blocks:
         h = block(h)
     return self.decoder_out(nnx.elu(h))
+
+  def reconstruct(self, x: jax.Array, key: jax.Array) -> jax.Array:
+    """Probabilities [B, H, W, C] of the bits, given the mean of q(z|x); `key` is not used."""
+    del key
+    mean, _, context = self.encode(x)
+    z = mean if self.flow is None else self.flow(mean, context)[0]
+    return jax.nn.sigmoid(self.decode(z))
 
   def sample(self, key: jax.Array, count: int) -> jax.Array:
     """Probabilities [count, H, W, C] of the bits, of z from the prior."""

@@ -32,21 +32,27 @@ class MaskedLinear(nnx.Linear):
 
 
 class Layers:
-  """Makes layers of one parameterisation: `conv`, `linear` and `masked_linear`.
+  """Makes layers of one parameterisation: `linear`, `masked_linear`, `conv` and `conv_transpose`.
 
   Args:
     variant: 'plain' or 'wn'.
     init_std: standard deviation of v, and of plain weights.
+    log_scale: whether weight-normalised layers have g = exp(s).
     rngs: random streams; `params` is used.
+
+  Raises:
+    KeyError: unknown variant.
   """
 
-  def __init__(self, variant: str, *, init_std: float, rngs: nnx.Rngs):
+  def __init__(self, variant: str, *, init_std: float, log_scale: bool = False, rngs: nnx.Rngs):
+    library = {'plain': nnx, 'wn': wn}[variant]
     common: dict[str, Any] = {'kernel_init': nnx.initializers.normal(init_std), 'rngs': rngs}
-    is_wn = variant == 'wn'
+    common |= {'log_scale': log_scale} if library is wn else {}
     make: Callable[..., Any] = functools.partial
-    self.linear = make(wn.Linear if is_wn else nnx.Linear, **common)
-    self.masked_linear = make(wn.Linear if is_wn else MaskedLinear, **common)
-    self.conv = make(wn.Conv if is_wn else nnx.Conv, **common)
+    self.linear = make(library.Linear, **common)
+    self.masked_linear = make(wn.Linear if library is wn else MaskedLinear, **common)
+    self.conv = make(library.Conv, **common)
+    self.conv_transpose = make(library.ConvTranspose, **common)
 
 
 def autoregressive_mask(in_degrees: np.ndarray, out_degrees: np.ndarray) -> np.ndarray:

@@ -24,7 +24,8 @@ from experiments.training import data, environment
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from experiments.training.run import write_json
 from experiments.vae.conv_vae import ConvVAE
-from experiments.vae.train import binary_test_images, restore_model
+from experiments.vae.resnet_vae import ResNetVAE
+from experiments.vae.train import restore_model, test_images
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def evaluate(
   if run.config['experiment'] != 'vae':
     raise UserError(f'{workdir} is a run of {run.config["experiment"]}, not of vae.')
   config = config_dict.FrozenConfigDict(run.config)
-  test_x = binary_test_images(data.load(config.dataset, data_dir))
+  test_x = test_images(data.load(config.dataset, data_dir))
   model, step = restore_model(config, workdir, test_x.shape[1:])
   graphdef, state = nnx.split(model)
   estimate = jax.jit(functools.partial(log_likelihood, graphdef, samples=samples))
@@ -108,8 +109,8 @@ def evaluate(
 def log_likelihood(
   graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, key: jax.Array, *, samples: int
 ) -> jax.Array:
-  """[B] importance-sampled log p(x), in nats, of binary images x [B, H, W, C]."""
-  model: ConvVAE = nnx.merge(graphdef, state)
+  """[B] importance-sampled log p(x), in nats, of images x [B, H, W, C]."""
+  model: ConvVAE | ResNetVAE = nnx.merge(graphdef, state)
   posterior = model.encode(x)
   weight = lambda key: model.bound(x, posterior, key).log_weight
   log_weights = jax.lax.map(weight, jax.random.split(key, samples))  # [K, B]

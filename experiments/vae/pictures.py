@@ -10,27 +10,34 @@ from matplotlib.figure import Figure
 
 from experiments.training.metrics import read_rows
 from experiments.vae.conv_vae import ConvVAE
+from experiments.vae.resnet_vae import ResNetVAE
 
 _COUNT = 64  # samples
 _STEPS = 9  # of a traversal
 
 
-def write(workdir: Path, model: ConvVAE, test_x: jax.Array, key: jax.Array) -> None:
+def write(workdir: Path, model: ConvVAE | ResNetVAE, test_x: jax.Array, key: jax.Array) -> None:
   """Writes `bound.png`, `samples.png`, `reconstructions.png` and `traversals.png` into the run.
+
+  Traversals are of the convolutional VAE only, which has a vector of latents.
 
   Args:
     workdir: directory of the run.
     model: as it is evaluated.
-    test_x: [N, H, W, C] binary test images.
+    test_x: [N, H, W, C] test images as the model takes them.
     key: for the samples.
   """
   bound(workdir).savefig(workdir / 'bound.png', dpi=150)
   samples = nnx.jit(lambda model: model.sample(key, _COUNT))(model)
-  for name, images, columns in (
+  rebuilt = nnx.jit(lambda model: model.reconstruct(test_x[:16], key))(model)
+  shown = test_x[:16] + (0.5 if isinstance(model, ResNetVAE) else 0)
+  pictures = [
     ('samples', samples, 8),
-    ('reconstructions', reconstructions(model, test_x[:16]), 16),
-    ('traversals', traversals(model, test_x[:1]), _STEPS),
-  ):
+    ('reconstructions', np.concatenate([shown, rebuilt]), 16),  # below the images
+  ]
+  if isinstance(model, ConvVAE):
+    pictures.append(('traversals', traversals(model, test_x[:1]), _STEPS))
+  for name, images, columns in pictures:
     grid(np.asarray(images), columns).savefig(workdir / f'{name}.png', dpi=150)
 
 
@@ -49,17 +56,6 @@ def bound(workdir: Path) -> Figure:
   axes.grid(alpha=0.3)
   axes.legend()
   return figure
-
-
-def reconstructions(model: ConvVAE, x: jax.Array) -> np.ndarray:
-  """[2N, H, W, C]: images, and below them their probabilities given the mean of q(z|x)."""
-
-  def decode(model: ConvVAE) -> jax.Array:
-    mean, _, context = model.encode(x)
-    z = mean if model.flow is None else model.flow(mean, context)[0]
-    return jax.nn.sigmoid(model.decode(z))
-
-  return np.concatenate([x, nnx.jit(decode)(model)])
 
 
 def traversals(model: ConvVAE, x: jax.Array, count: int = 10) -> np.ndarray:

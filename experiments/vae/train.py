@@ -13,8 +13,11 @@ from ml_collections import config_dict
 import wn
 from experiments.training import adamax, checkpoints, data, devices, diagnostics, loop, run
 from experiments.training.state import TrainState, num_params
-from experiments.vae import pictures
-from experiments.vae.conv_vae import Bound, ConvVAE
+from experiments.vae import pictures, resnet_vae
+from experiments.vae.bound import Bound
+from experiments.vae.conv_vae import ConvVAE
+from experiments.vae.layers import Layers
+from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.validate import validate
 
 BEST_METRIC = 'test/nll_bound'
@@ -48,7 +51,7 @@ def run_experiment(
 ) -> None:
   """The experiment itself, for a valid config and a directory of its own."""
   keep = config.train_examples or len(dataset.train)
-  arrays = (dataset.train.images[:keep], binary_test_images(dataset))
+  arrays = (dataset.train.images[:keep], test_images(dataset))
   train_images, test_x = jax.device_put(arrays, devices.replicated(mesh))
   steps_per_epoch = keep // config.batch_size
   params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
@@ -56,7 +59,7 @@ def run_experiment(
 
   model = create_model(config, test_x.shape[1:], params_key)
   init_examples = loop.epoch_order(data_key, 0, keep, config.init_examples)[0]
-  initialize(model, train_images[init_examples], init_key, config.init_scale)
+  initialize(model, train_images[init_examples], init_key, config)
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = create_optimizer(config)
   state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
@@ -99,24 +102,48 @@ def run_experiment(
   print(f'test: −log p(x) ≤ {bound:.2f} nats; all of it is in {workdir}')
 
 
-def binary_test_images(dataset: data.Dataset) -> np.ndarray:
-  """[N, H, W, C] float32 test images of zeros and ones, drawn once from their grey values."""
-  grey = dataset.test.images / 255
-  return (np.random.default_rng(_TEST_KEY).random(grey.shape) < grey).astype(np.float32)
+def is_binary(dataset: str) -> bool:
+  """Whether the images of a data set are modelled as bits; those of CIFAR-10 are not."""
+  return dataset != 'cifar10'
 
 
-def draw_bits(key: jax.Array, images: jax.Array) -> jax.Array:
-  """Float32 images of zeros and ones, whose probabilities are the grey values of uint8 images."""
-  return jax.random.bernoulli(key, images / 255).astype(jnp.float32)
+def test_images(dataset: data.Dataset) -> np.ndarray:
+  """[N, H, W, C] float32 test images: bits drawn once from the grey values, or pixel/256 − 0.5."""
+  images = dataset.test.images
+  if is_binary(dataset.name):
+    return (np.random.default_rng(_TEST_KEY).random(images.shape) < images / 255).astype(np.float32)
+  return images.astype(np.float32) / 256 - 0.5
+
+
+def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
+  """Float32 images: bits with the grey values as probabilities, or pixel/256 − 0.5."""
+  if is_binary(dataset):
+    return jax.random.bernoulli(key, images / 255).astype(jnp.float32)
+  return images.astype(jnp.float32) / 256 - 0.5
 
 
 def create_model(
   config: config_dict.FrozenConfigDict, image_shape: tuple[int, ...], key: jax.Array
-) -> ConvVAE:
+) -> ConvVAE | ResNetVAE:
   """The network, before data-dependent initialisation."""
+  layers = Layers(
+    config.param,
+    init_std=config.init_std,
+    log_scale=config.log_scale,
+    rngs=nnx.Rngs(params=key),
+  )
+  if config.dataset == 'cifar10':
+    return ResNetVAE(
+      image_shape,
+      layers=layers,
+      depths=config.depths,
+      h=config.h,
+      z=config.z,
+      is_iaf=config.posterior == 'iaf',
+    )
   return ConvVAE(
     image_shape,
-    variant=config.param,
+    layers=layers,
     maps=config.maps,
     blocks=config.blocks,
     hidden=config.hidden,
@@ -124,18 +151,25 @@ def create_model(
     flow_steps=config.flow_steps if config.posterior == 'iaf' else 0,
     flow_width=config.flow_width,
     flow_depth=config.flow_depth,
-    init_std=config.init_std,
-    rngs=nnx.Rngs(params=key),
   )
 
 
-def initialize(model: ConvVAE, images: jax.Array, key: jax.Array, init_scale: float) -> None:
+def initialize(
+  model: ConvVAE | ResNetVAE,
+  images: jax.Array,
+  key: jax.Array,
+  config: config_dict.FrozenConfigDict,
+) -> None:
   """Data-dependent initialisation on uint8 images, in both parameterisations.
 
   Both begin as the same function, so that they differ by the parameterisation alone.
   """
   bits_key, noise_key = jax.random.split(key)
-  wn.data_dependent_init(model, draw_bits(bits_key, images), noise_key, init_scale=init_scale)
+  x = observe(bits_key, images, config.dataset)
+  if isinstance(model, ResNetVAE):
+    resnet_vae.initialize(model, x, noise_key, init_scale=config.init_scale)
+  else:
+    wn.data_dependent_init(model, x, noise_key, init_scale=config.init_scale)
 
 
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
@@ -145,7 +179,7 @@ def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTran
 
 def restore_model(
   config: config_dict.ConfigDict, workdir: Path, image_shape: tuple[int, ...]
-) -> tuple[ConvVAE, int]:
+) -> tuple[ConvVAE | ResNetVAE, int]:
   """The network of a run as it is evaluated, from its latest checkpoint, and that one's step.
 
   Raises:
@@ -175,12 +209,12 @@ def train_step(
     also those of `diagnostics.per_layer`.
   """
   bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
-  x = draw_bits(bits_key, images[indices])
+  x = observe(bits_key, images[indices], config.dataset)
 
   def loss_fn(params: nnx.State):
     model = nnx.merge(graphdef, params, state.model_state)
     bound = model(x, noise_key)
-    return -jnp.mean(bound.elbo), _means(bound)
+    return bound.loss(config.free_bits), _means(bound)
 
   gradients, means = jax.grad(loss_fn, has_aux=True)(state.params)
   new = state.apply_gradients(gradients, state.model_state, optimizer, ema_decay=config.ema_decay)
@@ -195,7 +229,7 @@ def _means(bound: Bound) -> dict[str, jax.Array]:
   return {
     'nll_bound': -jnp.mean(bound.elbo),
     'reconstruction': -jnp.mean(bound.log_likelihood),
-    'kl': jnp.mean(jnp.sum(bound.kl, axis=-1)),
+    'kl': jnp.mean(jnp.sum(bound.kl, axis=(1, 2))),
   }
 
 
@@ -208,16 +242,16 @@ def eval_step(
   *,
   graphdef: nnx.GraphDef,
 ) -> dict[str, jax.Array]:
-  """Sums over the binary test images `indices` [B] with weights [B] 0 or 1.
+  """Sums over the test images `indices` [B] with weights [B] 0 or 1.
 
   Returns:
-    `log_likelihood`, and `kl` [groups], in nats.
+    `log_likelihood`, and `kl` [layers], in nats.
   """
   model = nnx.merge(graphdef, state.eval_params, state.model_state)
   bound = model(x[indices], jax.random.fold_in(key, indices[0]))
   return {
     'log_likelihood': jnp.sum(weights * bound.log_likelihood),
-    'kl': jnp.sum(weights[:, None] * bound.kl, axis=0),
+    'kl': jnp.sum(weights[:, None] * jnp.sum(bound.kl, axis=2), axis=0),
   }
 
 

@@ -7,8 +7,8 @@ from experiments.training.data import LOADERS, Dataset
 from experiments.training.errors import UserError
 
 _AT_LEAST_ONE = (
-  'blocks', 'hidden', 'latents', 'flow_depth', 'epochs', 'batch_size', 'init_examples',
-  'eval_batch_size', 'log_every', 'checkpoint_every', 'keep_checkpoints',
+  'epochs', 'batch_size', 'init_examples', 'eval_batch_size', 'log_every', 'checkpoint_every',
+  'keep_checkpoints',
 )  # fmt: skip
 _POSITIVE = ('learning_rate', 'eps', 'init_std', 'init_scale')
 _BELOW_ONE = ('b1', 'b2', 'ema_decay')
@@ -20,7 +20,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   Raises:
     UserError: a value is out of range; the message names the key.
   """
-  choose(config, 'dataset', [name for name in LOADERS if name != 'cifar10'])
+  choose(config, 'dataset', tuple(LOADERS))
   choose(config, 'posterior', ('diag', 'iaf'))
   choose(config, 'param', ('plain', 'wn'))
   if config.variant != f'{config.dataset}-{config.posterior}-{config.param}':
@@ -33,22 +33,32 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
   check(config, ('train_examples',), lambda value: value >= 0, 'must not be negative')
   check(config, ('seed',), lambda value: 0 <= value < 2**32, 'must be at least 0 and below 2**32')
-  if len(config.maps) != 3 or min(config.maps) < 1:
-    raise UserError(f'config.maps={config.maps} must be three numbers, 1 or more each.')
-  if config.posterior == 'iaf':
-    check(config, ('flow_steps',), lambda value: value >= 1, "must be 1 or more with 'iaf'")
+  check(config, ('free_bits',), lambda value: value >= 0, 'must not be negative')
+  if config.dataset == 'cifar10':
+    check(config, ('h', 'z'), lambda value: value >= 1, 'must be 1 or more')
+    if not config.depths or min(config.depths) < 1:
+      raise UserError(f'config.depths={config.depths} must be numbers of layers, 1 or more each.')
+  else:
     check(
-      config,
-      ('flow_width',),
-      lambda value: value >= config.latents,
-      f'must be config.latents={config.latents} or more, a unit for each latent',
+      config, ('blocks', 'hidden', 'latents', 'flow_depth'), lambda n: n >= 1, 'must be 1 or more'
     )
+    if len(config.maps) != 3 or min(config.maps) < 1:
+      raise UserError(f'config.maps={config.maps} must be three numbers, 1 or more each.')
+    if config.posterior == 'iaf':
+      check(config, ('flow_steps',), lambda n: n >= 1, "must be 1 or more with 'iaf'")
+      check(
+        config,
+        ('flow_width',),
+        lambda width: width >= config.latents,
+        f'must be config.latents={config.latents} or more, a unit for each latent',
+      )
   if dataset is None:
     return
   check_examples(config, dataset)
   height, width = dataset.train.images.shape[1:3]
-  if height % 4 or width % 4:
+  halvings = len(config.depths) if config.dataset == 'cifar10' else 2
+  if height % 2**halvings or width % 2**halvings:
     raise UserError(
       f'config.dataset={dataset.name}: its images are {height}×{width}; both must be divisible by '
-      '4, as the network halves them twice.'
+      f'{2**halvings}, as the network halves them {halvings} times.'
     )

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.results import Run
 from scripts.report import curves, diagnostics
 from scripts.report.parts import Picture, Section, Table
 
 METRIC = 'test/nll_bound'
-KEYS = frozenset({'dataset', 'maps', 'epochs', 'ema_decay', 'learning_rate'})  # of a config
+KEYS = frozenset({'dataset', 'epochs', 'ema_decay', 'learning_rate'})  # of a config
 
 
 def section(
@@ -36,10 +37,11 @@ def section(
   best = curves.best_rates(rows)
   best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
   chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
-  maps = ', '.join(map(str, config['maps']))
+  size, authors = _size(config)
+  images = 'pixels' if config['dataset'] == 'cifar10' else 'images binarised once'
   caption = (
-    f'Bound on −log p(x) in nats on {config["dataset"]}, test images binarised once: {maps} maps '
-    f'(paper: 16, 32, 32), {config["epochs"]} epochs, parameters averaged with decay '
+    f'Bound on −log p(x) in nats on {config["dataset"]}, test {images}: {size} '
+    f'(authors: {authors}), {config["epochs"]} epochs, parameters averaged with decay '
     f'{config["ema_decay"]:g}.'
   )
   tried = rows['learning_rate'].nunique()
@@ -51,10 +53,20 @@ def section(
   early = chosen.loc[chosen['epoch'] == min(2, config['epochs']), 'value'].max()
   figure = curves.draw(
     chosen,
-    f'{config["dataset"]}, {maps} maps',
+    f'{config["dataset"]}, {size}',
     ylabel='bound on −log p(x) (nats)',
     ylim=(None, early),  # the first epoch is far above
   )
   about_time = 'Time is what the runs took, with whatever else the machine did.'
   pictures = [Picture('bound', figure, about_time), *diagnostics.pictures(best_runs)]
   return Section(name, title, runs, tables, pictures, {'bound': curves.by_run(chosen)}), problems
+
+
+def _size(config: dict[str, Any]) -> tuple[str, str]:
+  """What a network's size is, and that of the authors' network."""
+  numbers = lambda values: ', '.join(map(str, values))
+  if 'depths' in config:
+    depths = numbers(config['depths'])
+    text = f'{config["h"]} maps, {config["z"]} latent maps in each of {depths} layers'
+    return text, '160, 32, and 10, 10'
+  return f'{numbers(config["maps"])} maps', '16, 32, 32'

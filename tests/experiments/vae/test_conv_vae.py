@@ -9,6 +9,7 @@ from scipy import special, stats
 
 import wn
 from experiments.vae.conv_vae import ConvVAE
+from experiments.vae.layers import Layers
 
 SHAPE = (8, 12, 1)
 KEY = jax.random.key(3)
@@ -17,8 +18,9 @@ X = jax.random.bernoulli(jax.random.key(1), 0.3, (50, *SHAPE)).astype(jnp.float3
 
 def make(variant='wn', flow_steps=0, **changes):
   sizes = {'maps': (2, 3, 4), 'blocks': 1, 'hidden': 10, 'latents': 3, 'flow_width': 7}
-  sizes |= {'flow_depth': 1, 'init_std': 0.05} | changes
-  model = ConvVAE(SHAPE, variant=variant, flow_steps=flow_steps, rngs=nnx.Rngs(0), **sizes)
+  sizes |= {'flow_depth': 1} | changes
+  layers = Layers(variant, init_std=0.05, rngs=nnx.Rngs(0))
+  model = ConvVAE(SHAPE, layers=layers, flow_steps=flow_steps, **sizes)
   wn.data_dependent_init(model, X, KEY)
   return model
 
@@ -33,7 +35,7 @@ def test_shapes_and_finite_gradients(variant, flow_steps):
   assert model.decode(mean).shape == X.shape
   bound = model(X, KEY)
   assert bound.log_likelihood.shape == bound.log_weight.shape == bound.elbo.shape == (50,)
-  assert bound.kl.shape == (50, 1)
+  assert bound.kl.shape == (50, 1, 1)
   gradients = nnx.grad(lambda model: -model(X, KEY).elbo.mean())(model)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
   samples = np.asarray(model.sample(KEY, 5))
@@ -60,7 +62,7 @@ def test_terms_of_the_bound(flow_steps):
     kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 1 - 2 * log_std).sum(axis=1)
   bound = model(X, KEY)
   np.testing.assert_allclose(bound.log_likelihood, log_likelihood, rtol=1e-5)
-  np.testing.assert_allclose(bound.kl[:, 0], kl, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(bound.kl[:, 0, 0], kl, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(bound.elbo, log_likelihood - kl, rtol=1e-5)
   np.testing.assert_allclose(bound.log_weight, log_likelihood + log_p - log_q, rtol=1e-5)
 
@@ -119,14 +121,14 @@ class LinearGaussian:
 
   def bound(self, x, posterior, key):
     from experiments.training import distributions as d
-    from experiments.vae.conv_vae import Bound
+    from experiments.vae.bound import Bound
 
     mean, log_std, _ = posterior
     z = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
     log_q = d.gaussian_log_density(z, mean, log_std).sum(-1)
     log_x = d.gaussian_log_density(x, z, jnp.full(x.shape, np.log(self.std))).sum(-1)
     log_p = d.standard_normal_log_density(z).sum(-1)
-    return Bound(log_x, (log_q - log_p)[:, None], log_x + log_p - log_q)
+    return Bound(log_x, (log_q - log_p)[:, None, None], log_x + log_p - log_q)
 
 
 def test_importance_sampling_on_a_model_with_a_known_likelihood(monkeypatch):

@@ -54,6 +54,20 @@ def test_every_variant_runs_end_to_end_and_has_a_likelihood(variant, tmp_path):
   assert -tests[-1]['test/nll_bound'] < result['log_likelihood'] < 0
 
 
+@pytest.mark.parametrize('param', vae.PARAMS)
+def test_resnet_vae_on_cifar10(param, tmp_path):
+  if not (data.default_data_dir() / 'cifar10').is_dir():
+    pytest.skip('cifar10 is not prepared (set TFDS_DATA_DIR)')
+  config = frozen(f'cifar10-iaf-{param},tiny', eval_batch_size=500)
+  train_lib.train(config, tmp_path)
+  tests = [r for r in read_rows(tmp_path / 'metrics.jsonl') if 'test/nll_bound' in r]
+  assert tests[1]['test/bits_per_dim'] < tests[0]['test/bits_per_dim'] < 12
+  kls = [tests[1][f'test/kl_{i}'] for i in range(3)]
+  assert sum(kls) == pytest.approx(tests[1]['test/kl'])
+  for name in ('bound', 'samples', 'reconstructions'):
+    assert matplotlib.image.imread(tmp_path / f'{name}.png').std() > 0
+
+
 def test_likelihood_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
   train_lib.train(frozen('digits-diag-wn,tiny', epochs=1), tmp_path / 'run')
   whole = likelihood.evaluate(tmp_path / 'run', samples=3, batch=100)
@@ -107,7 +121,7 @@ def test_first_steps_are_the_golden_ones(variant):
   config = frozen(f'{variant},tiny', learning_rate=0.05)  # large, so that three steps tell
   images = jax.random.randint(jax.random.key(1), (50, 8, 8, 1), 0, 256).astype(jnp.uint8)
   model = train_lib.create_model(config, (8, 8, 1), jax.random.key(3))
-  train_lib.initialize(model, images, jax.random.key(4), config.init_scale)
+  train_lib.initialize(model, images, jax.random.key(4), config)
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = train_lib.create_optimizer(config)
   step = functools.partial(
@@ -165,11 +179,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
 
 def test_bits_are_drawn_with_the_grey_values_as_probabilities():
   images = jnp.tile(jnp.array([0, 51, 204, 255], jnp.uint8), 20_000).reshape(20_000, 2, 2, 1)
-  bits = np.asarray(train_lib.draw_bits(KEY, images))
+  bits = np.asarray(train_lib.observe(KEY, images, 'mnist'))
   assert set(np.unique(bits)) == {0.0, 1.0}
   np.testing.assert_allclose(bits.mean(0).ravel(), [0, 0.2, 0.8, 1], atol=0.015)
   digits = data.load('digits')
-  first, second = (train_lib.binary_test_images(digits) for _ in range(2))
+  first, second = (train_lib.test_images(digits) for _ in range(2))
   np.testing.assert_array_equal(first, second)
   assert abs(first.mean() - digits.test.images.mean() / 255) < 0.01
 
@@ -197,7 +211,10 @@ def test_the_paper_s_size():
     ('digits-iaf-wn,tiny', {'maps': (2, 3)}, 'must be three numbers'),
     ('digits-iaf-wn,tiny', {'maps': (2, 0, 3)}, 'must be three numbers'),
     ('digits-iaf-wn,tiny', {'param': 'plain'}, 'choose these in --config'),
-    ('digits-iaf-wn,tiny', {'dataset': 'cifar10'}, 'config.dataset=cifar10: choose one of'),
+    ('digits-iaf-wn,tiny', {'dataset': 'cifar'}, 'config.dataset=cifar: choose one of'),
+    ('cifar10-iaf-wn,tiny', {'depths': ()}, 'config.depths=() must be numbers of layers'),
+    ('cifar10-iaf-wn,tiny', {'z': 0}, 'config.z=0 must be 1 or more'),
+    ('cifar10-iaf-wn,tiny', {'free_bits': -1.0}, 'config.free_bits=-1.0 must not be negative'),
     ('digits-iaf-wn,tiny', {'learning_rate': -1.0}, 'config.learning_rate=-1.0 must be above 0'),
     ('digits-iaf-wn,tiny', {'ema_decay': 1.0}, 'config.ema_decay=1.0 must be at least 0 and below'),
     ('digits-iaf-wn,tiny', {'batch_size': 400}, 'config.batch_size=400 is more than the 300'),

@@ -1,0 +1,235 @@
+"""The ResNet VAE with inverse autoregressive flow of §5.2 (Kingma et al. 2016, §5.2) for CIFAR-10.
+
+Layers of latent maps, from the largest resolution to the smallest: a bottom-up pass gives each its
+part of the posterior, then a top-down pass samples them in turn, the smallest first.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import wn
+from experiments.training import distributions
+from experiments.vae.bound import Bound
+from experiments.vae.iaf import iaf_step
+from experiments.vae.layers import Layers, autoregressive_mask
+from wn.normalization import unit_norm
+
+
+class ResNetVAE(nnx.Module):
+  """p(x|z): discretised logistic with one scale; z: layers of maps, each given those above it.
+
+  Args:
+    image_shape: (H, W, C), H and W divisible by 2 to the power of the number of levels.
+    layers: makes the layers.
+    depths: layers at each level; the first level has half the resolution of the image, and each
+      further one half of that.
+    h: maps of the deterministic path.
+    z: latent maps of each layer.
+    is_iaf: whether the posterior has a step of autoregressive flow, or is diagonal.
+  """
+
+  def __init__(
+    self,
+    image_shape: tuple[int, int, int],
+    *,
+    layers: Layers,
+    depths: tuple[int, ...],
+    h: int,
+    z: int,
+    is_iaf: bool,
+  ):
+    height, width, channels = image_shape
+    self.encoder_in = layers.conv(channels, h, (5, 5), strides=2)
+    halves = [level > 0 and i == 0 for level, depth in enumerate(depths) for i in range(depth)]
+    self.layers = nnx.List([LatentLayer(h, z, half, is_iaf, layers) for half in halves])
+    self.h_top = nnx.Param(jnp.zeros(h))
+    self.decoder_out = layers.conv_transpose(h, channels, (5, 5), strides=(2, 2))
+    self.log_scale = nnx.Param(jnp.zeros(()))  # of the discretised logistic
+    self.top_shape = (height >> len(depths), width >> len(depths), h)
+
+  def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
+    """The terms of the bound for images x [B, H, W, C], pixel/256 − 0.5, with one z for each."""
+    return self.bound(x, self.encode(x), key)
+
+  def encode(self, x: jax.Array) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """The bottom-up pass: mean, log standard deviation and context for each layer."""
+    # The middle of its bin stands for a pixel.
+    h = self.encoder_in(x + 1 / 512)
+    found = []
+    for layer in self.layers:
+      h, posterior = layer.up(h)
+      found.append(posterior)
+    return found
+
+  def bound(
+    self, x: jax.Array, posterior: list[tuple[jax.Array, jax.Array, jax.Array]], key: jax.Array
+  ) -> Bound:
+    """As `__call__`, given what `encode` returns for x."""
+    h = self._top(x.shape[0])
+    kl = []
+    keys = jax.random.split(key, len(self.layers))
+    for layer, parts, layer_key in zip(self.layers[::-1], posterior[::-1], keys):
+      h, layer_kl = layer.down(h, layer_key, parts)
+      kl.append(layer_kl)
+    kl = jnp.stack(kl, axis=1)  # [B, layers, z], the smallest resolution first
+    log_likelihood = jnp.sum(
+      distributions.discretized_logistic_log_likelihood(x, self._mean(h), self.log_scale[...]),
+      axis=(1, 2, 3),
+    )
+    return Bound(log_likelihood, kl, log_likelihood - jnp.sum(kl, axis=(1, 2)))
+
+  def sample(self, key: jax.Array, count: int) -> jax.Array:
+    """Means [count, H, W, C] of images in [0, 1], of z from the prior."""
+    h = self._top(count)
+    for layer, layer_key in zip(self.layers[::-1], jax.random.split(key, len(self.layers))):
+      h, _ = layer.down(h, layer_key, None)
+    return self._mean(h) + 0.5
+
+  def reconstruct(self, x: jax.Array, key: jax.Array) -> jax.Array:
+    """Means [B, H, W, C] of images in [0, 1], of z from the posterior."""
+    h = self._top(x.shape[0])
+    keys = jax.random.split(key, len(self.layers))
+    for layer, parts, layer_key in zip(self.layers[::-1], self.encode(x)[::-1], keys):
+      h, _ = layer.down(h, layer_key, parts)
+    return self._mean(h) + 0.5
+
+  def _top(self, count: int) -> jax.Array:
+    return jnp.broadcast_to(self.h_top[...].reshape(1, 1, 1, -1), (count, *self.top_shape))
+
+  def _mean(self, h: jax.Array) -> jax.Array:
+    return jnp.clip(self.decoder_out(nnx.elu(h)), -0.5 + 1 / 512, 0.5 - 1 / 512)
+
+
+def initialize(model: ResNetVAE, x: jax.Array, key: jax.Array, *, init_scale: float) -> None:
+  """Data-dependent initialisation on images x [B, H, W, C].
+
+  The first layer of the top-down pass sees a learned vector that is zero at first, the same for all
+  images: there is nothing to measure, so its units get the norm `init_scale`.
+  """
+  with warnings.catch_warnings():
+    top = len(model.layers) - 1
+    warnings.filterwarnings('ignore', rf'data_dependent_init: layers\.{top}\.down1: ')
+    wn.data_dependent_init(model, x, key, init_scale=init_scale)
+  layer = model.layers[-1].down1
+  norm = unit_norm(layer.kernel[...])
+  if isinstance(layer, wn.Conv):
+    layer.set_scale(jnp.full_like(norm, init_scale))
+  else:
+    layer.kernel[...] = layer.kernel[...] * (init_scale / norm.reshape(1, 1, 1, -1))
+  layer.bias[...] = jnp.zeros_like(layer.bias[...])
+
+
+class LatentLayer(nnx.Module):
+  """One layer of latent maps: its part of the bottom-up and of the top-down pass.
+
+  Args:
+    h: maps of the deterministic path.
+    z: latent maps.
+    half: whether it halves the resolution on the way up, and doubles it on the way down.
+    is_iaf: whether the posterior has a step of autoregressive flow.
+    layers: makes the layers.
+  """
+
+  def __init__(self, h: int, z: int, half: bool, is_iaf: bool, layers: Layers):
+    strides = 2 if half else 1
+    self.half = half
+    self.sizes = (h, z)
+    self.up1 = layers.conv(h, 2 * z + 2 * h, (3, 3), strides=strides)
+    self.up2 = layers.conv(h, h, (3, 3))
+    self.down1 = layers.conv(h, 4 * z + 2 * h, (3, 3))
+    self.down2 = (
+      layers.conv_transpose(h + z, h, (3, 3), strides=(2, 2))
+      if half
+      else layers.conv(h + z, h, (3, 3))
+    )
+    self.flow = AutoregressiveConv(z, h, layers) if is_iaf else None
+
+  def up(self, h: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    """The next h, and this layer's mean, log standard deviation and context."""
+    h_size, z_size = self.sizes
+    t = self.up1(nnx.elu(h))
+    mean, log_std, context, inner = jnp.split(t, np.cumsum([z_size, z_size, h_size]), axis=-1)
+    inner = self.up2(nnx.elu(inner))
+    if self.half:
+      h = h[:, ::2, ::2]  # nearest neighbour
+    return h + 0.1 * inner, (mean, log_std, context)
+
+  def down(
+    self,
+    h: jax.Array,
+    key: jax.Array,
+    posterior: tuple[jax.Array, jax.Array, jax.Array] | None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The next h, and log q − log p of the sample for each latent map, [B, z].
+
+    Args:
+      h: [B, H, W, h] from the layer above.
+      key: for the sample.
+      posterior: what `up` returned; None: z is drawn from the prior.
+    """
+    h_size, z_size = self.sizes
+    t = self.down1(nnx.elu(h))
+    cuts = np.cumsum([z_size] * 4 + [h_size])
+    p_mean, p_log_std, r_mean, r_log_std, context, inner = jnp.split(t, cuts, axis=-1)
+    noise = jax.random.normal(key, p_mean.shape)
+    if posterior is None:
+      z = p_mean + jnp.exp(p_log_std) * noise
+      kl = jnp.zeros((h.shape[0], z_size))
+    else:
+      q_mean, q_log_std, up_context = posterior
+      mean, log_std = q_mean + r_mean, q_log_std + r_log_std
+      z = mean + jnp.exp(log_std) * noise
+      log_q = distributions.gaussian_log_density(z, mean, log_std)
+      if self.flow is not None:
+        m, s = self.flow(z, up_context + context)
+        z, _ = iaf_step(z, m, s)
+        log_q += s
+      log_p = distributions.gaussian_log_density(z, p_mean, p_log_std)
+      kl = jnp.sum(log_q - log_p, axis=(1, 2))
+    inner = self.down2(nnx.elu(jnp.concatenate([z, inner], axis=-1)))
+    if self.half:
+      h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
+    return h + 0.1 * inner, kl
+
+
+class AutoregressiveConv(nnx.Module):
+  """(m, s) of `iaf_step` by masked convolutions.
+
+  An element sees all maps of the positions below it and right of it in its row, and at its own
+  position the maps before it.
+
+  Args:
+    z: latent maps.
+    h: hidden maps, as many as the context has.
+    layers: makes the layers.
+  """
+
+  def __init__(self, z: int, h: int, layers: Layers):
+    maps, hidden = np.arange(1, z + 1), np.arange(h) * z // h
+    conv = lambda a, b: layers.conv(
+      len(a), len(b), (3, 3), mask=jnp.array(convolution_mask(a, b, 3))
+    )
+    self.hidden1 = conv(maps, hidden)
+    self.hidden2 = conv(hidden, hidden)
+    self.mean = conv(hidden, maps - 1)
+    self.log_scale = conv(hidden, maps - 1)
+
+  def __call__(self, z: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """m and s [B, H, W, z] of z [B, H, W, z] and context [B, H, W, h]."""
+    h = nnx.elu(self.hidden1(z) + context)
+    h = nnx.elu(self.hidden2(h))
+    return 0.1 * self.mean(h), 0.1 * self.log_scale(h)
+
+
+def convolution_mask(in_degrees: np.ndarray, out_degrees: np.ndarray, window: int) -> np.ndarray:
+  """[window, window, in, out] float32: all below and right of the centre, and by degree at it."""
+  mask = np.ones((window, window, len(in_degrees), len(out_degrees)), np.float32)
+  centre = window // 2
+  mask[:centre] = 0
+  mask[centre, :centre] = 0
+  mask[centre, centre] = autoregressive_mask(in_degrees, out_degrees)
+  return mask
