@@ -17,7 +17,7 @@ from experiments.cifar import model as model_lib
 from experiments.cifar import optimizer as optimizer_lib
 from experiments.cifar import pictures, preprocessing
 from experiments.cifar.validate import validate
-from experiments.training import checkpoints, data, devices, diagnostics, loop, run
+from experiments.training import checkpoints, data, devices, diagnostics, loop, run, start
 from experiments.training.state import TrainState, num_params
 
 BEST_METRIC = 'test/error'
@@ -29,17 +29,7 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
   Raises:
     UserError: the config, the data or the directory cannot be used; see the message.
   """
-  validate(config)
-  run.check_workdir(workdir, config)
-  if run.is_finished(workdir):
-    print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
-    return
-  mesh = devices.data_mesh(config.batch_size)
-  dataset = data.load(config.dataset, data_dir)
-  validate(config, dataset)
-  run.create_workdir(workdir, config)
-  with run.locked(workdir):
-    run_experiment(config, workdir, dataset, mesh)
+  start.on_images(config, workdir, data_dir, validate=validate, run_experiment=run_experiment)
 
 
 def run_experiment(

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from matplotlib.figure import Figure
 
-from experiments.training.metrics import read_rows
+from experiments.training import pictures
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE
 
@@ -27,35 +26,18 @@ def write(workdir: Path, model: ConvVAE | ResNetVAE, test_x: jax.Array, key: jax
     test_x: [N, H, W, C] test images as the model takes them.
     key: for the samples.
   """
-  bound(workdir).savefig(workdir / 'bound.png', dpi=150)
+  pictures.bound(workdir).savefig(workdir / 'bound.png', dpi=150)
   samples = nnx.jit(lambda model: model.sample(key, _COUNT))(model)
   rebuilt = nnx.jit(lambda model: model.reconstruct(test_x[:16], key))(model)
   shown = test_x[:16] + (0.5 if isinstance(model, ResNetVAE) else 0)
-  pictures = [
+  grids = [
     ('samples', samples, 8),
     ('reconstructions', np.concatenate([shown, rebuilt]), 16),  # below the images
   ]
   if isinstance(model, ConvVAE):
-    pictures.append(('traversals', traversals(model, test_x[:1]), _STEPS))
-  for name, images, columns in pictures:
-    grid(np.asarray(images), columns).savefig(workdir / f'{name}.png', dpi=150)
-
-
-def bound(workdir: Path) -> Figure:
-  """The bound on −log p(x) against epoch, on the test set and on the training minibatches."""
-  rows = read_rows(workdir / 'metrics.jsonl')
-  figure = Figure(figsize=(6, 4), layout='constrained')
-  axes = figure.subplots()
-  for name in ('train/nll_bound', 'test/nll_bound'):
-    points = [(row['epoch'], row[name]) for row in rows if name in row]
-    axes.plot(*zip(*points), label=name.split('/')[0], lw=1)
-  title = '/'.join(workdir.parts[-2:])
-  axes.set(xlabel='epoch', ylabel='bound on −log p(x) (nats)', title=title)
-  last = points[-1][1]
-  axes.set_ylim(0.9 * last, 1.5 * last)  # the first steps are far above
-  axes.grid(alpha=0.3)
-  axes.legend()
-  return figure
+    grids.append(('traversals', traversals(model, test_x[:1]), _STEPS))
+  for name, images, columns in grids:
+    pictures.grid(np.asarray(images), columns).savefig(workdir / f'{name}.png', dpi=150)
 
 
 def traversals(model: ConvVAE, x: jax.Array, count: int = 10) -> np.ndarray:
@@ -73,15 +55,3 @@ def traversals(model: ConvVAE, x: jax.Array, count: int = 10) -> np.ndarray:
     return jax.nn.sigmoid(model.decode(jax.vmap(change)(rows).reshape(-1, z.shape[-1])))
 
   return np.asarray(nnx.jit(decode)(model))
-
-
-def grid(images: np.ndarray, columns: int) -> Figure:
-  """Images [N, H, W, C] in [0, 1], `columns` in a row."""
-  rows = -(-len(images) // columns)
-  figure = Figure(figsize=(0.6 * columns, 0.6 * rows))
-  figure.subplots_adjust(0, 0, 1, 1, 0.05, 0.05)
-  for axes in figure.subplots(rows, columns, squeeze=False).flat:
-    axes.axis('off')
-  for axes, image in zip(figure.axes, images):
-    axes.imshow(image.squeeze(), cmap='gray_r', vmin=0, vmax=1)
-  return figure

@@ -11,7 +11,17 @@ from flax import nnx
 from ml_collections import config_dict
 
 import wn
-from experiments.training import adamax, checkpoints, data, devices, diagnostics, loop, run
+from experiments.training import (
+  adamax,
+  bits,
+  checkpoints,
+  data,
+  devices,
+  diagnostics,
+  loop,
+  run,
+  start,
+)
 from experiments.training.state import TrainState, num_params
 from experiments.vae import pictures, resnet_vae
 from experiments.vae.bound import Bound
@@ -21,7 +31,7 @@ from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.validate import validate
 
 BEST_METRIC = 'test/nll_bound'
-_TEST_KEY = 1602  # draws the bits of the test images, the same ones in every run
+_TEST_KEY = 1602  # of the noise in evaluation
 
 
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
@@ -30,17 +40,7 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
   Raises:
     UserError: the config, the data or the directory cannot be used; see the message.
   """
-  validate(config)
-  run.check_workdir(workdir, config)
-  if run.is_finished(workdir):
-    print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
-    return
-  mesh = devices.data_mesh(config.batch_size)
-  dataset = data.load(config.dataset, data_dir)
-  validate(config, dataset)
-  run.create_workdir(workdir, config)
-  with run.locked(workdir):
-    run_experiment(config, workdir, dataset, mesh)
+  start.on_images(config, workdir, data_dir, validate=validate, run_experiment=run_experiment)
 
 
 def run_experiment(
@@ -111,14 +111,14 @@ def test_images(dataset: data.Dataset) -> np.ndarray:
   """[N, H, W, C] float32 test images: bits drawn once from the grey values, or pixel/256 − 0.5."""
   images = dataset.test.images
   if is_binary(dataset.name):
-    return (np.random.default_rng(_TEST_KEY).random(images.shape) < images / 255).astype(np.float32)
+    return bits.draw_once(images)
   return images.astype(np.float32) / 256 - 0.5
 
 
 def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
   """Float32 images: bits with the grey values as probabilities, or pixel/256 − 0.5."""
   if is_binary(dataset):
-    return jax.random.bernoulli(key, images / 255).astype(jnp.float32)
+    return bits.draw(key, images)
   return images.astype(jnp.float32) / 256 - 0.5
 
 

@@ -1,0 +1,48 @@
+"""The start of an experiment: everything is checked before anything is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from ml_collections import config_dict
+
+from experiments.training import data, devices, run
+
+Validate = Callable[..., None]
+Experiment = Callable[
+  [config_dict.FrozenConfigDict, Path, data.Dataset, jax.sharding.Mesh],
+  None,
+]
+
+
+def on_images(
+  config: config_dict.FrozenConfigDict,
+  workdir: Path,
+  data_dir: str | None,
+  *,
+  validate: Validate,
+  run_experiment: Experiment,
+) -> None:
+  """Runs, or goes on with, an experiment on one of the image data sets, unless it is finished.
+
+  Args:
+    config: of the run.
+    workdir: its directory.
+    data_dir: folder of the data sets; None: see `data.load`.
+    validate: checks the config, and the config with a data set.
+    run_experiment: (config, workdir, data set, mesh) → None, in the directory, which is locked.
+
+  Raises:
+    UserError: the config, the data or the directory cannot be used; see the message.
+  """
+  validate(config)
+  run.check_workdir(workdir, config)
+  if run.is_finished(workdir):
+    print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
+    return
+  mesh = devices.data_mesh(config.batch_size)
+  dataset = data.load(config.dataset, data_dir)
+  validate(config, dataset)
+  run.create_workdir(workdir, config)
+  with run.locked(workdir):
+    run_experiment(config, workdir, dataset, mesh)
