@@ -85,7 +85,7 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   config.b1 = 0.9
   config.b2 = 0.999
   config.eps = 1e-8
-  config.ema_decay = 0.999  # of the parameters used in evaluation
+  config.ema_decay = 0.999  # of the parameters used in evaluation; bias-corrected (ours)
 
   # The run; all ours.
   config.eval_batch_size = 500

@@ -19,7 +19,8 @@ class TrainState:
     params: the model's `nnx.Param`s.
     model_state: the rest of the model's state: running means, masks.
     opt_state: state of the optax transformation.
-    ema_params: exponential moving average of `params`, or None.
+    ema_params: exponential moving average of `params` after each step, without those before the
+      first; or None.
   """
 
   step: jax.Array
@@ -59,7 +60,9 @@ class TrainState:
     params = optax.apply_updates(self.params, updates)
     ema_params = self.ema_params
     if ema_params is not None:
-      ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+      # Adam's bias correction: after t steps the weights of θ₁ … θₜ sum to 1, and θ₀ has none.
+      weight = (1 - ema_decay) / (1 - ema_decay ** (self.step + 1))
+      ema_params = optax.incremental_update(params, ema_params, weight)
     return TrainState(self.step + 1, params, model_state, opt_state, ema_params)
 
   @property

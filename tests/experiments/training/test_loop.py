@@ -196,13 +196,13 @@ def test_evaluation_is_exactly_one_pass(batch_size):
 def test_moving_average_of_the_parameters():
   state = initial_state(ema=True)
   gradients = jax.tree.map(jnp.ones_like, state.params)
-  w, average = 1.0, 1.0
-  for _ in range(3):
+  values = [0.9, 0.8, 0.7]  # of w after each step
+  for t, w in enumerate(values, start=1):
     state = state.apply_gradients(gradients, state.model_state, OPTIMIZER, ema_decay=0.9)
-    w -= 0.1
-    average = 0.9 * average + 0.1 * w
-  np.testing.assert_allclose(state.params['w'][...], w, rtol=1e-6)
-  np.testing.assert_allclose(state.eval_params['w'][...], average, rtol=1e-6)
+    weights = 0.9 ** np.arange(t)[::-1]  # the initial value has none
+    average = np.average(values[:t], weights=weights)
+    np.testing.assert_allclose(state.params['w'][...], w, rtol=1e-6)
+    np.testing.assert_allclose(state.eval_params['w'][...], average, rtol=1e-6)
   assert int(state.step) == 3
 
 
