@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments.training.metrics import read_rows
 
@@ -25,13 +26,23 @@ def bound(workdir: Path) -> Figure:
   return figure
 
 
-def grid(images: np.ndarray, columns: int) -> Figure:
-  """Images [N, H, W, C] in [0, 1], `columns` in a row."""
+def save_grid(path: Path, images: np.ndarray, columns: int, *, zoom: int = 2, gap: int = 2) -> None:
+  """Writes images side by side, pixel by pixel, as a PNG.
+
+  Args:
+    path: of the file.
+    images: [N, H, W, C] in [0, 1], C 1 (0 is white, as ink on paper) or 3.
+    columns: images in a row.
+    zoom: pixels for each pixel, in both directions.
+    gap: white pixels between images.
+  """
+  images = 1 - images if images.shape[-1] == 1 else images
+  images = np.repeat(np.repeat(images, zoom, axis=1), zoom, axis=2)
   rows = -(-len(images) // columns)
-  figure = Figure(figsize=(0.6 * columns, 0.6 * rows))
-  figure.subplots_adjust(0, 0, 1, 1, 0.05, 0.05)
-  for axes in figure.subplots(rows, columns, squeeze=False).flat:
-    axes.axis('off')
-  for axes, image in zip(figure.axes, images):
-    axes.imshow(image.squeeze(), cmap='gray_r', vmin=0, vmax=1)
-  return figure
+  padding = ((0, rows * columns - len(images)), (gap, 0), (gap, 0), (0, 0))
+  images = np.pad(images, padding, constant_values=1.0)
+  _, height, width, channels = images.shape
+  cells = images.reshape(rows, columns, height, width, channels)
+  page = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+  pixels = np.round(255 * np.clip(page, 0, 1)).astype(np.uint8)
+  Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels).save(path, optimize=True)

@@ -37,21 +37,25 @@ def write(workdir: Path, model: ConvVAE | ResNetVAE, test_x: jax.Array, key: jax
   if isinstance(model, ConvVAE):
     grids.append(('traversals', traversals(model, test_x[:1]), _STEPS))
   for name, images, columns in grids:
-    pictures.grid(np.asarray(images), columns).savefig(workdir / f'{name}.png', dpi=150)
+    pictures.save_grid(workdir / f'{name}.png', np.asarray(images), columns)
 
 
 def traversals(model: ConvVAE, x: jax.Array, count: int = 10) -> np.ndarray:
   """Around the code of one image x [1, H, W, C]: a row for each latent, from −3 to 3.
 
-  Shown are the `count` latents with the narrowest posterior, or all if there are fewer.
+  Shown are the `count` latents that change the picture most on the way, or all if there are fewer.
   """
 
   def decode(model: ConvVAE) -> jax.Array:
-    mean, log_std, context = model.encode(x)
+    mean, _, context = model.encode(x)
     z = mean if model.flow is None else model.flow(mean, context)[0]
-    rows = jnp.argsort(log_std[0])[:count]
     values = jnp.linspace(-3, 3, _STEPS)
-    change = lambda row: jax.vmap(lambda value: z[0].at[row].set(value))(values)
-    return jax.nn.sigmoid(model.decode(jax.vmap(change)(rows).reshape(-1, z.shape[-1])))
+    change = lambda latent: jax.vmap(lambda value: z[0].at[latent].set(value))(values)
+    codes = jax.vmap(change)(jnp.arange(z.shape[-1]))  # [latents, steps, latents]
+    images = jax.nn.sigmoid(model.decode(codes.reshape(-1, z.shape[-1])))
+    return images.reshape(*codes.shape[:2], *images.shape[1:])
 
-  return np.asarray(nnx.jit(decode)(model))
+  images = np.asarray(nnx.jit(decode)(model))  # [latents, steps, H, W, C]
+  change = np.abs(images[:, -1] - images[:, 0]).sum(axis=(1, 2, 3))
+  rows = np.argsort(-change)[:count]
+  return images[rows].reshape(-1, *images.shape[2:])

@@ -1,6 +1,6 @@
 """Turns runs into the paper's tables and figures.
 
-  python -m scripts.report RUNS... --out results/cifar-scaled [--readme README.md]
+  python -m scripts.report RUNS... --out results/cifar-scaled [--readme README.md] [--block NAME]
     [--steps results/benchmark/step-width32.json] [--note 'One sentence.']
 
 RUNS are directories of runs, or directories with runs somewhere below them. Reads `config.json`,
@@ -10,7 +10,7 @@ Runs of one experiment that differ only in parameterisation, seed and learning r
 Each has a directory in --out (a single one has --out itself) with tables as Markdown and CSV,
 figures as PNG and SVG, and a copy of the metrics and the summary of each run. `index.html` in --out
 shows all of it and needs no other file. --readme also replaces the part of that file between the
-lines `<!-- results -->` and `<!-- /results -->`.
+lines `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is that of --out without --block.
 """
 
 import sys
@@ -27,11 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = ArgumentParser(__doc__, 'python -m scripts.report')
   parser.add_argument('runs', nargs='+', type=Path, help='directories of runs, or above them')
   parser.add_argument('--out', type=Path, required=True)
-  parser.add_argument('--readme', type=Path, help='file whose results block is replaced')
+  parser.add_argument('--readme', type=Path, help='file in which a block is replaced')
+  parser.add_argument('--block', help='name of the block (default: that of --out)')
   parser.add_argument('--steps', type=Path, help='step times, for the error against time')
   parser.add_argument('--note', default='', help='sentence for the captions')
   with one_line_errors():
     args = parser.parse_args(argv)
+    name = args.block or args.out.resolve().name
     runs, problems = results.find(args.runs)
     made, more_problems = sections.make(runs, steps=args.steps, note=args.note)
     for problem in problems + more_problems:
@@ -39,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not made:
       raise UserError('no finished run is left to report.')
     if args.readme:
-      output.check_markers(args.readme)
+      output.check_markers(args.readme, name)
     page = args.readme.parent if args.readme else Path()
     block = output.write(made, args.out, page)
     if args.readme:
-      output.replace_block(args.readme, block)
+      output.replace_block(args.readme, name, block)
     print(block)
     print(f'\nAll of it as a page for a browser: {args.out}/index.html')
 

@@ -49,7 +49,7 @@ def section(
   about_time = (
     'Time is the number of steps times the median time of a step.'
     if steps
-    else 'Time is what the runs took, with whatever else the machine did.'
+    else curves.about_time(runs)
   )
   figure = curves.draw(
     chosen, f'{config["dataset"]}, width {config["width"]}', ylabel='test error (%)'

@@ -104,7 +104,7 @@ def rate_table(rows: pd.DataFrame) -> pd.DataFrame:
     row = {'parameterisation': f'`{variant}`'}
     for rate in sorted(rows['learning_rate'].unique()):
       values = group.loc[group['learning_rate'] == rate, 'value']
-      text = mean_and_error(values) if len(values) else '–'
+      text = mean_and_error(values)
       row[f'{rate:g}'] = f'**{text}**' if rate == best[variant] else text
     cells.append(row)
   return pd.DataFrame(cells)
@@ -118,9 +118,18 @@ def by_run(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_and_error(values: pd.Series) -> str:
-  """'12.30 ± 0.40': the mean over seeds and its standard error; without the error for one seed."""
+  """'12.30 ± 0.40': mean over seeds and its standard error; no error for one seed, '–' for none."""
+  if values.empty:
+    return '–'
   error = f' ± {values.sem():.2f}' if len(values) > 1 else ''
   return f'{values.mean():.2f}{error}'
+
+
+def about_time(runs: Sequence[Run]) -> str:
+  """What the time axis of a figure shows if it is that of the runs."""
+  kinds = sorted({(run.summary or {}).get('device', {}).get('kind', '') for run in runs} - {''})
+  where = f' on {", ".join(kinds)}' if kinds else ''
+  return f'Time is what the runs took{where}, with whatever else the machine did.'
 
 
 def draw(rows: pd.DataFrame, title: str, ylabel: str, ylim: tuple = (0, None)) -> Figure:

@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from experiments.training.errors import UserError
 from scripts.report.parts import Section, Table
 
-_BEGIN, _END = '<!-- results -->', '<!-- /results -->'
-
 
 def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
   """Writes everything into `out`.
@@ -41,8 +39,8 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     for name, frame in section.data.items():
       frame.to_csv(folder / f'{name}.csv', index=False)
     for picture in section.pictures:
-      for kind in ('png', 'svg'):
-        (folder / f'{picture.name}.{kind}').write_bytes(_render(picture.figure, kind))
+      for kind in ('png', 'svg') if isinstance(picture.figure, Figure) else ('png',):
+        _write_bytes(folder / f'{picture.name}.{kind}', _render(picture.figure, kind))
     table, picture = section.tables[0], section.pictures[0]
     link = os.path.relpath(folder / f'{picture.name}.png', page)
     heading = [f'**{section.title}**'] if len(sections) > 1 else []
@@ -70,28 +68,37 @@ def html(sections: Sequence[Section]) -> str:
   return environment.get_template('page.html.jinja').render(sections=sections)
 
 
-def check_markers(path: Path) -> None:
-  """Checks that a Markdown file has a results block.
+def check_markers(path: Path, name: str) -> None:
+  """Checks that a Markdown file has the block `name`.
 
   Raises:
-    UserError: it has none.
+    UserError: it has not, or there is no such file.
   """
-  text = path.read_text()
-  if _BEGIN not in text or _END not in text.split(_BEGIN, 1)[1]:
-    raise UserError(f'{path} has no lines {_BEGIN} and {_END}.')
+  _split(path, name)
 
 
-def replace_block(path: Path, block: str) -> None:
-  """Puts `block` between the markers of a Markdown file.
+def replace_block(path: Path, name: str, block: str) -> None:
+  """Puts `block` between the lines `<!-- name -->` and `<!-- /name -->` of a Markdown file.
 
   Raises:
-    UserError: the file has no such markers.
+    UserError: the file has no such lines.
   """
-  check_markers(path)
-  before, rest = path.read_text().split(_BEGIN, 1)
+  before, after = _split(path, name)
   temporary = path.with_suffix('.tmp')
-  temporary.write_text(f'{before}{_BEGIN}\n\n{block}\n\n{_END}{rest.split(_END, 1)[1]}')
+  temporary.write_text(f'{before}<!-- {name} -->\n\n{block}\n\n<!-- /{name} -->{after}')
   os.replace(temporary, path)
+
+
+def _split(path: Path, name: str) -> tuple[str, str]:
+  """What is before and what is after the block."""
+  begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
+  if not path.is_file():
+    raise UserError(f'there is no file {path}; give --readme one with the lines {begin} and {end}.')
+  before, found, rest = path.read_text().partition(begin)
+  _, found_end, after = rest.partition(end)
+  if not (found and found_end):
+    raise UserError(f'{path} has no lines {begin} and {end}.')
+  return before, after
 
 
 def _record(section: Section, folder: Path) -> None:
@@ -101,7 +108,8 @@ def _record(section: Section, folder: Path) -> None:
     rate = [f'learning_rate={run.config["learning_rate"]:g}'] if len(rates) > 1 else []
     target = folder.joinpath(run.config['variant'], *rate, f'seed{run.config["seed"]}')
     target.mkdir(parents=True, exist_ok=True)
-    for name in ('metrics.jsonl', 'summary.json'):
+    likelihoods = sorted(path.name for path in run.path.glob('likelihood-*.json'))
+    for name in ('metrics.jsonl', 'summary.json', *likelihoods):
       if (run.path / name).resolve() != (target / name).resolve():
         shutil.copyfile(run.path / name, target / name)
 
@@ -111,7 +119,14 @@ def _markdown(table: Table) -> str:
   return f'{text}\n\n{table.caption}'
 
 
-def _render(figure: Figure, kind: str) -> bytes:
+def _write_bytes(path: Path, content: bytes) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+
+
+def _render(figure: Figure | Path, kind: str) -> bytes:
+  if isinstance(figure, Path):
+    return figure.read_bytes()
   buffer = io.BytesIO()
   # Without the date, and with names that are no random numbers, the same runs make the same file.
   metadata = {'Date': None} if kind == 'svg' else {}
@@ -120,8 +135,9 @@ def _render(figure: Figure, kind: str) -> bytes:
   return buffer.getvalue()
 
 
-def _data_uri(figure: Figure) -> str:
-  return 'data:image/svg+xml;base64,' + base64.b64encode(_render(figure, 'svg')).decode()
+def _data_uri(figure: Figure | Path) -> str:
+  kind, mime = ('svg', 'svg+xml') if isinstance(figure, Figure) else ('png', 'png')
+  return f'data:image/{mime};base64,' + base64.b64encode(_render(figure, kind)).decode()
 
 
 def _inline(text: str) -> markupsafe.Markup:

@@ -1,6 +1,7 @@
 """What a report is made of."""
 
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,10 +20,13 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A figure; `name` is the stem of its files, `caption` says what it shows."""
+  """A figure, or a PNG that a run has written; `caption` says what it shows.
+
+  `name` is the stem of its files, with folders below that of the section if need be.
+  """
 
   name: str
-  figure: Figure
+  figure: Figure | Path
   caption: str
 
 

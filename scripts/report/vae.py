@@ -1,8 +1,11 @@
 """Figure 2 of the paper from runs of the variational autoencoders."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from experiments.results import Run
 from scripts.report import curves, diagnostics
@@ -10,6 +13,11 @@ from scripts.report.parts import Picture, Section, Table
 
 METRIC = 'test/nll_bound'
 KEYS = frozenset({'dataset', 'epochs', 'ema_decay', 'learning_rate'})  # of a config
+_PICTURES = {
+  'samples': 'samples from the prior',
+  'reconstructions': 'test images, and below them their reconstructions',
+  'traversals': 'a test image with one latent at a time going from −3 to 3, a row for each',
+}
 
 
 def section(
@@ -32,20 +40,23 @@ def section(
   runs, problems = curves.whole(runs, METRIC, order)
   if not runs:
     return None, problems
-  rows = curves.evaluations(runs, METRIC)
   config = runs[0].config
+  is_binary = config['dataset'] != 'cifar10'
+  unit = 'nats' if is_binary else 'bits per dimension'
+  rows = curves.evaluations(runs, METRIC if is_binary else 'test/bits_per_dim')
+  size, authors = _size(config)
   best = curves.best_rates(rows)
   best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
   chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
-  size, authors = _size(config)
-  images = 'pixels' if config['dataset'] == 'cifar10' else 'images binarised once'
+  images = 'images binarised once' if is_binary else 'pixels'
   caption = (
-    f'Bound on −log p(x) in nats on {config["dataset"]}, test {images}: {size} '
+    f'Bound on −log p(x) in {unit} on {config["dataset"]}, test {images}: {size} '
     f'(authors: {authors}), {config["epochs"]} epochs, parameters averaged with decay '
     f'{config["ema_decay"]:g}.'
   )
   tried = rows['learning_rate'].nunique()
   table = curves.table(chosen, (1, 2, 5, 10), with_rates=tried > 1)
+  table = table.assign(**_likelihoods(best_runs, unit))
   tables = [Table('table', table, ' '.join(filter(None, [caption, note])))]
   if tried > 1:
     rates = 'The bound after the last epoch, by learning rate; the best of each in bold.'
@@ -54,12 +65,49 @@ def section(
   figure = curves.draw(
     chosen,
     f'{config["dataset"]}, {size}',
-    ylabel='bound on −log p(x) (nats)',
+    ylabel=f'bound on −log p(x) ({unit})',
     ylim=(None, early),  # the first epoch is far above
   )
-  about_time = 'Time is what the runs took, with whatever else the machine did.'
-  pictures = [Picture('bound', figure, about_time), *diagnostics.pictures(best_runs)]
+  pictures = [
+    Picture('bound', figure, curves.about_time(runs)),
+    *_of_runs(best_runs),
+    *diagnostics.pictures(best_runs),
+  ]
   return Section(name, title, runs, tables, pictures, {'bound': curves.by_run(chosen)}), problems
+
+
+def _likelihoods(runs: Sequence[Run], unit: str) -> dict[str, list[str]]:
+  """A column of −log p(x) by importance sampling, if `likelihood-K.json` is in any of the runs."""
+  values: dict[int, dict[str, list[float]]] = {}  # samples → variant → of its runs
+  for run in runs:
+    for path in run.path.glob('likelihood-*.json'):
+      result = json.loads(path.read_text())
+      value = -result['log_likelihood'] if unit == 'nats' else result['bits_per_dim']
+      found = values.setdefault(result['samples'], {})
+      found.setdefault(run.config['variant'], []).append(value)
+  if not values:
+    return {}
+  samples = max(values)
+  variants = dict.fromkeys(run.config['variant'] for run in runs)
+  cells = [
+    curves.mean_and_error(pd.Series(values[samples].get(v, []), dtype=float)) for v in variants
+  ]
+  return {f'−log p(x), {samples} samples': cells}
+
+
+def _of_runs(runs: Sequence[Run]) -> list[Picture]:
+  """The pictures that the first run of each variant has written."""
+  firsts = {run.config['variant']: run for run in reversed(runs)}
+  return [
+    Picture(
+      f'{variant}/seed{run.config["seed"]}/{name}',
+      run.path / f'{name}.png',
+      f'`{variant}`, seed {run.config["seed"]}: {what}.',
+    )
+    for variant, run in reversed(firsts.items())
+    for name, what in _PICTURES.items()
+    if (run.path / f'{name}.png').exists()
+  ]
 
 
 def _size(config: dict[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from flax import nnx
 from scipy import special, stats
 
 import wn
+from experiments.vae import pictures
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.layers import Layers
 
@@ -141,3 +142,17 @@ def test_importance_sampling_on_a_model_with_a_known_likelihood(monkeypatch):
   difference = estimates - exact
   standard_error = difference.std(ddof=1) / np.sqrt(len(difference))
   assert standard_error < 0.005 and abs(difference.mean()) < 4 * standard_error + 1e-3
+
+
+@pytest.mark.parametrize('flow_steps', [0, 2])
+def test_traversals_show_the_latents_that_matter(flow_steps):
+  model = make('plain', flow_steps)
+  kernel = model.decoder_dense[0].kernel
+  kernel[...] = kernel[...] * jnp.array([[0.0], [1.0], [0.1]])
+  images = pictures.traversals(model, X[:1], count=2).reshape(2, 9, *SHAPE)
+  mean, _, context = model.encode(X[:1])
+  z = mean if model.flow is None else model.flow(mean, context)[0]
+  for row, latent in zip(images, (1, 2), strict=True):
+    for image, value in zip(row[::4], (-3, 0, 3), strict=True):
+      logits = model.decode(z.at[0, latent].set(value))
+      np.testing.assert_allclose(image, jax.nn.sigmoid(logits)[0], atol=1e-5)

@@ -130,14 +130,16 @@ def test_diagnostics_are_drawn_for_each_parameterisation(make_run, runs):
 
 def test_readme_block_is_replaced_between_its_markers(tmp_path):
   readme = tmp_path / 'README.md'
-  readme.write_text('before\n<!-- results -->\nold\n<!-- /results -->\nafter\n')
+  other = '<!-- b -->\nother\n<!-- /b -->\n'
+  readme.write_text(f'before\n<!-- a -->\nold\n<!-- /a -->\nafter\n{other}')
   for _ in range(2):
-    output.replace_block(readme, 'new')
-    expected = 'before\n<!-- results -->\n\nnew\n\n<!-- /results -->\nafter\n'
+    output.replace_block(readme, 'a', 'new')
+    expected = f'before\n<!-- a -->\n\nnew\n\n<!-- /a -->\nafter\n{other}'
     assert readme.read_text() == expected
-  readme.write_text('no markers')
-  with pytest.raises(UserError, match='has no lines'):
-    output.replace_block(readme, 'new')
+  with pytest.raises(UserError, match='has no lines <!-- c --> and <!-- /c -->'):
+    output.replace_block(readme, 'c', 'new')
+  with pytest.raises(UserError, match='there is no file'):
+    output.replace_block(tmp_path / 'none.md', 'a', 'new')
 
 
 def test_command_writes_the_block_and_names_what_it_leaves_out(runs, make_run, tmp_path, capsys):
@@ -150,7 +152,7 @@ def test_command_writes_the_block_and_names_what_it_leaves_out(runs, make_run, t
   foreign.mkdir()
   (foreign / 'config.json').write_text('{"name": "something else"}')
   readme = tmp_path / 'README.md'
-  readme.write_text('<!-- results -->\n<!-- /results -->\n')
+  readme.write_text('<!-- out -->\n<!-- /out -->\n')
   report.main([str(tmp_path / 'runs'), '--out', str(tmp_path / 'out'), '--readme', str(readme)])
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 6 and all(line.startswith('left out: ') for line in lines)
