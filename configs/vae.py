@@ -37,6 +37,7 @@ SWEEPS = {
     for posterior in POSTERIORS
     for param in PARAMS
   ],
+  'cifar10_scaled': [(f'cifar10-iaf-{param},scaled', {'seed': 0}) for param in PARAMS],
   'tiny': [(f'digits-iaf-{param},tiny', {'seed': seed}) for seed in (0, 1) for param in PARAMS],
 }
 
