@@ -1,0 +1,62 @@
+"""What submitit runs for a trial, here or on a cluster."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import submitit
+
+from scripts.sweep.trials import Trial
+
+
+class Job:
+  """What submitit runs for a trial: its command, as a process of its own.
+
+  Not the experiment's own function: the command prepares the environment before JAX starts.
+
+  Args:
+    trial: the trial.
+    environment: changes of the environment; None removes a variable.
+    ignored: signals that the command does not see.
+  """
+
+  def __init__(
+    self,
+    trial: Trial,
+    environment: Mapping[str, str | None] = MappingProxyType({}),
+    ignored: Sequence[signal.Signals] = (),
+  ):
+    self.command = trial.command
+    self.log = str(trial.log)
+    self.environment = dict(environment)
+    self.ignored = tuple(ignored)
+    self.process: subprocess.Popen | None = None
+
+  def __call__(self) -> None:
+    """Waits for the end of the command."""
+    environment = {**os.environ, **self.environment}
+    environment = {key: value for key, value in environment.items() if value is not None}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in self.ignored}
+    with open(self.log, 'a') as log:
+      self.process = subprocess.Popen(
+        self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+      )
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+    try:
+      code = self.process.wait()
+    except BaseException:
+      self.process.kill()
+      raise
+    if code:
+      raise RuntimeError(f'exit code {code}')
+
+  def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+    """Called by submitit before the job is queued again: the same command goes on."""
+    if self.process:
+      self.process.kill()  # it loses the time since its last checkpoint
+    again = Job.__new__(Job)
+    again.__dict__.update(self.__dict__, process=None)
+    return submitit.helpers.DelayedSubmission(again)

@@ -1,0 +1,120 @@
+"""Trials as jobs of a Slurm cluster."""
+
+import argparse
+import json
+import math
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import submitit
+
+from experiments.training.errors import UserError
+from experiments.training.run import write_json
+from scripts.sweep.job import Job
+from scripts.sweep.trials import Trial, is_finished
+
+
+class Slurm:
+  """Jobs of a Slurm cluster, in arrays; known by their numbers in `submitit/jobs.json`.
+
+  States come from `squeue`, as many clusters keep no accounts for `sacct`.
+
+  Args:
+    directory: of the sweep, which every node sees.
+    args: of the command line.
+  """
+
+  poll_seconds = 5.0
+
+  def __init__(self, directory: Path, args: argparse.Namespace):
+    for program in ('sbatch', 'srun', 'squeue', 'scontrol'):
+      if shutil.which(program) is None:
+        raise UserError(f'there is no Slurm on this machine (no {program}); use --executor local.')
+    self._folder = directory / 'submitit'
+    self._args = args
+    self._jobs: dict[str, str] = {}  # name of trial → number of job
+    self._adopted: set[str] = set()  # names of trials whose jobs an earlier sweep submitted
+    self._queue: dict[str, str] = {}  # number of job → its state
+    self._absent: dict[str, int] = {}  # number of job → how often in a row it was not in the queue
+    self._asked = -math.inf
+
+  def submit(self, trials: Sequence[Trial]) -> None:
+    """Queues the trials that are not in the queue already."""
+    record = self._folder / 'jobs.json'
+    old = json.loads(record.read_text()) if record.exists() else {}
+    if message := self._ask():
+      raise UserError(f'Slurm does not answer: {message}')
+    self._jobs = {name: number for name, number in old.items() if number in self._queue}
+    self._adopted = set(self._jobs)
+    self._submit([trial for trial in trials if trial.name not in self._jobs])
+
+  def state(self, trial: Trial) -> str:
+    """As in `Executor`."""
+    if time.monotonic() - self._asked > self.poll_seconds / 2:
+      self._ask()
+    number = self._jobs[trial.name]
+    if number in self._queue:
+      return 'waiting' if self._queue[number] == 'PENDING' else 'running'
+    # Twice in a row: a job may be queued anew, and files of another machine come late.
+    if self._absent.get(number, 0) < 2:
+      return 'waiting'
+    if trial.name in self._adopted and not is_finished(trial):
+      self._submit([trial])  # it was ending, perhaps cancelled, when it was adopted
+      return 'waiting'
+    return 'ended'
+
+  def interrupt(self) -> None:
+    """Leaves the jobs in the queue and says so."""
+    if arrays := ' '.join(dict.fromkeys(n.split('_')[0] for n in self._jobs.values())):
+      print(f'the jobs stay in the queue; --resume watches them again, scancel {arrays} ends them.')
+
+  def _submit(self, trials: Sequence[Trial]) -> None:
+    args = self._args
+    for trial in trials:
+      trial.log.parent.mkdir(parents=True, exist_ok=True)
+    executor = submitit.SlurmExecutor(self._folder, max_num_timeout=1000)
+    executor.update_parameters(
+      job_name=self._folder.parent.name,
+      time=args.time,
+      cpus_per_task=args.cpus,
+      array_parallelism=args.jobs,
+      additional_parameters={'requeue': True},
+      **({'partition': args.partition} if args.partition else {}),
+      **({'gpus_per_node': args.gpus} if args.gpus else {}),
+      **({'mem': f'{round(1024 * args.memory)}MB'} if args.memory else {}),
+    )
+    # Slurm sends its warnings of a preemption or timeout to every process of a job. They are for
+    # submitit, which tells the command by `Job.checkpoint`.
+    ignored = (signal.SIGUSR2, signal.SIGTERM)
+    for start in range(0, len(trials), args.array_size):
+      part = trials[start : start + args.array_size]
+      # Jobs that are submitted are recorded: an interruption waits until they are.
+      mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+      try:
+        with executor.batch():
+          jobs = [executor.submit(Job(trial, ignored=ignored)) for trial in part]
+        self._jobs |= {trial.name: job.job_id for trial, job in zip(part, jobs, strict=True)}
+        write_json(self._folder / 'jobs.json', self._jobs)
+      except submitit.core.utils.FailedJobError as error:
+        raise UserError(f'Slurm does not take the jobs: {error}') from error
+      finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    self._adopted -= {trial.name for trial in trials}
+    self._asked = -math.inf
+
+  def _ask(self) -> str:
+    """Asks for the states of all jobs; returns what is wrong if Slurm does not answer."""
+    self._asked = time.monotonic()
+    result = subprocess.run(
+      ['squeue', '--me', '--noheader', '--array', '--format=%i %T'], capture_output=True, text=True
+    )
+    if result.returncode:  # the controller is busy or restarting
+      return result.stderr.strip() or f'exit code {result.returncode} of squeue'
+    self._queue = dict(line.split() for line in result.stdout.splitlines())
+    for number in self._jobs.values():
+      self._absent[number] = 0 if number in self._queue else self._absent.get(number, 0) + 1
+    return ''
