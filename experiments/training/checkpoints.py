@@ -1,6 +1,8 @@
 """Checkpoints through orbax: written in the background, the latest few and the best are kept."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from experiments.training.errors import UserError
-from experiments.training.state import TrainState
+
+
+class HasStep(Protocol):
+  """A pytree of arrays with its step among them, as `TrainState` is."""
+
+  step: jax.Array
+
+
+State = TypeVar('State', bound=HasStep)
 
 
 class Checkpoints:
@@ -17,26 +27,29 @@ class Checkpoints:
   Args:
     directory: where they are kept, one folder a step.
     keep: how many of the latest to keep.
-    best_metric: name of the metric whose smallest value marks the best checkpoint, kept as well.
+    best_metric: name of the metric whose best value marks a checkpoint that is kept as well.
+    best: `min` or `max`: which value is the best.
   """
 
-  def __init__(self, directory: Path, *, keep: int, best_metric: str):
+  def __init__(
+    self, directory: Path, *, keep: int, best_metric: str, best: Callable[..., Any] = min
+  ):
     latest = checkpoint_managers.LatestN(n=keep)
-    best = checkpoint_managers.BestN(
+    best_one = checkpoint_managers.BestN(
       get_metric_fn=lambda metrics: metrics[best_metric],
-      reverse=True,  # the smallest is the best
+      reverse=best is min,
       n=1,
       keep_checkpoints_without_metrics=False,
     )
     self._manager = ocp.CheckpointManager(
       directory.absolute(),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best_one]),
         cleanup_tmp_directories=True,  # of a process that was killed while it wrote
       ),
     )
 
-  def restore(self, state: TrainState) -> TrainState | None:
+  def restore(self, state: State) -> State | None:
     """The latest state, or None if there is none.
 
     Args:
@@ -47,7 +60,7 @@ class Checkpoints:
     """
     return _restore(self._manager, state)
 
-  def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+  def save(self, state: HasStep, metrics: dict[str, float] | None = None) -> None:
     """Starts to write a checkpoint; `metrics` decide whether it is the best."""
     # A copy: the next step takes the buffers of `state` for its own while orbax still writes them.
     state = jax.tree.map(jnp.copy, state)
@@ -58,7 +71,7 @@ class Checkpoints:
     self._manager.close()
 
 
-def restore_latest(directory: Path, state: TrainState) -> TrainState:
+def restore_latest(directory: Path, state: State) -> State:
   """The latest state of a run, which may be in training; writes nothing.
 
   Args:
@@ -78,7 +91,7 @@ def restore_latest(directory: Path, state: TrainState) -> TrainState:
   return restored
 
 
-def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState | None:
+def _restore(manager: ocp.CheckpointManager, state: State) -> State | None:
   step = manager.latest_step()
   if step is None:
     return None

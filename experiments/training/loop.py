@@ -69,7 +69,7 @@ def train(
   if step:
     print(f'going on from step {step} of {total}')
   log = MetricsLog(workdir, resume_step=step)
-  progress = Progress(_run_name(workdir), total, step, epochs)
+  progress = Progress(run_name(workdir), total, step, epochs)
   window: list[Mapping[str, float]] = []  # metrics since the last row
   in_flight: tuple[int, Metrics] | None = None
   try:
@@ -95,11 +95,11 @@ def train(
           progress.show(means)
         if epoch_is_over:
           results = evaluate(state)
-          _check_finite(step, results)
+          check_finite(step, results)
           log.write(step, step / steps_per_epoch, results)
           progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
         if save:
-          _check_finite(step, {'the sum of the parameters': float(_sum(state.params))})
+          check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
           checkpoints.save(state, results if epoch_is_over else None)
   finally:
     progress.close()
@@ -111,11 +111,16 @@ def train(
 def _fetch(step: int, metrics: Metrics) -> Mapping[str, float]:
   """Waits for the metrics of a step and checks them."""
   values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-  _check_finite(step, values)
+  check_finite(step, values)
   return values
 
 
-def _check_finite(step: int, values: Mapping[str, float]) -> None:
+def check_finite(step: int, values: Mapping[str, float]) -> None:
+  """Checks the metrics of a step.
+
+  Raises:
+    UserError: one is not finite; the message names it.
+  """
   for name, value in values.items():
     if not math.isfinite(value):
       raise UserError(
@@ -125,12 +130,12 @@ def _check_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 @jax.jit
-def _sum(params: nnx.State) -> jax.Array:
+def sum_of(params: nnx.State) -> jax.Array:
   """Not finite if any parameter is not."""
   return optax.tree.sum(params)
 
 
-def _run_name(workdir: Path) -> str:
+def run_name(workdir: Path) -> str:
   """'wn-scaled/seed0' of 'runs/cifar/wn-scaled/seed0'."""
   return '/'.join(workdir.parts[-2:])
 

@@ -104,9 +104,9 @@ class Progress:
       disable=not sys.stderr.isatty(),
     )
 
-  def step(self) -> None:
-    """One optimisation step was taken."""
-    self._bar.update()
+  def step(self, count: int = 1) -> None:
+    """So many steps were taken."""
+    self._bar.update(count)
 
   def show(self, metrics: Mapping[str, float]) -> None:
     """Shows the newest training metrics beside the bar."""

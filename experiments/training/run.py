@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +75,27 @@ def is_finished(workdir: Path) -> bool:
 
 
 def write_summary(
-  workdir: Path, config: config_dict.FrozenConfigDict, *, best_metric: str, num_params: int
+  workdir: Path,
+  config: config_dict.FrozenConfigDict,
+  *,
+  best_metric: str,
+  num_params: int,
+  best: Callable[..., Any] = min,
 ) -> dict[str, Any]:
   """Writes `summary.json` from the rows of the run.
 
   Args:
     workdir: directory of the run.
     config: its config.
-    best_metric: the metric whose smallest value makes an evaluation the best.
+    best_metric: the metric whose best value makes an evaluation the best.
     num_params: trained parameters.
+    best: `min` or `max`: which value is the best.
   """
   rows = read_rows(workdir / 'metrics.jsonl')
   evaluations = [row for row in rows if best_metric in row]
   summary = {
     'final': evaluations[-1],
-    'best': min(evaluations, key=lambda row: row[best_metric]),
+    'best': best(evaluations, key=lambda row: row[best_metric]),
     'wall_seconds': rows[-1]['seconds'],
     'steps_per_second': rows[-1]['step'] / rows[-1]['seconds'],
     'num_params': num_params,

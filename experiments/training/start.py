@@ -36,9 +36,7 @@ def on_images(
     UserError: the config, the data or the directory cannot be used; see the message.
   """
   validate(config)
-  run.check_workdir(workdir, config)
-  if run.is_finished(workdir):
-    print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
+  if _is_finished(config, workdir):
     return
   mesh = devices.data_mesh(config.batch_size)
   dataset = data.load(config.dataset, data_dir)
@@ -46,3 +44,37 @@ def on_images(
   run.create_workdir(workdir, config)
   with run.locked(workdir):
     run_experiment(config, workdir, dataset, mesh)
+
+
+def on_games(
+  config: config_dict.FrozenConfigDict,
+  workdir: Path,
+  *,
+  validate: Validate,
+  run_experiment: Callable[[config_dict.FrozenConfigDict, Path], None],
+) -> None:
+  """Runs, or goes on with, an experiment that makes its own data, unless it is finished.
+
+  Args:
+    config: of the run.
+    workdir: its directory.
+    validate: checks the config.
+    run_experiment: (config, workdir) → None, in the directory, which is locked.
+
+  Raises:
+    UserError: the config or the directory cannot be used; see the message.
+  """
+  validate(config)
+  if _is_finished(config, workdir):
+    return
+  run.create_workdir(workdir, config)
+  with run.locked(workdir):
+    run_experiment(config, workdir)
+
+
+def _is_finished(config: config_dict.FrozenConfigDict, workdir: Path) -> bool:
+  """Checks the directory; whether the run in it has come to its end, which is then printed."""
+  run.check_workdir(workdir, config)
+  if finished := run.is_finished(workdir):
+    print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
+  return finished

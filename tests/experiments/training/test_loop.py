@@ -1,5 +1,6 @@
 """The loop on a model of one number: order, windows, evaluation, checkpoints, resuming, NaN."""
 
+import dataclasses
 import json
 
 import jax
@@ -110,6 +111,15 @@ def test_latest_and_best_checkpoints_are_kept(tmp_path):
   run(tmp_path / 'run', evaluate=lambda state: {'test/error': next(errors)})
   kept = {int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir()}
   assert kept == {5, 12, 15}  # the best, after the first epoch, and the latest two
+
+
+def test_the_best_checkpoint_can_be_the_one_with_the_largest_value(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=1, best_metric='eval/score', best=max)
+  for step, score in ((1, 3.0), (2, 7.0), (3, 5.0), (4, None)):
+    state = dataclasses.replace(initial_state(), step=jnp.array(step))
+    checkpoints.save(state, None if score is None else {'eval/score': score})
+  checkpoints.close()
+  assert {int(path.name) for path in tmp_path.iterdir()} == {2, 4}
 
 
 def test_training_stops_at_an_evaluation_that_is_not_finite(tmp_path):
