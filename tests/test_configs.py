@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import cifar, vae
+from configs import cifar, draw, vae
 from configs import spec as spec_lib
 
 ROOT = Path(__file__).parent.parent
@@ -36,11 +36,28 @@ def test_vae_config_names_its_variant_and_protocol(spec):
   assert config.variant == f'{config.dataset}-{config.posterior}-{config.param}'
 
 
+@pytest.mark.parametrize('protocol', ['', *draw.PROTOCOLS])
+@pytest.mark.parametrize('option', ['', *draw.OPTIONS])
+@pytest.mark.parametrize('param', draw.PARAMS)
+def test_draw_config_names_its_variant_and_protocol(param, option, protocol):
+  config = draw.get_config(','.join(filter(None, [param, option, protocol])))
+  assert config.variant == '-'.join(filter(None, [param, option]))
+  assert config.variant in draw.VARIANTS
+  assert config.protocol == (protocol or 'paper')
+  assert (config.param, config.attention) == (param, not option)
+
+
+def test_the_parameterisations_of_draw_differ_in_nothing_else():
+  plain, wn = draw.get_config('plain'), draw.get_config('wn')
+  assert {key for key in plain if plain[key] != wn[key]} == {'variant', 'param'}
+
+
 @pytest.mark.parametrize(
   'experiment, configs',
   [
     ('cifar', [cifar.get_config('wn')]),
     ('vae', [vae.get_config('mnist-iaf-wn'), vae.get_config('cifar10-iaf-wn')]),
+    ('draw', [draw.get_config('wn')]),
   ],
 )
 def test_keys_are_those_that_are_read(experiment, configs):
@@ -66,3 +83,20 @@ def test_keys_are_those_that_are_read(experiment, configs):
 def test_bad_specs_are_explained(spec, message):
   with pytest.raises(ValueError, match=message):
     spec_lib.split(spec, cifar.VARIANTS, cifar.PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+  'spec, message',
+  [
+    ('wm', "unknown variant 'wm'.*Did you mean 'wn'"),
+    ('wn,noatention', "unknown option or protocol 'noatention'.*Did you mean 'noattention'"),
+    ('wn,noatention,tiny', "unknown option 'noatention'.*Did you mean 'noattention'"),
+    ('wn,noattention,scald', "unknown protocol 'scald'.*Did you mean 'scaled'"),
+    ('wn,tiny,noattention', "unknown option 'tiny'; choose one of noattention"),
+    ('wn,noattention,tiny,tiny', 'too many parts'),
+    ('wn-noattention', "unknown variant 'wn-noattention'"),
+  ],
+)
+def test_bad_specs_with_an_option_are_explained(spec, message):
+  with pytest.raises(ValueError, match=message):
+    spec_lib.split(spec, draw.PARAMS, draw.PROTOCOLS, draw.OPTIONS)

@@ -35,8 +35,17 @@ def check(
       raise UserError(f'config.{key}={config[key]} {requirement}.')
 
 
-def check_examples(config: config_dict.FrozenConfigDict, dataset: Dataset) -> None:
+def check_examples(
+  config: config_dict.FrozenConfigDict,
+  dataset: Dataset,
+  batches: Sequence[str] = ('batch_size', 'init_examples'),
+) -> None:
   """Checks the numbers of training images that a config asks for.
+
+  Args:
+    config: of the run.
+    dataset: its data set.
+    batches: keys of the sizes of batches that are drawn from the training images.
 
   Raises:
     UserError: the data set has fewer.
@@ -48,6 +57,6 @@ def check_examples(config: config_dict.FrozenConfigDict, dataset: Dataset) -> No
       'images.'
     )
   used = config.train_examples or available
-  for key in ('batch_size', 'init_examples'):
+  for key in batches:
     if config[key] > used:
       raise UserError(f'config.{key}={config[key]} is more than the {used} training images.')

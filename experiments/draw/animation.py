@@ -1,0 +1,73 @@
+"""Animated GIFs of images that are being drawn, with the outlines of attention windows."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from experiments.draw.attention import Window
+
+RED, BLUE = 254, 255  # in the palette; below them are greys
+_COLOURS = {RED: (220, 30, 30), BLUE: (30, 90, 220)}
+_WHITE = 253
+_GAP = 4  # pixels around images
+_FRAME_MS = 80
+_LAST_FRAME_MS = 2500
+
+
+def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
+  """Images [T, B, H, W, 1] in [0, 1] → [T, B, scale·H, scale·W] in the palette; 1 is black."""
+  greys = np.round(_WHITE * (1 - images[..., 0])).astype(np.uint8)
+  return greys.repeat(scale, axis=2).repeat(scale, axis=3)
+
+
+def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: int) -> np.ndarray:
+  """Draws the outlines of windows.
+
+  As in Gregor et al. (2015), Figure 5: the side is that of the grid of filters, (N − 1) δ, and the
+  border as wide as their σ.
+
+  Args:
+    frames: [T, B, scale·H, scale·W] of `enlarge`.
+    windows: [T, B] NumPy arrays.
+    size: N.
+    scale: of the frames.
+    colour: in the palette.
+
+  Returns:
+    Other frames of the same shape.
+  """
+  limit = 2 * max(frames.shape[2:])  # what is farther out is not seen, and overflows integers
+  pixels = lambda x: np.clip(scale * x, -limit, limit).round().astype(int)
+  half = (size - 1) / 2 * windows.stride
+  # Pixel a of the image, counted from 1, lies between a − 1 and a.
+  left, right = (pixels(windows.center_x - 0.5 + side) for side in (-half, half))
+  top, bottom = (pixels(windows.center_y - 0.5 + side) for side in (-half, half))
+  border = np.maximum(pixels(np.exp(windows.log_variance / 2)), 1)
+  drawn = np.empty_like(frames)
+  for place in np.ndindex(frames.shape[:2]):
+    image = Image.fromarray(frames[place])
+    corners = [int(edge[place]) for edge in (left, top, right, bottom)]
+    ImageDraw.Draw(image).rectangle(corners, outline=colour, width=int(border[place]))
+    drawn[place] = np.asarray(image)
+  return drawn
+
+
+def save(path: Path, frames: np.ndarray, columns: int) -> None:
+  """Writes a GIF that plays on and on.
+
+  Args:
+    path: of the file.
+    frames: [T, B, H, W] in the palette; the B images of a frame stand in rows of `columns`.
+    columns: a divisor of B.
+  """
+  padded = np.pad(frames, [(0, 0), (0, 0), (0, _GAP), (0, _GAP)], constant_values=_WHITE)
+  steps, count, height, width = padded.shape
+  grid = padded.reshape(steps, count // columns, columns, height, width).swapaxes(2, 3)
+  pages = [Image.fromarray(page) for page in grid.reshape(steps, -1, columns * width)]
+  greys = [(round(255 * i / _WHITE),) * 3 for i in range(_WHITE + 1)]
+  palette = [channel for colour in (*greys, *_COLOURS.values()) for channel in colour]
+  for page in pages:
+    page.putpalette(palette)
+  durations = [_FRAME_MS] * (steps - 1) + [_LAST_FRAME_MS]
+  pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)

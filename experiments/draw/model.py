@@ -1,0 +1,240 @@
+"""DRAW (Gregor et al. 2015): an image is drawn on a canvas in T glimpses."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import wn
+from experiments.draw import attention
+from experiments.draw.attention import Window
+from experiments.training import distributions
+
+LSTMState = tuple[jax.Array, jax.Array]  # cell and output, [B, units] each
+Carry = tuple[jax.Array, LSTMState, LSTMState]  # canvas [B, H, W, C], encoder, decoder
+MakeLinear = Callable[[int, int], nnx.Linear]  # of input and output features
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """The terms of the lower bound, in nats, with one sample of z for each image.
+
+  Attributes:
+    log_likelihood: [B] log p(x|z).
+    kl: [B, T] KL(q(z_t|x, z_<t) ‖ p(z_t)) of each glimpse.
+  """
+
+  log_likelihood: jax.Array
+  kl: jax.Array
+
+  @property
+  def elbo(self) -> jax.Array:
+    """[B] lower bound on log p(x)."""
+    return self.log_likelihood - jnp.sum(self.kl, axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+  """How images came about.
+
+  Attributes:
+    probabilities: [T, B, H, W, C] of the bits, σ of the canvas after each glimpse.
+    read: [T, B] windows read through; None without attention, and for samples, which read nothing.
+    written: [T, B] windows written through; None without attention.
+  """
+
+  probabilities: jax.Array
+  read: Window | None
+  written: Window | None
+
+
+class Draw(nnx.Module):
+  """p(x|z): independent bits; p(z_t): standard normal; q(z_t|x, z_<t): diagonal Gaussian.
+
+  All layers are plain ones with weights from N(0, init_std²) and biases 0, those of the forget
+  gates included; `wn.unfold` makes the weight-normalised model that begins as the same function.
+  The canvas and the states of both LSTMs start at 0.
+
+  Args:
+    image_shape: (H, W, C).
+    glimpses: T.
+    encoder_units: size of the encoder LSTM.
+    decoder_units: size of the decoder LSTM.
+    latents: size of z_t.
+    attention: whether to read and write through attention windows; else the whole image.
+    read_window: N of the window read through.
+    write_window: N of the window written through.
+    init_std: standard deviation of the initial weights.
+    remat: whether to compute a glimpse once more in the backward pass rather than keep its
+      intermediate values in memory.
+    rngs: random streams; `params` is used.
+  """
+
+  def __init__(
+    self,
+    image_shape: tuple[int, int, int],
+    *,
+    glimpses: int,
+    encoder_units: int,
+    decoder_units: int,
+    latents: int,
+    attention: bool,
+    read_window: int,
+    write_window: int,
+    init_std: float,
+    remat: bool,
+    rngs: nnx.Rngs,
+  ):
+    normal = nnx.initializers.normal(init_std)
+    linear = lambda a, b: nnx.Linear(a, b, kernel_init=normal, rngs=rngs)
+    lstm = lambda a, b: nnx.LSTMCell(
+      a, b, kernel_init=normal, recurrent_kernel_init=normal, rngs=rngs
+    )
+    height, width, channels = image_shape
+    self.image_shape = image_shape
+    self.glimpses = glimpses
+    self.latents = latents
+    self.remat = remat
+    if attention:
+      self.reader = AttentionReader(linear, decoder_units, read_window)
+      self.writer = AttentionWriter(linear, decoder_units, write_window, image_shape)
+      read_size = 2 * channels * read_window**2
+    else:
+      self.reader = WholeReader()
+      self.writer = WholeWriter(linear, decoder_units, image_shape)
+      read_size = 2 * channels * height * width
+    self.encoder = lstm(read_size + decoder_units, encoder_units)
+    self.mean = linear(encoder_units, latents)
+    self.log_std = linear(encoder_units, latents)
+    self.decoder = lstm(latents, decoder_units)
+
+  def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
+    """The terms of the bound for binary images x [B, H, W, C]."""
+    model = wn.fold(self)  # every normalised weight is computed here, once for all glimpses
+
+    def glimpse(carry: Carry, noise: jax.Array):
+      carry, kl, _ = model._glimpse(carry, x, noise)
+      return carry, kl
+
+    if self.remat:
+      glimpse = jax.checkpoint(glimpse, prevent_cse=False)  # a scan needs no barriers
+    noise = self._noise(key, len(x))
+    (canvas, *_), kl = jax.lax.scan(glimpse, self._start(len(x)), noise)
+    log_likelihood = distributions.bernoulli_log_likelihood(x, canvas)
+    return Bound(jnp.sum(log_likelihood, axis=(1, 2, 3)), kl.T)
+
+  def reconstruct(self, x: jax.Array, key: jax.Array) -> Drawing:
+    """How binary images x [B, H, W, C] are drawn."""
+    model = wn.fold(self)
+
+    def glimpse(carry: Carry, noise: jax.Array):
+      carry, _, windows = model._glimpse(carry, x, noise)
+      return carry, (jax.nn.sigmoid(carry[0]), *windows)
+
+    _, drawn = jax.lax.scan(glimpse, self._start(len(x)), self._noise(key, len(x)))
+    return Drawing(*drawn)
+
+  def sample(self, key: jax.Array, count: int) -> Drawing:
+    """How `count` images are drawn of z from the prior."""
+    model = wn.fold(self)
+
+    def glimpse(carry, z: jax.Array):
+      canvas, state, written = model._draw(*carry, z)
+      return (canvas, state), (jax.nn.sigmoid(canvas), written)
+
+    canvas, _, state = self._start(count)
+    _, (probabilities, written) = jax.lax.scan(glimpse, (canvas, state), self._noise(key, count))
+    return Drawing(probabilities, None, written)
+
+  def _glimpse(self, carry: Carry, x: jax.Array, noise: jax.Array):
+    """One glimpse (Eq. 3–8).
+
+    Args:
+      carry: canvas [B, H, W, C], states of the encoder and of the decoder.
+      x: [B, H, W, C].
+      noise: [B, latents] standard normal.
+
+    Returns:
+      The new carry, the KL [B], and the windows that were read and written through.
+    """
+    canvas, encoder_state, decoder_state = carry
+    error = x - jax.nn.sigmoid(canvas)
+    h_decoder = decoder_state[1]
+    r, read = self.reader(jnp.concatenate([x, error], axis=-1), h_decoder)
+    inputs = jnp.concatenate([r, h_decoder], axis=-1)
+    encoder_state, h_encoder = self.encoder(encoder_state, inputs)
+    mean, log_std = self.mean(h_encoder), self.log_std(h_encoder)
+    z = mean + jnp.exp(log_std) * noise
+    kl = jnp.sum(distributions.gaussian_kl(mean, log_std), axis=-1)
+    canvas, decoder_state, written = self._draw(canvas, decoder_state, z)
+    return (canvas, encoder_state, decoder_state), kl, (read, written)
+
+  def _draw(self, canvas: jax.Array, state: LSTMState, z: jax.Array):
+    """The generative part of a glimpse (Eq. 7–8): the new canvas and decoder state; the window."""
+    state, h = self.decoder(state, z)
+    change, written = self.writer(h)
+    return canvas + change, state, written
+
+  def _noise(self, key: jax.Array, batch: int) -> jax.Array:
+    return jax.random.normal(key, (self.glimpses, batch, self.latents))
+
+  def _start(self, batch: int) -> Carry:
+    zeros = lambda cell: (jnp.zeros((batch, cell.hidden_features)),) * 2
+    return jnp.zeros((batch, *self.image_shape)), zeros(self.encoder), zeros(self.decoder)
+
+
+class AttentionReader(nnx.Module):
+  """Reads an N×N patch (Eq. 27)."""
+
+  def __init__(self, linear: MakeLinear, units: int, size: int):
+    self.size = size
+    self.window = linear(units, attention.PARAMETERS)
+
+  def __call__(self, images: jax.Array, h: jax.Array) -> tuple[jax.Array, Window]:
+    """images [B, H, W, C], the decoder's output h [B, units] → [B, N·N·C], and the window."""
+    window = attention.make_window(self.window(h), self.size, *images.shape[1:3])
+    return attention.read(images, window, self.size).reshape(len(images), -1), window
+
+
+class AttentionWriter(nnx.Module):
+  """Writes an N×N patch (Eq. 28–29)."""
+
+  def __init__(self, linear: MakeLinear, units: int, size: int, image_shape: tuple[int, int, int]):
+    channels = image_shape[-1]
+    self.image_size = image_shape[:2]
+    self.size = size
+    self.patch_shape = (size, size, channels)
+    self.window = linear(units, attention.PARAMETERS)
+    self.patch = linear(units, size * size * channels)
+
+  def __call__(self, h: jax.Array) -> tuple[jax.Array, Window]:
+    """The decoder's output h [B, units] → what the canvas gains [B, H, W, C], and the window."""
+    window = attention.make_window(self.window(h), self.size, *self.image_size)
+    patches = self.patch(h).reshape(-1, *self.patch_shape)
+    return attention.write(patches, window, *self.image_size), window
+
+
+class WholeReader(nnx.Module):
+  """Reads everything (Eq. 17)."""
+
+  def __call__(self, images: jax.Array, h: jax.Array) -> tuple[jax.Array, None]:
+    """images [B, H, W, C] → [B, H·W·C]; h is not used."""
+    del h
+    return images.reshape(len(images), -1), None
+
+
+class WholeWriter(nnx.Module):
+  """Writes everywhere (Eq. 18)."""
+
+  def __init__(self, linear: MakeLinear, units: int, image_shape: tuple[int, int, int]):
+    height, width, channels = image_shape
+    self.image_shape = image_shape
+    self.image = linear(units, height * width * channels)
+
+  def __call__(self, h: jax.Array) -> tuple[jax.Array, None]:
+    """The decoder's output h [B, units] → what the canvas gains [B, H, W, C]."""
+    return self.image(h).reshape(-1, *self.image_shape), None

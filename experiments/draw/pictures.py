@@ -1,0 +1,71 @@
+"""Pictures of a finished run: the bound, samples, KL per glimpse, and how images are drawn."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
+
+from experiments.draw import animation
+from experiments.draw.model import Draw
+from experiments.training import pictures
+from experiments.training.metrics import read_rows
+
+_SAMPLES = 64
+_DRAWN_COLUMNS = 5  # and rows, of the samples that are shown while they are drawn
+_REBUILT = 10  # test images
+_SIDE = 84  # pixels of an image in an animation, about
+
+
+def write(workdir: Path, model: Draw, test_x: jax.Array, key: jax.Array) -> None:
+  """Writes the pictures into the run.
+
+  `bound.png`, `samples.png`, `kl_per_glimpse.png`; `drawing.gif`: samples while they are drawn, a
+  frame for each glimpse; `reconstruction.gif`: test images, and below them how they are drawn.
+  Red outlines are the windows that are written through, blue ones those that are read through.
+
+  Args:
+    workdir: directory of the run.
+    model: as it is evaluated.
+    test_x: [N, H, W, C] binary test images.
+    key: for the samples.
+  """
+  pictures.bound(workdir).savefig(workdir / 'bound.png', dpi=150)
+  kl_per_glimpse(workdir).savefig(workdir / 'kl_per_glimpse.png', dpi=150)
+  samples = jax.device_get(nnx.jit(lambda model: model.sample(key, _SAMPLES))(model))
+  figure = pictures.grid(samples.probabilities[-1], 8)
+  figure.savefig(workdir / 'samples.png', dpi=150)
+
+  scale = max(1, _SIDE // max(test_x.shape[1:3]))
+  frames = animation.enlarge(samples.probabilities[:, : _DRAWN_COLUMNS**2], scale)
+  if samples.written is not None:
+    drawn = jax.tree.map(lambda array: array[:, : _DRAWN_COLUMNS**2], samples.written)
+    frames = animation.outline(frames, drawn, model.writer.size, scale, animation.RED)
+  animation.save(workdir / 'drawing.gif', frames, _DRAWN_COLUMNS)
+
+  x = test_x[:_REBUILT]
+  rebuilt = jax.device_get(nnx.jit(lambda model: model.reconstruct(x, key))(model))
+  above = animation.enlarge(np.broadcast_to(x, rebuilt.probabilities.shape), scale)
+  below = animation.enlarge(rebuilt.probabilities, scale)
+  if rebuilt.written is not None:
+    above = animation.outline(above, rebuilt.read, model.reader.size, scale, animation.BLUE)
+    below = animation.outline(below, rebuilt.written, model.writer.size, scale, animation.RED)
+  frames = np.concatenate([above, below], axis=1)
+  animation.save(workdir / 'reconstruction.gif', frames, _REBUILT)
+
+
+def kl_per_glimpse(workdir: Path) -> Figure:
+  """The KL of each glimpse on the test set, against epoch."""
+  rows = [row for row in read_rows(workdir / 'metrics.jsonl') if 'test/kl_0' in row]
+  glimpses = sum(name.startswith('test/kl_') for name in rows[0])
+  values = [[row[f'test/kl_{t}'] for row in rows] for t in range(glimpses)]
+  figure = Figure(figsize=(6, 4), layout='constrained')
+  axes = figure.subplots()
+  epochs, edge = [row['epoch'] for row in rows], glimpses + 0.5
+  extent = (epochs[0] - 0.5, epochs[-1] + 0.5, edge, 0.5)
+  image = axes.imshow(values, aspect='auto', cmap='viridis', extent=extent, interpolation='none')
+  axes.set(xlabel='epoch', ylabel='glimpse', title='/'.join(workdir.parts[-2:]))
+  axes.locator_params(integer=True)
+  figure.colorbar(image, label='KL on the test set (nats)')
+  return figure
