@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -124,5 +125,10 @@ class Progress:
 
 
 def _values(metrics: Mapping[str, float]) -> str:
-  shown = {name: value for name, value in metrics.items() if not name.startswith('diagnostics/')}
+  shown = {name: value for name, value in metrics.items() if not is_part(name)}
   return '  '.join(f'{name} {value:.4g}' for name, value in shown.items())
+
+
+def is_part(name: str) -> bool:
+  """Whether a metric is one of many, such as 'test/kl_3': too many for a line of a terminal."""
+  return name.startswith('diagnostics/') or re.search(r'_\d+$', name) is not None

@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from configs import spec as spec_lib
+from experiments.training import metrics as metrics_lib
 from experiments.training import run
 from experiments.training.errors import UserError
 
@@ -141,7 +142,10 @@ def progress(trial: Trial) -> Progress:
       for line in deque(file, maxlen=200):
         row = json.loads(line)
         fraction = row['epoch'] / trial.config.epochs
-        metrics = {key: row[key] for key in row if key.startswith('test/')} or metrics
+        shown = {
+          key: row[key] for key in row if key.startswith('test/') and not metrics_lib.is_part(key)
+        }
+        metrics = shown or metrics
   except (OSError, ValueError, KeyError, TypeError):
     pass  # not begun, or a line is being written: what was read so far is right
   return Progress(min(fraction, 1.0), metrics)
