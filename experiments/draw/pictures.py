@@ -34,8 +34,7 @@ def write(workdir: Path, model: Draw, test_x: jax.Array, key: jax.Array) -> None
   pictures.bound(workdir).savefig(workdir / 'bound.png', dpi=150)
   kl_per_glimpse(workdir).savefig(workdir / 'kl_per_glimpse.png', dpi=150)
   samples = jax.device_get(nnx.jit(lambda model: model.sample(key, _SAMPLES))(model))
-  figure = pictures.grid(samples.probabilities[-1], 8)
-  figure.savefig(workdir / 'samples.png', dpi=150)
+  pictures.save_grid(workdir / 'samples.png', samples.probabilities[-1], 8)
 
   scale = max(1, _SIDE // max(test_x.shape[1:3]))
   frames = animation.enlarge(samples.probabilities[:, : _DRAWN_COLUMNS**2], scale)

@@ -8,6 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from experiments.results import Run
+from scripts.report.parts import Picture
 
 
 def whole(runs: Sequence[Run], metric: str, variants: Sequence[str]) -> tuple[list[Run], list[str]]:
@@ -43,7 +44,7 @@ def evaluations(
   scale: float = 1.0,
   step_seconds: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-  """A row for each evaluation: variant, seed, learning_rate, epoch, value and minutes.
+  """A row for each evaluation: variant, seed, learning_rate, epoch, updates, value and minutes.
 
   Args:
     runs: finished runs.
@@ -64,6 +65,7 @@ def evaluations(
           'seed': run.config['seed'],
           'learning_rate': run.config['learning_rate'],
           'epoch': rows['epoch'].astype(int),
+          'updates': rows['step'],
           'value': scale * rows[metric],
           'minutes': seconds / 60,
         }
@@ -132,16 +134,48 @@ def about_time(runs: Sequence[Run]) -> str:
   return f'Time is what the runs took{where}, with whatever else the machine did.'
 
 
-def draw(rows: pd.DataFrame, title: str, ylabel: str, ylim: tuple = (0, None)) -> Figure:
-  """The value against epoch and time; mean over seeds, with a band of one standard error."""
+def pictures_of_runs(runs: Sequence[Run], names: Mapping[str, str]) -> list[Picture]:
+  """The pictures that the first run of each variant has written.
+
+  Args:
+    runs: all of them.
+    names: stem of a PNG in the directory of a run → what it shows.
+  """
+  firsts: dict[str, Run] = {}
+  for run in runs:
+    firsts.setdefault(run.config['variant'], run)
+  return [
+    Picture(
+      f'{variant}/seed{run.config["seed"]}/{name}',
+      run.path / f'{name}.png',
+      f'`{variant}`, seed {run.config["seed"]}: {what}.',
+    )
+    for variant, run in firsts.items()
+    for name, what in names.items()
+    if (run.path / f'{name}.png').exists()
+  ]
+
+
+def draw(
+  rows: pd.DataFrame, title: str, ylabel: str, ylim: tuple = (0, None), *, x: str = 'epoch'
+) -> Figure:
+  """The value against `x` and time; mean over seeds, with a band of one standard error.
+
+  Args:
+    rows: of `evaluations`.
+    title: of the left panel.
+    ylabel: what the value is.
+    ylim: of both panels.
+    x: of the left panel, 'epoch' or 'updates'.
+  """
   # Seeds take different times for an epoch; a curve needs one.
   means = rows.groupby(['variant', 'epoch'])['minutes'].transform('mean')
   rows = rows.assign(minutes=means)
   figure = Figure(figsize=(12, 4), layout='constrained')
-  titles = {'epoch': title, 'minutes': 'against time'}
-  for axes, x in zip(figure.subplots(1, 2), titles, strict=True):
-    sns.lineplot(rows, x=x, y='value', hue='variant', errorbar='se', marker='.', ax=axes)
-    axes.set(xlabel=x, ylabel=ylabel, title=titles[x], xlim=(0, None), ylim=ylim)
+  titles = {x: title, 'minutes': 'against time'}
+  for axes, column in zip(figure.subplots(1, 2), titles, strict=True):
+    sns.lineplot(rows, x=column, y='value', hue='variant', errorbar='se', marker='.', ax=axes)
+    axes.set(xlabel=column, ylabel=ylabel, title=titles[column], xlim=(0, None), ylim=ylim)
     axes.grid(alpha=0.3)
     axes.legend()
   axes.get_legend().remove()

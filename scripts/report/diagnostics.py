@@ -34,7 +34,8 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
     frame = long(run.metrics)
     if variant not in drawn and not frame.empty:
       caption = f'`{variant}`, seed {run.config["seed"]}: means over the units of each layer. '
-      caption += _NORMALIZED if 'wn' in variant.split('-')[-1] else _PLAIN
+      is_normed = any(part.startswith('wn') for part in variant.split('-'))
+      caption += _NORMALIZED if is_normed else _PLAIN
       drawn[variant] = Picture(f'diagnostics_{variant}', draw(frame), caption)
   return list(drawn.values())
 

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results import Run
-from scripts.report import cifar, vae
+from scripts.report import cifar, draw, vae
 from scripts.report.parts import Section
 
 # What may differ between the runs of a section: what is compared, and whether norms were watched.
-_FREE = frozenset({'variant', 'param', 'posterior', 'seed', 'learning_rate', 'diagnostics'})
-_MAKERS = {'cifar': cifar.section, 'vae': vae.section}
-_NEEDED = {'cifar': cifar.KEYS, 'vae': vae.KEYS}
+_FREE = frozenset(
+  {'variant', 'param', 'posterior', 'attention', 'seed', 'learning_rate', 'diagnostics'}
+)
+_MAKERS = {'cifar': cifar.section, 'vae': vae.section, 'draw': draw.section}
+_NEEDED = {'cifar': cifar.KEYS, 'vae': vae.KEYS, 'draw': draw.KEYS}
 
 
 def make(

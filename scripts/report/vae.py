@@ -70,7 +70,7 @@ def section(
   )
   pictures = [
     Picture('bound', figure, curves.about_time(runs)),
-    *_of_runs(best_runs),
+    *curves.pictures_of_runs(best_runs, _PICTURES),
     *diagnostics.pictures(best_runs),
   ]
   return Section(name, title, runs, tables, pictures, {'bound': curves.by_run(chosen)}), problems
@@ -93,21 +93,6 @@ def _likelihoods(runs: Sequence[Run], unit: str) -> dict[str, list[str]]:
     curves.mean_and_error(pd.Series(values[samples].get(v, []), dtype=float)) for v in variants
   ]
   return {f'−log p(x), {samples} samples': cells}
-
-
-def _of_runs(runs: Sequence[Run]) -> list[Picture]:
-  """The pictures that the first run of each variant has written."""
-  firsts = {run.config['variant']: run for run in reversed(runs)}
-  return [
-    Picture(
-      f'{variant}/seed{run.config["seed"]}/{name}',
-      run.path / f'{name}.png',
-      f'`{variant}`, seed {run.config["seed"]}: {what}.',
-    )
-    for variant, run in reversed(firsts.items())
-    for name, what in _PICTURES.items()
-    if (run.path / f'{name}.png').exists()
-  ]
 
 
 def _size(config: dict[str, Any]) -> tuple[str, str]:
