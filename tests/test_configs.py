@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import cifar, draw, vae
+from configs import cifar, dqn, draw, vae
 from configs import spec as spec_lib
 
 ROOT = Path(__file__).parent.parent
@@ -52,23 +52,57 @@ def test_the_parameterisations_of_draw_differ_in_nothing_else():
   assert {key for key in plain if plain[key] != wn[key]} == {'variant', 'param'}
 
 
+@pytest.mark.parametrize('protocol', ['', ',paper', ',scaled', ',tiny'])
+@pytest.mark.parametrize('variant', ['breakout-plain', 'space_invaders-wn'])
+def test_dqn_config_names_its_variant_and_protocol(variant, protocol):
+  config = dqn.get_config(variant + protocol)
+  assert (config.variant, config.protocol) == (variant, protocol[1:] or 'paper')
+  assert config.variant == f'{config.game}-{config.param}'
+
+
+@pytest.mark.parametrize(
+  'spec, message',
+  [
+    ('breakout', "'breakout': write GAME-PARAM or GAME-PARAM,PROTOCOL"),
+    ('breakout-wn,tiny,scaled', 'write GAME-PARAM'),
+    ('Space Invaders-wn', 'write GAME-PARAM'),
+    ('breakout-nw', "unknown parameterisation 'nw'.*Did you mean 'wn'"),
+    ('breakout-wn,scaledd', "unknown protocol 'scaledd'.*Did you mean 'scaled'"),
+  ],
+)
+def test_bad_dqn_specs_are_explained(spec, message):
+  with pytest.raises(ValueError, match=message):
+    dqn.get_config(spec)
+
+
+@pytest.mark.parametrize('module', [cifar, dqn, vae])
+def test_trials_of_sweeps_are_of_known_specs_and_keys(module):
+  for trials in module.SWEEPS.values():
+    for spec, overrides in trials:
+      assert overrides.keys() <= set(module.get_config(spec)) and 'seed' in overrides
+
+
 @pytest.mark.parametrize(
   'experiment, configs',
   [
     ('cifar', [cifar.get_config('wn')]),
     ('vae', [vae.get_config('mnist-iaf-wn'), vae.get_config('cifar10-iaf-wn')]),
     ('draw', [draw.get_config('wn')]),
+    ('dqn', [dqn.get_config('breakout-wn')]),
   ],
 )
 def test_keys_are_those_that_are_read(experiment, configs):
-  sources = [
-    *(ROOT / 'experiments' / experiment).glob('*.py'),
-    *(ROOT / 'experiments/training').glob('*'),
-  ]
-  text = '\n'.join(path.read_text() for path in sources if path.suffix == '.py')
+  own, shared = (keys_read(ROOT / 'experiments' / room) for room in (experiment, 'training'))
+  keys = {key for config in configs for key in config}
+  assert own <= keys <= own | shared
+  if experiment != 'dqn':  # which has no data set
+    assert shared <= keys
+
+
+def keys_read(room):
+  text = '\n'.join(path.read_text() for path in room.glob('*.py'))
   text = text.replace(r'config.KEY', '').replace('config.json', '').replace('config.to_json', '')
-  read = set(re.findall(r'\bconfig\.([a-z]\w*)', text))
-  assert read == {key for config in configs for key in config}
+  return set(re.findall(r'\bconfig\.([a-z]\w*)', text))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""Deep Q-learning (Mnih et al. 2015) as pure functions: the ε-greedy action and one update."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import config_dict
+
+from experiments.dqn.extra import rlax
+from experiments.dqn.network import STACK, QNetwork
+from experiments.training import adamax
+from experiments.training.state import TrainState
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AgentState:
+  """All that learning carries from update to update.
+
+  Attributes:
+    step: int32, agent steps taken, as of the last checkpoint.
+    train: parameters and optimiser; its own `step` counts updates.
+    target_params: of the target network.
+  """
+
+  step: jax.Array
+  train: TrainState
+  target_params: nnx.State
+
+
+class Batch(NamedTuple):
+  """Transitions (s, a, r, γ, s') at times t−1 and t.
+
+  Attributes:
+    frames: [B, 5, 84, 84] uint8: the four of s_tm1 are the first, those of s_t the last.
+    ages: [B, 2] how many frames of the game came before the newest of s_tm1 and of s_t; frames
+      older than that are of the game before, and count as black.
+    a_tm1: [B] int32, actions.
+    r_t: [B] float32, rewards in −1 … 1.
+    discount_t: [B] float32, 0 where a life or the game was lost, else 1: it multiplies γ.
+  """
+
+  frames: np.ndarray
+  ages: np.ndarray
+  a_tm1: np.ndarray
+  r_t: np.ndarray
+  discount_t: np.ndarray
+
+
+def create(
+  config: config_dict.FrozenConfigDict, num_actions: int, key: jax.Array
+) -> tuple[nnx.GraphDef, AgentState]:
+  """The network's definition, and the state before the first step."""
+  network = QNetwork(
+    num_actions,
+    param=config.param,
+    features=config.features,
+    hidden=config.hidden,
+    rngs=nnx.Rngs(params=key),
+  )
+  graphdef, params = nnx.split(network, nnx.Param)
+  train = TrainState.create(params, nnx.State({}), create_optimizer(config), ema=False)
+  target_params = jax.tree.map(jnp.copy, params)
+  return graphdef, AgentState(jnp.zeros((), jnp.int32), train, target_params)
+
+
+def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
+  """The authors' Adamax, or the centred RMSProp of Mnih et al.
+
+  Theirs sums gradients over the minibatch; we average, so that the constant in its root is divided
+  by the square of the batch size to give the same steps.
+  """
+  if config.optimizer == 'adamax':
+    return adamax.adamax(config.learning_rate, b1=config.b1, b2=config.b2, eps=config.eps)
+  return optax.rmsprop(
+    config.learning_rate,
+    decay=config.rmsprop_decay,
+    eps=config.rmsprop_eps / config.batch_size**2,
+    eps_in_sqrt=True,
+    centered=True,
+  )
+
+
+def epsilon(step: int, *, start: float, end: float, steps: int) -> float:
+  """Probability of a random action: from `start` to `end` over the first `steps` agent steps."""
+  return end + (start - end) * max(0.0, 1 - step / steps)
+
+
+def stack(frames: jax.Array, ages: jax.Array) -> jax.Array:
+  """Observations as the agent saw them, from consecutive frames.
+
+  Args:
+    frames: [B, 4, H, W].
+    ages: [B] how many frames of the game came before the last of each row.
+
+  Returns:
+    [B, 4, H, W]: frames of the game before it are 0.
+  """
+  back = jnp.arange(STACK - 1, -1, -1)[None, :]  # how far back each frame lies
+  is_seen = back <= ages[:, None]
+  return jnp.where(is_seen[:, :, None, None], frames, 0)
+
+
+def act(
+  params: nnx.State,
+  key: jax.Array,
+  observations: jax.Array,
+  epsilon: jax.Array,
+  *,
+  graphdef: nnx.GraphDef,
+) -> jax.Array:
+  """ε-greedy actions [B] int32 for observations [B, 4, 84, 84]; pure."""
+  q = nnx.merge(graphdef, params)(observations)
+  explore_key, action_key = jax.random.split(key)
+  explores = jax.random.uniform(explore_key, q.shape[:1]) < epsilon
+  random = jax.random.randint(action_key, q.shape[:1], 0, q.shape[1])
+  return jnp.where(explores, random, jnp.argmax(q, axis=-1)).astype(jnp.int32)
+
+
+def learn(
+  state: AgentState,
+  batch: Batch,
+  *,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  discount: float,
+) -> tuple[AgentState, dict[str, jax.Array]]:
+  """One update on a minibatch; pure.
+
+  Returns:
+    The new state; `loss`, Huber's, of the TD errors; and `mean_q`, the mean of max_a Q(s_tm1, a).
+  """
+  s_tm1 = stack(batch.frames[:, :-1], batch.ages[:, 0])
+  s_t = stack(batch.frames[:, 1:], batch.ages[:, 1])
+  q_t = nnx.merge(graphdef, state.target_params)(s_t)
+
+  def loss_fn(params: nnx.State) -> tuple[jax.Array, jax.Array]:
+    q_tm1 = nnx.merge(graphdef, params)(s_tm1)
+    td_errors = jax.vmap(rlax.q_learning)(
+      q_tm1, batch.a_tm1, batch.r_t, discount * batch.discount_t, q_t
+    )
+    # The derivative of Huber's loss is the TD error clipped to ±1.
+    return jnp.mean(rlax.huber_loss(td_errors, 1.0)), jnp.mean(jnp.max(q_tm1, axis=-1))
+
+  (loss, mean_q), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.train.params)
+  train = state.train.apply_gradients(gradients, state.train.model_state, optimizer)
+  return dataclasses.replace(state, train=train), {'loss': loss, 'mean_q': mean_q}
+
+
+def copy_to_target(state: AgentState) -> AgentState:
+  """The state with the parameters as those of the target network."""
+  return dataclasses.replace(state, target_params=jax.tree.map(jnp.copy, state.train.params))

@@ -1,0 +1,174 @@
+"""Atari games with the preprocessing of Mnih et al. (2015), played side by side.
+
+The Arcade Learning Environment's vector environment does the preprocessing in C++ threads: an
+action is repeated for four frames, the last two are turned grey and joined by their maximum, the
+result is resized to 84×84 (area interpolation), and the newest four such frames are an observation.
+Before the first frame of a game there are black ones. A game begins with 0 to 29 frames without an
+action. `FIRE` is not pressed for the agent, actions that have no effect in a game are left out, and
+a lost life does not start the game anew.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.dqn.extra import vector_env
+from experiments.dqn.network import SIDE, STACK
+
+FRAME_SKIP = 4  # frames of an agent step
+_NOOP_MAX = 30
+
+Arrays = dict[str, np.ndarray]
+
+
+class Step(NamedTuple):
+  """What one agent step in each of N games brought.
+
+  Attributes:
+    rewards: [N] int32, as the game counts.
+    life_lost: [N] bool, a life or the game was lost: the return after this step is 0.
+    truncated: [N] bool, the game was cut off for its length.
+    returns: rewards of the whole game for each that ended, in the order of the games.
+  """
+
+  rewards: np.ndarray
+  life_lost: np.ndarray
+  truncated: np.ndarray
+  returns: list[float]
+
+
+def make(
+  game: str,
+  num_envs: int,
+  *,
+  max_frames: int,
+  repeat_action_probability: float,
+  color: bool = False,
+) -> vector_env.AtariVectorEnv:
+  """`num_envs` environments; one that is over starts anew in the same step.
+
+  Args:
+    game: name in snake_case.
+    num_envs: how many.
+    max_frames: of a game, those at its start included.
+    repeat_action_probability: that a frame has the action of the frame before it.
+    color: single frames [210, 160, 3] instead of observations.
+  """
+  look = {'grayscale': True, 'stack_num': STACK, 'img_height': SIDE, 'img_width': SIDE}
+  if color:
+    look = {'grayscale': False, 'stack_num': 1, 'img_height': 210, 'img_width': 160}
+  return vector_env.AtariVectorEnv(
+    game,
+    num_envs,
+    **look,
+    frameskip=FRAME_SKIP,
+    maxpool=True,
+    noop_max=_NOOP_MAX,
+    use_fire_reset=False,
+    episodic_life=False,
+    life_loss_info=False,
+    reward_clipping=False,
+    full_action_space=False,
+    max_num_frames_per_episode=max_frames,
+    repeat_action_probability=repeat_action_probability,
+    autoreset_mode='SameStep',
+  )
+
+
+def seeds(*numbers: int, count: int) -> np.ndarray:
+  """`count` seeds of environments, of their own for each sequence of numbers."""
+  return (np.random.SeedSequence(numbers).generate_state(count) >> 1).astype(np.int64)
+
+
+class Games:
+  """Training games in lockstep, which can be brought back to where they were.
+
+  The vector environment cannot save its games. But a game that was started from a seed is decided
+  by its actions, and so are the games that follow it. `save` returns the actions since each
+  environment was last seeded, and `restore` plays them again. To keep these short, an environment
+  is seeded anew when its game is over for the first time after a `save`. (Seeding takes 70 ms, too
+  long for every game.)
+
+  Args:
+    env: as `make` returns it.
+    seed: of the run.
+
+  Attributes:
+    observations: [N, 4, 84, 84] uint8, what the agent sees now.
+    ages: [N] agent steps since each game began.
+  """
+
+  def __init__(self, env: vector_env.AtariVectorEnv, seed: int):
+    self._env = env
+    self._seed = seed
+    n = env.num_envs
+    self._steps = 0  # of each environment
+    self._is_due = np.zeros(n, bool)  # to be seeded anew
+    self._seeds = seeds(seed, 0, count=n)
+    self._seeded_at = np.zeros(n, np.int64)  # in steps
+    self._actions: list[np.ndarray] = []  # the last ones, since the first of `_seeded_at`
+    self._returns = np.zeros(n)
+    self.ages = np.zeros(n, np.int64)
+    self.observations, info = env.reset(seed=self._seeds)
+    self._lives = info['lives']
+
+  def send(self, actions: np.ndarray) -> None:
+    """Lets the environments begin a step with actions [N]; `receive` must follow."""
+    self._actions.append(actions.astype(np.uint8))
+    self._env.send(actions.astype(np.int64))
+
+  def receive(self) -> Step:
+    """Waits until the environments have taken their step."""
+    self.observations, rewards, terminated, truncated, info = self._env.recv()
+    lives = info['lives']
+    is_over = terminated | truncated
+    life_lost = terminated | (~is_over & (lives < self._lives))  # after the end: of the next game
+    self._steps += 1
+    self._returns += rewards
+    returns = self._returns[is_over].tolist()
+    self._returns[is_over] = 0
+    self.ages = np.where(is_over, 0, self.ages + 1)
+    self._lives = lives
+    if (renewed := is_over & self._is_due).any():
+      self._seeds[renewed] = seeds(self._seed, self._steps, count=len(lives))[renewed]
+      self._seeded_at[renewed] = self._steps
+      self._is_due[renewed] = False
+      self._reset(renewed)
+    return Step(rewards, life_lost, truncated & ~terminated, returns)
+
+  def save(self) -> Arrays:
+    """What `restore` needs; from now on environments are seeded anew when their game is over."""
+    kept = self._steps - int(self._seeded_at.min())
+    self._actions = self._actions[len(self._actions) - kept :]
+    self._is_due[:] = True
+    return {
+      'steps': np.array(self._steps),
+      'seeds': self._seeds.copy(),
+      'seeded_at': self._seeded_at.copy(),
+      'actions': np.array(self._actions, np.uint8).reshape(kept, len(self._seeds)),
+      'returns': self._returns.copy(),
+      'ages': self.ages.copy(),
+    }
+
+  def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+    """Brings the games to where they were at `save`, by playing them again."""
+    self._steps = int(saved['steps'])
+    self._seeds, self._seeded_at = saved['seeds'].copy(), saved['seeded_at'].copy()
+    self._actions = list(saved['actions'])
+    self._returns, self.ages = saved['returns'].copy(), saved['ages'].copy()
+    self._is_due[:] = True
+    first = self._steps - len(self._actions)
+    for step in range(first, self._steps + 1):
+      if (seeded := self._seeded_at == step).any():
+        self._reset(seeded)
+      if step < self._steps:
+        # An environment that was seeded later plays on at random until then.
+        actions = self._actions[step - first].astype(np.int64)
+        self.observations, _, _, _, info = self._env.step(actions)
+        self._lives = info['lives']
+
+  def _reset(self, mask: np.ndarray) -> None:
+    """Starts the environments of a [N] mask from their seeds."""
+    self.observations, info = self._env.reset(seed=self._seeds[mask], options={'reset_mask': mask})
+    self._lives = info['lives']

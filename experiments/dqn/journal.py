@@ -1,0 +1,106 @@
+"""Keeps replay memory and games beside the checkpoints: each time only what is new.
+
+A replay memory of a million frames has 7 GB, too much to be written with every checkpoint. File
+`STEP.npz` holds the rows since the file before it, and the games. It is written before the
+checkpoint of that step and never changed, so that a run that is killed at any moment finds all rows
+of its latest checkpoint.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from experiments.dqn.environments import Arrays
+from experiments.dqn.replay import Replay, Row
+from experiments.training.errors import UserError
+
+_ROWS, _GAMES = 'rows/', 'games/'
+
+
+class Journal:
+  """The files of one run.
+
+  Args:
+    directory: where they are kept.
+    replay: the memory that is kept.
+    num_envs: agent steps in a row of it.
+    keep: as many of the latest files can be restored.
+  """
+
+  def __init__(self, directory: Path, replay: Replay, *, num_envs: int, keep: int):
+    self._directory = directory
+    self._replay = replay
+    self._num_envs = num_envs
+    self._keep = keep
+    self._saved = 0  # rows of the run that are in files
+
+  def save(self, games: Arrays) -> None:
+    """Writes the rows since the last `save` and the games, and removes files no longer needed.
+
+    Args:
+      games: as `Games.save` returns them.
+    """
+    count = self._replay.count
+    self._directory.mkdir(exist_ok=True)
+    first = max(self._saved, count - self._replay.capacity)
+    rows = self._replay.newest(count - first)
+    arrays = {f'{_ROWS}{name}': array for name, array in rows._asdict().items()}
+    arrays |= {f'{_GAMES}{name}': array for name, array in games.items()}
+    temporary = self._directory / 'tmp.npz'
+    np.savez(temporary, first=first, **arrays)
+    os.replace(temporary, self._path(count))
+    self._saved = count
+    ends = self._ends()
+    oldest = ends[-self._keep :][0] - self._replay.capacity
+    for end in ends:
+      if end <= oldest:
+        self._path(end).unlink()
+
+  def restore(self, step: int) -> Arrays:
+    """Fills the replay memory as it was when the checkpoint of a step was written.
+
+    Files of later steps, left by a run that was killed, are removed.
+
+    Returns:
+      The games of that moment.
+
+    Raises:
+      UserError: a file is missing or damaged.
+    """
+    count = step // self._num_envs
+    for end in self._ends():
+      if end > count:
+        self._path(end).unlink()
+    games, last, rows = self._read(count)
+    parts = [(last, rows)]
+    while last > max(0, count - self._replay.capacity):
+      _, last, rows = self._read(last)
+      parts.append((last, rows))
+    for first, rows in reversed(parts):
+      self._replay.put(first, rows)
+    self._saved = count
+    return games
+
+  def _read(self, end: int) -> tuple[Arrays, int, Row]:
+    """Games, number of the first row, and rows of the file whose rows end before `end`."""
+    path = self._path(end)
+    try:
+      with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+        games = {name[len(_GAMES) :]: arrays[name] for name in arrays if name.startswith(_GAMES)}
+        rows = Row(**{name: arrays[f'{_ROWS}{name}'] for name in Row._fields})
+        return games, int(arrays['first']), rows
+    except Exception as error:  # the file system, zipfile, zlib and NumPy each have their own
+      reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+      raise UserError(
+        f'cannot read {path} ({reason}), which the latest checkpoint needs; restore it, or choose '
+        'another --workdir.'
+      ) from error
+
+  def _path(self, end: int) -> Path:
+    return self._directory / f'{end * self._num_envs}.npz'
+
+  def _ends(self) -> list[int]:
+    """The ends of the rows of all files, in order."""
+    steps = [int(path.stem) for path in self._directory.glob('*.npz') if path.stem.isdecimal()]
+    return sorted(step // self._num_envs for step in steps)

@@ -1,0 +1,74 @@
+"""Pictures of a finished run: the score against frames, and an episode to watch."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import config_dict
+from PIL import Image
+
+from experiments.dqn import evaluation
+from experiments.dqn.environments import seeds
+from experiments.training.metrics import Row, read_rows
+
+_GIF_BYTES = 3_000_000
+_GIF_MILLISECONDS = 40  # a frame; browsers show frames of 20 ms and less slowly
+
+
+def write(workdir: Path, config: config_dict.FrozenConfigDict, policy: evaluation.Policy) -> None:
+  """Writes `score.png` and `episode.gif` into the run.
+
+  Args:
+    workdir: directory of the run.
+    config: its config.
+    policy: of the trained network, as it is evaluated.
+  """
+  title = '/'.join(workdir.parts[-2:])
+  score(read_rows(workdir / 'metrics.jsonl'), title).savefig(workdir / 'score.png', dpi=150)
+  frames, _ = evaluation.record(policy, config, seeds(config.seed, count=1))
+  (workdir / 'episode.gif').write_bytes(gif(frames))
+
+
+def score(rows: list[Row], title: str) -> Figure:
+  """Score of the evaluations, with its standard error, and return of training games, by frames.
+
+  Training games are played with more random actions.
+  """
+  figure = Figure(figsize=(6, 4), layout='constrained')
+  axes = figure.subplots()
+  training = [row for row in rows if 'train/episode_return' in row]
+  points = lambda rows, name: [row[name] for row in rows]
+  axes.plot(
+    points(training, 'frames'), points(training, 'train/episode_return'),
+    lw=0.7, alpha=0.7, label='training, ε-greedy as it learns',
+  )  # fmt: skip
+  evaluations = [row for row in rows if 'eval/score' in row]
+  axes.errorbar(
+    points(evaluations, 'frames'), points(evaluations, 'eval/score'),
+    points(evaluations, 'eval/standard_error'),
+    marker='.', capsize=2, label='evaluation ± standard error',
+  )  # fmt: skip
+  axes.set(xlabel='frames', ylabel='score', title=title, xlim=(0, None))
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return figure
+
+
+def gif(frames: np.ndarray, max_bytes: int = _GIF_BYTES) -> bytes:
+  """Frames [T, H, W, 3], 15 a second of the game, as a GIF that plays about 1.7 times as fast.
+
+  As many frames are left out, evenly, as it takes to have no more than `max_bytes`.
+  """
+  for stride in (2**i for i in range(len(frames).bit_length())):
+    images = [
+      Image.fromarray(frame).convert('P', palette=Image.Palette.ADAPTIVE, colors=64)
+      for frame in frames[::stride]
+    ]
+    buffer = io.BytesIO()
+    images[0].save(
+      buffer, 'GIF', save_all=True, append_images=images[1:], duration=_GIF_MILLISECONDS, loop=0
+    )
+    if buffer.tell() <= max_bytes:
+      break
+  return buffer.getvalue()

@@ -1,0 +1,129 @@
+"""The replay memory: frames are stored once, observations are put together when they are sampled.
+
+All environments step together, so that one row holds a frame, an action and its result for each of
+them, and one cursor tells what is the newest.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.dqn.agent import Batch
+from experiments.dqn.network import SIDE, STACK
+
+
+class Row(NamedTuple):
+  """One agent step in each of N environments, or T rows of them in arrays [T, N, ...].
+
+  Attributes:
+    frames: [N, 84, 84] uint8, the newest frame when the action was chosen.
+    ages: [N] agent steps since the game began, at most 3 as older ones are not seen.
+    actions: [N] uint8.
+    rewards: [N] int8, clipped to −1 … 1.
+    life_lost: [N] bool, whether a life or the game was lost in this step.
+    truncated: [N] bool, whether the game was cut off after it: what came of it is not known.
+  """
+
+  frames: np.ndarray
+  ages: np.ndarray
+  actions: np.ndarray
+  rewards: np.ndarray
+  life_lost: np.ndarray
+  truncated: np.ndarray
+
+
+class Replay:
+  """The newest rows of a run.
+
+  Args:
+    capacity: rows; the system provides their memory when they are first written.
+    num_envs: N.
+
+  Attributes:
+    count: rows that were ever added.
+  """
+
+  def __init__(self, capacity: int, num_envs: int):
+    self.capacity = capacity
+    self.count = 0
+    shape = (capacity, num_envs)
+    self._rows = Row(
+      frames=np.zeros((*shape, SIDE, SIDE), np.uint8),
+      ages=np.zeros(shape, np.uint8),
+      actions=np.zeros(shape, np.uint8),
+      rewards=np.zeros(shape, np.int8),
+      life_lost=np.zeros(shape, bool),
+      truncated=np.zeros(shape, bool),
+    )
+
+  def add(
+    self,
+    frames: np.ndarray,
+    ages: np.ndarray,
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    life_lost: np.ndarray,
+    truncated: np.ndarray,
+  ) -> None:
+    """Adds a row, over the oldest one if the memory is full; arguments as in `Row`.
+
+    Ages and rewards are clipped here.
+    """
+    ages, rewards = np.minimum(ages, STACK - 1), np.clip(rewards, -1, 1)
+    row = Row(frames, ages, actions, rewards, life_lost, truncated)
+    for array, value in zip(self._rows, row):
+      array[self.count % self.capacity] = value
+    self.count += 1
+
+  def sample(self, rng: np.random.Generator, batches: int, batch_size: int) -> Batch:
+    """Transitions drawn uniformly, with replacement, from those that are known to their end.
+
+    Left out are the newest row, whose next frame is not there yet; when the memory is full, the
+    oldest three, whose earlier frames are no longer there; and steps where a game was cut off.
+
+    Args:
+      rng: random numbers.
+      batches: U.
+      batch_size: B.
+
+    Returns:
+      Arrays [U, B, ...].
+    """
+    oldest = max(0, self.count - self.capacity)
+    first = oldest + STACK - 1 if oldest else 0
+    size = batches * batch_size
+    rows, envs = self._draw(rng, first, size)
+    while (unknown := self._rows.truncated[rows, envs]).any():
+      rows[unknown], envs[unknown] = self._draw(rng, first, unknown.sum())
+    window = (rows[:, None] + np.arange(1 - STACK, 2)) % self.capacity  # s_tm1 and one more
+    pairs = ((rows[:, None] + np.arange(2)) % self.capacity, envs[:, None])
+    batch = Batch(
+      frames=self._rows.frames[window, envs[:, None]],
+      ages=self._rows.ages[pairs],
+      a_tm1=self._rows.actions[rows, envs].astype(np.int32),
+      r_t=self._rows.rewards[rows, envs].astype(np.float32),
+      discount_t=1 - self._rows.life_lost[rows, envs].astype(np.float32),
+    )
+    return Batch(*(array.reshape(batches, batch_size, *array.shape[1:]) for array in batch))
+
+  def _draw(self, rng: np.random.Generator, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`size` places in the arrays, of rows `first` to the last but one."""
+    rows = rng.integers(first, self.count - 1, size) % self.capacity
+    return rows, rng.integers(0, self._rows.frames.shape[1], size)
+
+  def newest(self, count: int) -> Row:
+    """The newest `count` rows, oldest first; copies [count, N, ...]."""
+    places = np.arange(self.count - count, self.count) % self.capacity
+    return Row(*(array[places] for array in self._rows))
+
+  def put(self, first: int, rows: Row) -> None:
+    """Puts rows [T, N, ...] where they were when they were the rows `first` to first + T − 1."""
+    places = np.arange(first, first + len(rows.frames)) % self.capacity
+    for array, values in zip(self._rows, rows):
+      array[places] = values
+    self.count = first + len(places)
+
+
+def num_bytes(capacity: int) -> int:
+  """Memory that frames and the rest take for a number of agent steps."""
+  return capacity * (SIDE * SIDE + 5)

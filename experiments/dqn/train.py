@@ -1,0 +1,126 @@
+"""Trains the deep Q-network of §5.4."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ml_collections import config_dict
+
+from experiments.dqn import evaluation, pictures
+from experiments.dqn.actor_learner import ActorLearner
+from experiments.dqn.environments import seeds
+from experiments.dqn.journal import Journal
+from experiments.dqn.validate import validate
+from experiments.training import run, start
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.loop import check_finite, run_name, sum_of
+from experiments.training.metrics import MetricsLog, Progress
+
+BEST_METRIC = 'eval/score'
+
+
+def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
+  """Runs, or goes on with, the experiment in `workdir`; writes metrics, checkpoints and pictures.
+
+  Args:
+    config: of the run.
+    workdir: its directory.
+    data_dir: not used: the games come with the Arcade Learning Environment.
+
+  Raises:
+    UserError: the config or the directory cannot be used; see the message.
+  """
+  del data_dir
+  start.on_games(config, workdir, validate=validate, run_experiment=run_experiment)
+
+
+def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
+  """The experiment itself, for a valid config and a directory of its own."""
+  agent = ActorLearner(config)
+  print(f'{config.variant}: {agent.num_params:,} parameters')
+  total = config.epochs * config.steps_per_epoch
+
+  def evaluate() -> dict[str, float]:
+    episodes = config.final_eval_episodes if agent.steps == total else config.eval_episodes
+    env_seeds = seeds(config.seed, agent.steps, count=config.eval_envs)
+    return eval_metrics(evaluation.play(agent.eval_policy(), config, episodes, env_seeds))
+
+  train_and_evaluate(agent, evaluate, config, workdir)
+  pictures.write(workdir, config, agent.eval_policy())
+  summary = run.write_summary(
+    workdir, config, best_metric=BEST_METRIC, num_params=agent.num_params, best=max
+  )
+  shutil.rmtree(workdir / 'replay')  # nothing goes on with a finished run
+  final, best = summary['final'][BEST_METRIC], summary['best'][BEST_METRIC]
+  print(f'score {final:.1f}, at best {best:.1f}; all of it is in {workdir}')
+
+
+def train_and_evaluate(
+  agent: ActorLearner,
+  evaluate: Callable[[], dict[str, float]],
+  config: config_dict.FrozenConfigDict,
+  workdir: Path,
+) -> None:
+  """Trains to the end, from the latest checkpoint in `workdir` if there is one.
+
+  Args:
+    agent: before its first step.
+    evaluate: () → metrics of the present network.
+    config: of the run.
+    workdir: its directory.
+
+  Raises:
+    UserError: a metric or a parameter is not finite; the checkpoints before it remain. Or what the
+      run would go on from is damaged.
+  """
+  total, keep = config.epochs * config.steps_per_epoch, config.keep_checkpoints
+  checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep, best_metric=BEST_METRIC, best=max)
+  journal = Journal(workdir / 'replay', agent.replay, num_envs=config.num_envs, keep=keep)
+  if (state := checkpoints.restore(agent.state)) is not None:
+    print(f'going on from agent step {int(state.step):,} of {total:,}')
+    agent.state = state
+    agent.games.restore(journal.restore(agent.steps))
+  log = MetricsLog(workdir, resume_step=agent.steps)
+  progress = Progress(run_name(workdir), total, agent.steps, config.epochs)
+  try:
+    agent.start_window()
+    while agent.steps < total:
+      agent.step()
+      progress.step(config.num_envs)
+      epoch_is_over = agent.steps % config.steps_per_epoch == 0
+      save = epoch_is_over or agent.steps % config.checkpoint_every == 0
+      if not save and agent.steps % config.log_every:
+        continue
+
+      epoch = agent.steps / config.steps_per_epoch
+      metrics = agent.take_metrics()
+      check_finite(agent.steps, metrics)
+      log.write(agent.steps, epoch, metrics)
+      progress.show(metrics)
+      results = None
+      if epoch_is_over:
+        results = evaluate()
+        log.write(agent.steps, epoch, {'frames': metrics['frames'], **results})
+        progress.epoch(int(epoch), log.seconds, {**metrics, **results})
+      if save:
+        state = agent.state
+        check_finite(agent.steps, {'the sum of the parameters': float(sum_of(state.train.params))})
+        journal.save(agent.games.save())
+        checkpoints.save(state, results)
+      agent.start_window()
+  finally:
+    progress.close()
+    log.close()
+    checkpoints.close()
+
+
+def eval_metrics(returns: np.ndarray) -> dict[str, float]:
+  """Mean return, its standard error (0 for one episode) and how many episodes there were."""
+  count = returns.size
+  error = float(returns.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+  return {
+    'eval/score': float(returns.mean()),
+    'eval/standard_error': error,
+    'eval/episodes': float(count),
+  }

@@ -1,0 +1,158 @@
+"""Games of the Arcade Learning Environment: preprocessing, ends of games, lives, going back."""
+
+import ale_py
+import cv2
+import numpy as np
+import pytest
+from ale_py import roms
+
+from experiments.dqn import environments
+from experiments.dqn.environments import Games
+
+
+def make(game='breakout', num_envs=2, max_frames=108_000, repeat_action_probability=0.0):
+  return environments.make(
+    game,
+    num_envs,
+    max_frames=max_frames,
+    repeat_action_probability=repeat_action_probability,
+  )
+
+
+class Emulator:
+  """One game by the single-game interface, with the preprocessing written in NumPy and OpenCV."""
+
+  def __init__(self, game, seed):
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    self.ale = ale_py.ALEInterface()
+    self.ale.setInt('random_seed', seed)
+    self.ale.setFloat('repeat_action_probability', 0.0)
+    self.ale.loadROM(roms.get_rom_path(game))
+    self.actions = self.ale.getMinimalActionSet()
+
+  def start(self, noops):
+    """A new game; → its first observation."""
+    self.ale.reset_game()
+    screens = [self.ale.getScreenGrayscale()]
+    for _ in range(noops):
+      self.ale.act(0)
+      screens.append(self.ale.getScreenGrayscale())
+    self.stack = [np.zeros((84, 84), np.uint8)] * 3 + [self.frame(screens[-1:])]
+    return np.stack(self.stack)
+
+  def step(self, action):
+    """→ observation, reward, whether the game is over."""
+    reward, screens = 0, []
+    for _ in range(4):
+      reward += self.ale.act(self.actions[action])
+      screens.append(self.ale.getScreenGrayscale())
+      if self.ale.game_over():
+        break
+    self.stack = [*self.stack[1:], self.frame(screens[-2:])]
+    return np.stack(self.stack), reward, self.ale.game_over()
+
+  @staticmethod
+  def frame(screens):
+    return cv2.resize(np.max(screens, axis=0), (84, 84), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize('game', ['breakout', 'space_invaders'])
+def test_preprocessing_is_that_of_an_independent_implementation(game):
+  env, emulator = make(game, 1), Emulator(game, 5)
+  observations, info = env.reset(seed=np.array([5]))
+  expected = emulator.start(int(info['frame_number'][0]))
+  np.testing.assert_array_equal(observations[0], expected)
+  rng, scored = np.random.default_rng(0), 0
+  for step in range(400):
+    action = rng.integers(len(emulator.actions))
+    observations, rewards, terminated, _, info = env.step(np.array([action]))
+    expected, reward, is_over = emulator.step(action)
+    assert (rewards[0], terminated[0]) == (reward, is_over)
+    scored += reward
+    if is_over:
+      np.testing.assert_array_equal(info['final_obs'][0], expected)
+      expected = emulator.start(int(info['episode_frame_number'][0]))
+    np.testing.assert_array_equal(observations[0], expected, err_msg=f'step {step}')
+  assert scored and observations.std() > 0
+
+
+def random_steps(games, count, seed=0):
+  """Plays; → what `receive` returned, with observations and ages after it."""
+  rng = np.random.default_rng(seed)
+  results = []
+  for _ in range(count):
+    games.send(rng.integers(4, size=len(games.ages)))
+    results.append((games.receive(), games.observations, games.ages))
+  return results
+
+
+def test_ends_of_games_and_lives():
+  """Breakout has five lives; each is lost once a game."""
+  env = make()
+  games = Games(env, seed=3)
+  reference = make()  # the same games, with all that the environment tells
+  reference.reset(seed=environments.seeds(3, 0, count=2))
+  rng = np.random.default_rng(0)
+  lives, totals, ages = np.array([5, 5]), np.zeros(2), np.zeros(2, int)
+  finished, expected_returns, lost = [], [], np.zeros(2, int)
+  for _ in range(500):
+    actions = rng.integers(4, size=2)
+    games.send(actions)
+    step = games.receive()
+    observations, rewards, terminated, _, info = reference.step(actions)
+    np.testing.assert_array_equal(games.observations, observations)
+    np.testing.assert_array_equal(step.rewards, rewards)
+    now = np.where(terminated, 0, info['lives'])
+    np.testing.assert_array_equal(step.life_lost, now < lives)
+    lost += step.life_lost
+    totals += rewards
+    ages = np.where(terminated, 0, ages + 1)
+    np.testing.assert_array_equal(games.ages, ages)
+    for i in np.flatnonzero(terminated):
+      assert lost[i] == 5
+      expected_returns.append(totals[i])
+      totals[i], lost[i] = 0, 0
+    finished += step.returns
+    lives = np.where(terminated, 5, now)
+    assert not step.truncated.any()
+  assert finished == expected_returns and len(finished) >= 4
+  black = (games.observations == 0).all((2, 3)).sum(1)  # frames from before the game
+  np.testing.assert_array_equal(black, np.maximum(3 - games.ages, 0))
+
+
+def test_a_game_that_is_cut_off_is_truncated_and_no_life_is_lost():
+  games = Games(make(max_frames=200), seed=0)
+  cut = [step for step, _, _ in random_steps(games, 60) if step.truncated.any()]
+  assert cut
+  for step in cut:
+    assert not step.life_lost[step.truncated].any()
+    assert len(step.returns) == step.truncated.sum()
+
+
+@pytest.mark.parametrize('repeat_action_probability', [0.0, 0.25])
+def test_restored_games_go_on_as_they_would_have(repeat_action_probability):
+  """With a second `save`, after some environments were seeded anew and others were not."""
+  new = lambda: Games(make(num_envs=3, repeat_action_probability=repeat_action_probability), 7)
+  games = new()
+  assert sum(len(step.returns) for step, _, _ in random_steps(games, 300)) >= 3
+  saves = []
+  for steps in (100, 300):
+    saves.append(games.save())
+    played = random_steps(games, steps, seed=steps)
+    other = new()
+    random_steps(other, 5)  # whatever was played before does not matter
+    other.restore(saves[-1])
+    for (step, observations, ages), (step2, observations2, ages2) in zip(
+      played, random_steps(other, steps, seed=steps), strict=True
+    ):
+      for a, b in zip((*step, observations, ages), (*step2, observations2, ages2)):
+        np.testing.assert_array_equal(a, b)
+  seeded = saves[1]['seeded_at']
+  assert (seeded == 0).any() and (seeded > 300).any()  # some still go on from the start
+  last = games.save()
+  assert (last['seeded_at'] > 300).all() and len(last['actions']) < last['steps'] - 300
+
+
+def test_seeds_differ():
+  drawn = [environments.seeds(*numbers, count=8) for numbers in ((0, 0), (0, 1), (1, 0), (1, 1))]
+  assert len(np.unique(drawn)) == 32 and np.min(drawn) >= 0

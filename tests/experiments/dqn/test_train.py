@@ -1,0 +1,261 @@
+"""The experiment from end to end on real games, how often it learns, resuming, bad input."""
+
+import importlib
+import io
+import json
+import sys
+import time
+
+import jax
+import matplotlib.image
+import numpy as np
+import psutil
+import pytest
+from ml_collections import config_dict
+from PIL import Image
+
+from configs import dqn
+from experiments.dqn import environments, evaluation, pictures
+from experiments.dqn import train as train_lib
+from experiments.dqn.actor_learner import ActorLearner
+from experiments.dqn.environments import Games
+from experiments.dqn.validate import validate
+from experiments.training.errors import UserError
+from experiments.training.metrics import read_rows
+
+
+def frozen(spec='breakout-wn,tiny', **changes):
+  config = dqn.get_config(spec)
+  config.update(changes)
+  return config_dict.FrozenConfigDict(config)
+
+
+@pytest.mark.parametrize(
+  'spec, changes',
+  [
+    ('breakout-wn,tiny', {}),
+    ('space_invaders-plain,tiny', {'optimizer': 'rmsprop', 'learning_rate': 0.00025}),
+  ],
+)
+def test_a_whole_run(spec, changes, tmp_path):
+  train_lib.train(frozen(spec, **changes), tmp_path)
+  rows = read_rows(tmp_path / 'metrics.jsonl')
+  training = [row for row in rows if 'train/epsilon' in row]
+  assert [row['step'] for row in training] == [80, 160, 200, 240, 320, 400, 480, 560, 600, 640,
+                                               720, 800]  # fmt: skip
+  assert training[0]['train/epsilon'] == pytest.approx(0.82)
+  assert [row['train/epsilon'] for row in training[5:]] == [0.1] * 7
+  assert all(row['frames'] == 4 * row['step'] for row in rows)
+  assert 'train/loss' not in training[0] and training[0]['updates_per_second'] == 0
+  for row in training[1:]:
+    assert row['train/loss'] > 0 and row['train/mean_q'] < 2
+    ratio = row['agent_steps_per_second'] / row['updates_per_second']
+    assert ratio == pytest.approx(4)
+  evaluations = [row for row in rows if 'eval/score' in row]
+  assert [row['epoch'] for row in evaluations] == [1, 2]
+  assert all(row['eval/episodes'] == 4 for row in evaluations)
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary['final'] == evaluations[-1]
+  assert summary['best']['eval/score'] == max(row['eval/score'] for row in evaluations)
+  assert matplotlib.image.imread(tmp_path / 'score.png').std() > 0
+  with Image.open(tmp_path / 'episode.gif') as gif:
+    assert gif.size == (160, 210) and gif.n_frames > 10
+  assert not (tmp_path / 'replay').exists()
+
+
+def snapshot(agent):
+  """Updates so far, parameters and those of the target network, as NumPy arrays."""
+  state = agent.state
+  flat = lambda params: np.concatenate([np.asarray(p).ravel() for p in jax.tree.leaves(params)])
+  return int(state.train.step), flat(state.train.params), flat(state.target_params)
+
+
+def test_one_update_for_four_agent_steps_and_copies_of_the_target_network():
+  """Learning starts at 80 agent steps, each step is 8 of them; a copy every 80."""
+  config = frozen(num_envs=8, target_period=80, learning_starts=80)
+  agent = ActorLearner(config)
+  _, _, initial = snapshot(agent)
+  expected_target = initial
+  for steps in range(0, 400, 8):
+    assert agent.steps == steps
+    updates, params, target = snapshot(agent)
+    assert updates == max(0, steps - 80) // 4
+    np.testing.assert_array_equal(target, expected_target)
+    if steps >= 80 and steps % 80 == 0:
+      expected_target = params  # before the updates of this step
+    agent.step()
+  assert (params != initial).any() and (expected_target != initial).any()
+
+
+def first_actions(config, steps=1000):
+  agent = ActorLearner(config)
+  return np.stack([agent.step() for _ in range(steps // config.num_envs)])
+
+
+def test_the_same_seed_takes_the_same_first_thousand_actions(monkeypatch):
+  config = frozen()
+  actions = first_actions(config)
+  assert actions.size == 1000
+  assert (actions != first_actions(frozen(seed=1))).any()
+
+  receive, rng = Games.receive, np.random.default_rng(0)
+
+  def slow_receive(games):
+    time.sleep(0.004 * rng.random())  # whether games or updates are the slower ones
+    return receive(games)
+
+  monkeypatch.setattr(Games, 'receive', slow_receive)
+  np.testing.assert_array_equal(actions, first_actions(config))
+
+
+def logged(workdir):
+  return [
+    {k: v for k, v in row.items() if k != 'seconds' and 'per_second' not in k}
+    for row in read_rows(workdir / 'metrics.jsonl')
+  ]
+
+
+class Killed(Exception):
+  pass
+
+
+def test_a_killed_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
+  """Sticky actions, games that end, a replay memory that is full: after two kills all is the same.
+
+  The second comes after a checkpoint that is not the one at the end of an epoch.
+  """
+  config = frozen(
+    epochs=1, steps_per_epoch=800, replay_capacity=240, repeat_action_probability=0.25
+  )
+  step, stops = ActorLearner.step, []
+
+  def train(name):
+    """Runs until it is done or killed; → actions by agent step."""
+    actions = {}
+
+    def recording_step(agent):
+      if stops and agent.steps == stops[0]:
+        raise Killed
+      before = agent.steps
+      actions[before] = step(agent)
+
+    monkeypatch.setattr(ActorLearner, 'step', recording_step)
+    if stops:
+      with pytest.raises(Killed):
+        train_lib.train(config, tmp_path / name)
+      stops.pop()
+    else:
+      train_lib.train(config, tmp_path / name)
+    return actions
+
+  expected = train('whole')
+  for stop, first in ((360, 0), (720, 200), (None, 600)):
+    stops[:] = [stop] if stop else []
+    actions = train('parts')
+    assert (min(actions), max(actions)) == (first, (stop or 800) - 4)
+    for steps, taken in actions.items():
+      np.testing.assert_array_equal(taken, expected[steps])
+  rows = logged(tmp_path / 'parts')
+  assert rows == logged(tmp_path / 'whole')
+  assert any('train/episode_return' in row for row in rows)
+
+
+def test_first_episodes_of_each_environment_count():
+  """As if each had been alone; the actions do not depend on what is seen."""
+  config = frozen(eval_max_frames=1600)
+  policy = lambda step, observations: (np.full(len(observations), step) * 7 // 3) % 4
+  env_seeds = np.array([3, 4, 5])
+  returns = evaluation.play(policy, config, 6, env_seeds)
+  assert returns.shape == (3, 2) and len(np.unique(returns)) > 1
+  for i in range(3):
+    env = environments.make('breakout', 1, max_frames=1600, repeat_action_probability=0.0)
+    env.reset(seed=env_seeds[i : i + 1])
+    totals, step = [0.0], 0
+    while len(totals) <= 2:
+      _, rewards, terminated, truncated, _ = env.step(policy(step, np.zeros(1)))
+      totals[-1] += rewards[0]
+      if terminated[0] or truncated[0]:
+        totals.append(0.0)
+      step += 1
+    np.testing.assert_array_equal(returns[i], totals[:2])
+
+  frames, total = evaluation.record(policy, config, env_seeds[:1])
+  assert total == returns[0, 0]
+  assert frames.shape[1:] == (210, 160, 3) and 50 < len(frames) <= 401
+  assert (frames[1:] != frames[:-1]).any((1, 2, 3)).mean() > 0.5
+
+
+def test_mean_and_standard_error_of_a_score():
+  metrics = train_lib.eval_metrics(np.array([[1.0, 2.0], [3.0, 6.0]]))
+  variance = (4 + 1 + 0 + 9) / 3
+  assert metrics == pytest.approx(
+    {'eval/score': 3.0, 'eval/standard_error': np.sqrt(variance / 4), 'eval/episodes': 4.0}
+  )
+  assert train_lib.eval_metrics(np.array([[5.0]]))['eval/standard_error'] == 0
+
+
+def test_a_gif_keeps_to_its_size():
+  noise = np.random.default_rng(0).integers(256, size=(40, 32, 32, 3)).astype(np.uint8)
+  whole, small = pictures.gif(noise), pictures.gif(noise, max_bytes=10_000)
+  assert len(small) <= 10_000 < len(whole)
+  with Image.open(io.BytesIO(whole)) as image:
+    assert image.n_frames == 40
+  with Image.open(io.BytesIO(small)) as image:
+    assert 1 < image.n_frames < 40
+
+
+@pytest.mark.parametrize('spec', dqn.SWEEPS['table2'])
+def test_the_paper_s_configs_are_valid(spec, monkeypatch):
+  memory = type(psutil.virtual_memory())
+  monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory(*[2**40] * len(memory._fields)))
+  validate(frozen(spec[0], **spec[1]))
+
+
+@pytest.mark.parametrize(
+  'spec, changes, message',
+  [
+    ('brekout-wn,tiny', {}, "unknown game 'brekout'; did you mean breakout?"),
+    ('space_invader-wn,tiny', {}, 'did you mean space_invaders'),
+    ('xyzzy-wn,tiny', {}, "unknown game 'xyzzy'; names are in snake_case."),
+    ('breakout-wn,tiny', {'game': 'pong'}, 'choose these in --config'),
+    ('breakout-wn,tiny', {'param': 'plain'}, 'choose these in --config'),
+    ('breakout-wn,tiny', {'optimizer': 'adam'}, 'config.optimizer=adam: choose one of adamax, rms'),
+    ('breakout-wn,tiny', {'num_envs': 6}, 'must be a multiple of config.update_period=4'),
+    ('breakout-wn,tiny', {'target_period': 42}, 'must be a multiple of config.num_envs=4'),
+    ('breakout-wn,tiny', {'eval_episodes': 5}, 'must be a multiple of config.eval_envs=2'),
+    ('breakout-wn,tiny', {'learning_starts': 4}, 'config.learning_starts=4 must be 8 or more'),
+    ('breakout-wn,tiny', {'replay_capacity': 28}, 'config.replay_capacity=28 must be 32 or more'),
+    ('breakout-wn,tiny', {'features': (4, 4)}, 'must be three numbers, 1 or more each'),
+    ('breakout-wn,tiny', {'learning_rate': 0.0}, 'config.learning_rate=0.0 must be above 0'),
+    ('breakout-wn,tiny', {'discount': 1.5}, 'config.discount=1.5 must be between 0 and 1'),
+    ('breakout-wn,tiny', {'b2': 1.0}, 'config.b2=1.0 must be at least 0 and below 1'),
+    ('breakout-wn,tiny', {'epochs': 0}, 'config.epochs=0 must be 1 or more'),
+    (
+      'breakout-wn,tiny',
+      {'replay_capacity': 4 * 10**9, 'checkpoint_every': 4 * 10**9},
+      'config.replay_capacity=4000000000 needs 52',
+    ),
+  ],
+)
+def test_bad_configs(spec, changes, message, tmp_path):
+  with pytest.raises(UserError) as error:
+    train_lib.train(frozen(spec, **changes), tmp_path / 'run')
+  assert message in str(error.value) and '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_more_replay_than_memory_says_how_much_there_is(monkeypatch, tmp_path):
+  memory = type(psutil.virtual_memory())
+  monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory(*[2**31] * len(memory._fields)))
+  with pytest.raises(UserError, match=r'needs 8\.2 GiB of memory, and 2\.0 GiB are available'):
+    train_lib.train(frozen('enduro-plain'), tmp_path / 'run')
+
+
+@pytest.mark.parametrize('package', ['ale_py', 'gymnasium', 'rlax'])
+def test_without_the_extra(package, tmp_path, monkeypatch):
+  """The command says in one line what to install."""
+  monkeypatch.setitem(sys.modules, package, None)
+  for module in [m for m in sys.modules if m.startswith(('experiments.dqn', 'ale_py.'))]:
+    monkeypatch.delitem(sys.modules, module)
+  with pytest.raises(UserError, match=rf'^{package} is not installed; run: pip install \.\[rl\]$'):
+    importlib.import_module('experiments.dqn.train')
