@@ -75,7 +75,7 @@ def test_bad_dqn_specs_are_explained(spec, message):
     dqn.get_config(spec)
 
 
-@pytest.mark.parametrize('module', [cifar, dqn, vae])
+@pytest.mark.parametrize('module', [cifar, dqn, draw, vae])
 def test_trials_of_sweeps_are_of_known_specs_and_keys(module):
   for trials in module.SWEEPS.values():
     for spec, overrides in trials:
