@@ -68,7 +68,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
   config.clip_norm = 10.0  # of the gradient of all parameters together
 
   # The run; all ours.
-  config.remat = False  # compute glimpses twice and need a third of the memory
+  config.remat = False  # compute every glimpse twice and need a quarter of the memory
   config.eval_batch_size = 500
   config.log_every = 50  # steps per row of training metrics
   config.diagnostics = False  # also log norms, gradients and turning of every layer (§2.1)

@@ -10,7 +10,8 @@ from experiments.draw.attention import Window
 RED, BLUE = 254, 255  # in the palette; below them are greys
 _COLOURS = {RED: (220, 30, 30), BLUE: (30, 90, 220)}
 _WHITE = 253
-_GAP = 4  # pixels around images
+_GAP = 4  # pixels between images
+_MAX_BORDER = 8  # pixels, so that an outline does not hide the image
 _FRAME_MS = 80
 _LAST_FRAME_MS = 2500
 
@@ -24,8 +25,8 @@ def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
 def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: int) -> np.ndarray:
   """Draws the outlines of windows.
 
-  As in Gregor et al. (2015), Figure 5: the side is that of the grid of filters, (N − 1) δ, and the
-  border as wide as their σ.
+  As in Figure 1 of Gregor et al. (2015): the side is that of the grid of filters, (N − 1) δ, and
+  the border is as wide as their σ, up to some pixels.
 
   Args:
     frames: [T, B, scale·H, scale·W] of `enlarge`.
@@ -43,7 +44,7 @@ def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: 
   # Pixel a of the image, counted from 1, lies between a − 1 and a.
   left, right = (pixels(windows.center_x - 0.5 + side) for side in (-half, half))
   top, bottom = (pixels(windows.center_y - 0.5 + side) for side in (-half, half))
-  border = np.maximum(pixels(np.exp(windows.log_variance / 2)), 1)
+  border = np.clip(pixels(np.exp(windows.log_variance / 2)), 1, _MAX_BORDER)
   drawn = np.empty_like(frames)
   for place in np.ndindex(frames.shape[:2]):
     image = Image.fromarray(frames[place])

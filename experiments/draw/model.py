@@ -1,4 +1,4 @@
-"""DRAW (Gregor et al. 2015): an image is drawn on a canvas in T glimpses."""
+"""DRAW: an image is drawn on a canvas in T glimpses. Equations are those of Gregor et al. (2015)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -57,7 +57,9 @@ class Draw(nnx.Module):
 
   All layers are plain ones with weights from N(0, init_std²) and biases 0, those of the forget
   gates included; `wn.unfold` makes the weight-normalised model that begins as the same function.
-  The canvas and the states of both LSTMs start at 0.
+  The canvas and the states of both LSTMs start at 0, as in the public implementation that the paper
+  changed; Gregor et al. learn where they start. The LSTMs have no peepholes, as those of Gregor et
+  al.; the public implementation's have.
 
   Args:
     image_shape: (H, W, C).
@@ -65,7 +67,7 @@ class Draw(nnx.Module):
     encoder_units: size of the encoder LSTM.
     decoder_units: size of the decoder LSTM.
     latents: size of z_t.
-    attention: whether to read and write through attention windows; else the whole image.
+    with_attention: whether to read and write through attention windows; else the whole image.
     read_window: N of the window read through.
     write_window: N of the window written through.
     init_std: standard deviation of the initial weights.
@@ -82,7 +84,7 @@ class Draw(nnx.Module):
     encoder_units: int,
     decoder_units: int,
     latents: int,
-    attention: bool,
+    with_attention: bool,
     read_window: int,
     write_window: int,
     init_std: float,
@@ -99,7 +101,7 @@ class Draw(nnx.Module):
     self.glimpses = glimpses
     self.latents = latents
     self.remat = remat
-    if attention:
+    if with_attention:
       self.reader = AttentionReader(linear, decoder_units, read_window)
       self.writer = AttentionWriter(linear, decoder_units, write_window, image_shape)
       read_size = 2 * channels * read_window**2

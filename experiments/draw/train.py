@@ -97,7 +97,7 @@ def create_model(
     encoder_units=config.encoder_units,
     decoder_units=config.decoder_units,
     latents=config.latents,
-    attention=config.attention,
+    with_attention=config.attention,
     read_window=config.read_window,
     write_window=config.write_window,
     init_std=config.init_std,

@@ -21,8 +21,8 @@ both = pytest.mark.parametrize('attention', [True, False])
 
 def make(attention=True, remat=False, glimpses=T, init_std=0.01, **sizes):
   return Draw(
-    SHAPE, glimpses=glimpses, attention=attention, init_std=init_std, remat=remat, rngs=nnx.Rngs(0),
-    **SIZES | sizes,
+    SHAPE, glimpses=glimpses, with_attention=attention, init_std=init_std, remat=remat,
+    rngs=nnx.Rngs(0), **SIZES | sizes,
   )  # fmt: skip
 
 
