@@ -1,4 +1,4 @@
-"""DRAW: an image is drawn on a canvas in T glimpses. Equations are those of Gregor et al. (2015)."""
+"""DRAW: an image is drawn on a canvas in T glimpses. Equations: Gregor et al. (2015)."""
 
 import dataclasses
 from collections.abc import Callable
