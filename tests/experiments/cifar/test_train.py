@@ -182,23 +182,3 @@ def test_run_killed_in_the_middle_ends_as_an_uninterrupted_one(tmp_path):
   ):
     row.pop('seconds'), expected.pop('seconds')
     assert row == expected
-
-
-def test_two_devices_train_as_one_does(tmp_path):
-  """Statistics, initialisation and gradients are those of the global batch."""
-  config = frozen('wn_mean_bn,tiny', epochs=2)
-  train_lib.train(config, tmp_path / 'one')
-  flags = os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=2'
-  command = [
-    sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn_mean_bn,tiny',
-    '--config.epochs=2', '--workdir', tmp_path / 'two',
-  ]  # fmt: skip
-  subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, 'XLA_FLAGS': flags})
-  assert json.loads((tmp_path / 'two' / 'summary.json').read_text())['device']['count'] == 2
-  for row, expected in zip(
-    read_rows(tmp_path / 'two' / 'metrics.jsonl'),
-    read_rows(tmp_path / 'one' / 'metrics.jsonl'),
-    strict=True,
-  ):
-    row.pop('seconds'), expected.pop('seconds')
-    assert row == pytest.approx(expected, rel=1e-3)

@@ -1,0 +1,35 @@
+"""Eight devices train as one does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import cifar, draw, vae
+from experiments.training.metrics import read_rows
+from tests.experiments import meshes
+
+ROOT = Path(__file__).parents[2]
+GET_CONFIG = {'cifar': cifar.get_config, 'draw': draw.get_config, 'vae': vae.get_config}
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+  path = tmp_path_factory.mktemp('meshes')
+  flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+  command = [sys.executable, '-m', 'tests.experiments.meshes', path]
+  subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, 'XLA_FLAGS': flags})
+  return path
+
+
+@pytest.mark.parametrize('experiment, spec', [run[:2] for run in meshes.RUNS])
+def test_metrics_are_those_of_one_device(experiment, spec, directory):
+  """Initialisation, noise, statistics, gradients and evaluation are those of the global batch."""
+  runs = directory / f'{experiment}-{GET_CONFIG[experiment](spec).variant}'
+  one, eight = (read_rows(runs / count / 'metrics.jsonl') for count in ('1', '8'))
+  assert [row['step'] for row in one] == [1, 2, 2]
+  for row, expected in zip(eight, one, strict=True):
+    row.pop('seconds'), expected.pop('seconds')
+    assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
