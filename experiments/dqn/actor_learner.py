@@ -104,16 +104,21 @@ class ActorLearner:
     if self.steps >= config.learning_starts:
       if self.steps % config.target_period == 0:
         self._leaves = self._copy_to_target(self._leaves)
-      updates = config.num_envs // config.update_period
-      rng = np.random.default_rng((config.seed, self.steps))
-      batches = jax.device_put(self.replay.sample(rng, updates, config.batch_size))
-      self._leaves, self._sums = self._update(self._leaves, self._sums, batches)
-      self._updates += updates
+      self.learn()
     step = games.receive()
     self.replay.add(frames, ages, actions, step.rewards, step.life_lost, step.truncated)
     self._returns += step.returns
     self.steps += config.num_envs
     return actions
+
+  def learn(self) -> None:
+    """Draws the minibatches of one step and begins the updates on them."""
+    config = self.config
+    updates = config.num_envs // config.update_period
+    rng = np.random.default_rng((config.seed, self.steps))
+    batches = jax.device_put(self.replay.sample(rng, updates, config.batch_size))
+    self._leaves, self._sums = self._update(self._leaves, self._sums, batches)
+    self._updates += updates
 
   def eval_policy(self) -> Policy:
     """The present network with ε of the evaluation; to be used before the next step."""

@@ -16,7 +16,7 @@ import platformdirs
 
 # XLA:CPU by default hands convolutions to its YNN library, whose weight gradient is slow
 # (jaxlib 0.10). The flag has no effect on a GPU or TPU.
-_CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
+CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CPU_FLAG_VALUE = 'LIBRARY_FUSION_TYPE_REDUCE'
 _JAXLIB_WITH_FLAG = '0.10.'  # an XLA that does not know a flag refuses to start
 
@@ -35,8 +35,8 @@ def set_xla_flags() -> None:
   """Sets the XLA flags for CPUs, for the version of jaxlib that they were measured with."""
   flags = os.environ.get('XLA_FLAGS', '')
   jaxlib = importlib.metadata.version('jaxlib')
-  if _CPU_FLAG not in flags and jaxlib.startswith(_JAXLIB_WITH_FLAG):
-    os.environ['XLA_FLAGS'] = f'{flags} {_CPU_FLAG}={_CPU_FLAG_VALUE}'.strip()
+  if CPU_FLAG not in flags and jaxlib.startswith(_JAXLIB_WITH_FLAG):
+    os.environ['XLA_FLAGS'] = f'{flags} {CPU_FLAG}={_CPU_FLAG_VALUE}'.strip()
 
 
 def set_compilation_cache() -> None:

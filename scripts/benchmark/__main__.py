@@ -4,6 +4,7 @@
   python -m scripts.benchmark scaling   one step against batch size, width and depth
   python -m scripts.benchmark epoch     a whole epoch over the sum of its steps
   python -m scripts.benchmark startup   command to first step, with a cold and a warm cache
+  python -m scripts.benchmark dqn       agent steps of deep Q-learning, against a plain loop
 
 What is compared is measured in turns within one call, and reported as medians with the fastest and
 the slowest round. `pip install .[bench]` adds PyTorch; without it the other rows are measured.
@@ -15,7 +16,7 @@ from pathlib import Path
 from experiments.training import environment
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 
-BENCHMARKS = ('cifar', 'scaling', 'epoch', 'startup')
+BENCHMARKS = ('cifar', 'scaling', 'epoch', 'startup', 'dqn')
 DTYPES = ('float32', 'bfloat16')
 FRAMEWORKS = ('jax', 'flax.linen', 'torch')
 
@@ -41,6 +42,8 @@ def main() -> None:
     environment.prepare()
     if args.benchmark in ('cifar', 'scaling'):
       from scripts.benchmark import single_steps as benchmark
+    elif args.benchmark == 'dqn':
+      from scripts.benchmark import dqn as benchmark
     else:
       from scripts.benchmark import whole_runs as benchmark
     getattr(benchmark, args.benchmark)(args)

@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments.training.errors import UserError
 from scripts.benchmark import network
@@ -48,22 +49,30 @@ class Row:
     return f'{self.framework} {self.variant} {self.dtype} {self.mode}'
 
 
-class Worker:
-  """The process of one row.
+class Process:
+  """A Python module that was started with arguments, and takes a step on request.
+
+  Args:
+    name: for messages.
+    module: of which `main` calls `serve`.
+    arguments: of its command line.
+    env: its environment variables; None: those of this process.
 
   Raises:
     UserError: the process failed; the message is its last line.
   """
 
-  def __init__(self, row: Row):
-    self.row = row
-    arguments = [str(value) for value in dataclasses.astuple(row)]
+  def __init__(
+    self, name: str, module: str, arguments: Sequence[str], env: Mapping[str, str] | None = None
+  ):
+    self.name = name
     self._process = subprocess.Popen(
-      [sys.executable, '-m', 'scripts.benchmark.worker', *arguments],
+      [sys.executable, '-m', module, *arguments],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      env=env,
     )
     self.first_step_seconds = self._read()
 
@@ -92,15 +101,31 @@ class Worker:
     if not line:
       errors = self._process.stderr.read().strip().splitlines() or ['no message']
       self.kill()
-      raise UserError(f'{self.row.name} failed: {errors[-1][:300]}')
+      raise UserError(f'{self.name} failed: {errors[-1][:300]}')
     return float(json.loads(line))
 
 
-def main() -> None:
-  """The process itself."""
-  names, sizes = sys.argv[1:5], map(int, sys.argv[5:])
+class Worker(Process):
+  """The process of one row.
+
+  Raises:
+    UserError: the process failed; the message is its last line.
+  """
+
+  def __init__(self, row: Row):
+    self.row = row
+    arguments = [str(value) for value in dataclasses.astuple(row)]
+    super().__init__(row.name, 'scripts.benchmark.worker', arguments)
+
+
+def serve(build: Callable[[], network.Step]) -> None:
+  """What a `Process` runs.
+
+  Args:
+    build: returns the function that takes a step.
+  """
   start = time.perf_counter()
-  step = network.build(*names, *sizes)
+  step = build()
   step()
   answer = lambda value: print(json.dumps(value), flush=True)
   first = time.perf_counter() - start
@@ -115,6 +140,12 @@ def main() -> None:
     step()
     answer(time.perf_counter() - start)
   answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
+
+
+def main() -> None:
+  """The process of a row."""
+  names, sizes = sys.argv[1:5], map(int, sys.argv[5:])
+  serve(lambda: network.build(*names, *sizes))
 
 
 if __name__ == '__main__':

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results import Run
-from scripts.report import cifar, draw, vae
+from scripts.report import cifar, dqn, draw, vae
 from scripts.report.parts import Section
 
 # What may differ between the runs of a section: what is compared, and whether norms were watched.
 _FREE = frozenset(
-  {'variant', 'param', 'posterior', 'attention', 'seed', 'learning_rate', 'diagnostics'}
+  {'variant', 'game', 'param', 'posterior', 'attention', 'seed', 'learning_rate', 'diagnostics'}
 )
-_MAKERS = {'cifar': cifar.section, 'vae': vae.section, 'draw': draw.section}
-_NEEDED = {'cifar': cifar.KEYS, 'vae': vae.KEYS, 'draw': draw.KEYS}
+_ROOMS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
+_MAKERS = {name: room.section for name, room in _ROOMS.items()}
+_NEEDED = {name: room.KEYS for name, room in _ROOMS.items()}
 
 
 def make(
@@ -57,7 +58,7 @@ def make(
 
 
 def split_by_config(runs: Sequence[Run]) -> list[list[Run]]:
-  """Runs of equal config but for parameterisation, seed and learning rate, in the order given."""
+  """Runs of equal config but for what `_FREE` names, in the order given."""
   groups: list[list[Run]] = []
   for run in runs:
     for group in groups:

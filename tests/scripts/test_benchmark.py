@@ -6,10 +6,13 @@ import sys
 import matplotlib.image
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
+from configs import dqn as dqn_configs
 from experiments.training.errors import UserError
 from scripts.benchmark import __main__ as command
-from scripts.benchmark import network, single_steps, steps, whole_runs
+from scripts.benchmark import dqn, network, single_steps, steps, whole_runs
+from scripts.benchmark.single_environment import SingleEnvironment
 from scripts.benchmark.worker import Row
 
 SIZE = {'width': 4, 'batch': 4}
@@ -201,3 +204,47 @@ def test_a_row_that_fails_has_its_last_line():
 def test_user_error_is_what_a_worker_raises():
   with pytest.raises(UserError, match='no_such_framework plain float32 direct failed: KeyError'):
     steps.Worker(Row('no_such_framework', 'plain', 'float32', 'direct', 4, 4))
+
+
+def test_agent_steps_are_measured_in_turns(benchmark, tmp_path, monkeypatch, capsys):
+  turns = []
+
+  class Process:
+    def __init__(self, param, kind):
+      if kind == 'act' and param == 'plain':
+        raise UserError('plain, act failed: for a reason')
+      self.name = (param, kind)
+
+    def step(self):
+      turns.append(self.name)
+      return float(len(turns))
+
+    close = lambda self: 0.5
+    kill = lambda self: None
+
+  monkeypatch.setattr(dqn, '_start', Process)
+  benchmark('dqn', '--rounds', 2, '--json', tmp_path / 'x.json')
+  assert 'left out: plain, act failed: for a reason' in capsys.readouterr().err
+  content = json.loads((tmp_path / 'x.json').read_text())
+  assert [(row['param'], row['kind']) for row in content['rows']] == turns[:9]
+  assert turns[:9] == turns[9:] and len(set(turns)) == 9
+  assert content['rows'][0]['rounds'] == [1.0, 10.0]
+
+
+def test_the_loop_that_ours_is_measured_against_has_the_same_ratio():
+  config = dqn_configs.get_config('breakout-plain,tiny')
+  agent = SingleEnvironment(config_dict.FrozenConfigDict(config), capacity=100)
+  for count in range(1, 121):
+    agent.step()
+    assert (agent.steps, agent.updates) == (count, max(0, count - 80) // 4)
+
+
+def test_ratio_of_agent_steps():
+  rows = [
+    {'param': 'wn', 'kind': kind, 'rounds': rounds, 'seconds': float(np.median(rounds)),
+     'count': 240, 'peak_memory_gb': 1.0}
+    for kind, rounds in (('ours', [1.0, 2.0, 2.0]), ('single environment', [2.0, 4.0, 3.0]))
+  ]  # fmt: skip
+  ours, single = dqn.table(rows).splitlines()[2:]
+  assert '| wn | agent steps: ours | 120 | 8.33 | 4.17–8.33 | 1.00 (1.00–1.00) |' in ours
+  assert '| 80 | 12.50 | 8.33–16.67 | 2.00 (1.50–2.00) |' in single

@@ -1,0 +1,152 @@
+"""The benchmark `dqn`: agent steps a second, ours and those of a straightforward loop.
+
+  python -m scripts.benchmark.dqn KIND PARAM
+
+is the process of one row of it, see `worker.serve`.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+
+from experiments.training import environment
+from experiments.training.errors import UserError
+from scripts.benchmark import network, steps
+from scripts.benchmark.worker import Process, serve
+
+# What is timed, and how many agent steps, updates or actions that is.
+UNITS = {
+  'ours': ('agent steps', 240),
+  'single environment': ('agent steps', 240),
+  'single environment, XLA as it comes': ('agent steps', 240),
+  'update': ('updates of 32 transitions', 20),
+  'act': ('actions for 8 environments', 50),
+}
+LOOPS = [kind for kind, (unit, _) in UNITS.items() if unit == 'agent steps']
+PARAMS = ('plain', 'wn')
+
+
+def dqn(args: argparse.Namespace) -> None:
+  """Every row in a process of its own, in turns.
+
+  Raises:
+    UserError: none of the rows works.
+  """
+  processes, failures = [], []
+  rows = list(itertools.product(PARAMS, UNITS))
+  try:
+    for param, kind in rows:
+      print(f'  starting {param}, {kind}', file=sys.stderr)
+      try:
+        processes.append(((param, kind), _start(param, kind)))
+      except UserError as error:
+        failures.append(str(error))
+    rounds = [[process.step() for _, process in processes] for _ in range(args.rounds)]
+    results = [
+      {
+        'param': param,
+        'kind': kind,
+        'seconds': statistics.median(seconds),
+        'rounds': list(seconds),
+        'count': UNITS[kind][1],
+        'peak_memory_gb': process.close(),
+      }
+      for ((param, kind), process), seconds in zip(processes, zip(*rounds))
+    ]
+  finally:
+    for _, process in processes:
+      process.kill()
+  for message in failures:
+    print(f'left out: {message}', file=sys.stderr)
+  if not results:
+    raise UserError('no row could be measured; see above.')
+  print(table(results))
+  if args.json:
+    content = {'machine': steps.machine(), 'rows': results, 'left_out': failures}
+    steps.write(args.json, content)
+
+
+def table(results: list[steps.Results]) -> str:
+  """Markdown: rates, times, and how many times as fast ours is.
+
+  That is the median of the ratios within the rounds, with the smallest and the largest.
+  """
+  header = ['network', 'what', 'a second', 'ms each', 'min–max', 'ours is faster by', 'GB']
+  lines = ['| ' + ' | '.join(header) + ' |', '| --- ' * len(header) + '|']
+  rounds = {(result['param'], result['kind']): result['rounds'] for result in results}
+  for result in results:
+    param, kind, count = result['param'], result['kind'], result['count']
+    unit = UNITS[kind][0]
+    each = [1000 * seconds / count for seconds in result['rounds']]
+    ratios = []
+    if kind in LOOPS and (param, 'ours') in rounds:
+      ratios = [theirs / ours for theirs, ours in zip(result['rounds'], rounds[param, 'ours'])]
+    cells = [
+      param,
+      f'{unit}: {kind}' if kind in LOOPS else unit,
+      f'{count / result["seconds"]:.0f}',
+      f'{statistics.median(each):.2f}',
+      f'{min(each):.2f}–{max(each):.2f}',
+      f'{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})' if ratios else '',
+      f'{result["peak_memory_gb"]:.2f}',
+    ]
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def _start(param: str, kind: str) -> Process:
+  env = dict(os.environ)
+  if kind.endswith('XLA as it comes'):  # without what `environment.prepare` sets for speed
+    flags = env.pop('XLA_FLAGS', '').split()
+    env['XLA_FLAGS'] = ' '.join(flag for flag in flags if environment.CPU_FLAG not in flag)
+    env.pop('GLIBC_TUNABLES', None)
+  return Process(f'{param}, {kind}', 'scripts.benchmark.dqn', [kind, param], env)
+
+
+def build(kind: str, param: str) -> network.Step:
+  """What a row times: `UNITS[kind]` at once, with all buffers full enough to learn."""
+  import jax
+  from ml_collections import config_dict
+
+  from configs import dqn as configs
+  from experiments.dqn.actor_learner import ActorLearner
+  from scripts.benchmark.single_environment import SingleEnvironment
+
+  config = configs.get_config(f'space_invaders-{param},scaled')
+  config.update(learning_starts=400, replay_capacity=4000, epsilon_start=0.1)
+  config = config_dict.FrozenConfigDict(config)
+  count = UNITS[kind][1]
+  is_ours = not kind.startswith('single')
+  agent = ActorLearner(config) if is_ours else SingleEnvironment(config, config.replay_capacity)
+  while agent.steps < config.learning_starts:
+    agent.step()
+
+  def loop() -> None:
+    end = agent.steps + count
+    while agent.steps < end:
+      agent.step()
+    if is_ours:
+      jax.block_until_ready(agent.state)
+
+  def update() -> None:
+    for _ in range(count * config.update_period // config.num_envs):
+      agent.learn()
+    jax.block_until_ready(agent.state)
+
+  def act() -> None:
+    policy = agent.eval_policy()
+    for i in range(count):
+      policy(i, agent.games.observations)
+
+  return {'update': update, 'act': act}.get(kind, loop)
+
+
+def main() -> None:
+  """The process of a row."""
+  serve(lambda: build(*sys.argv[1:]))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,91 @@
+"""The straightforward loop of deep Q-learning that ours is measured against.
+
+One environment, which waits for the network and is waited for; the action of every step by a call
+of its own; whole observations in the replay memory; one update after every fourth step, whose loss
+is read at once. Network, action and update are those of `experiments.dqn`.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+
+from experiments.dqn import agent, environments
+from experiments.dqn.agent import Batch
+
+
+class SingleEnvironment:
+  """One game, played and learnt from in turns.
+
+  Args:
+    config: of an experiment, for the game, the network and the update.
+    capacity: transitions in the replay memory.
+
+  Attributes:
+    steps: agent steps taken.
+  """
+
+  def __init__(self, config: config_dict.FrozenConfigDict, capacity: int):
+    self.config = config
+    self.steps = 0
+    self._env = environments.make(
+      config.game, 1, max_frames=config.max_frames, repeat_action_probability=0.0
+    )
+    self._observation, info = self._env.reset(seed=np.array([config.seed]))
+    self._lives = info['lives'][0]
+    self._key = jax.random.key(config.seed)
+    graphdef, self._state = agent.create(config, int(self._env.single_action_space.n), self._key)
+    self._act = jax.jit(functools.partial(agent.act, graphdef=graphdef))
+    self._learn = jax.jit(
+      functools.partial(
+        agent.learn,
+        graphdef=graphdef,
+        optimizer=agent.create_optimizer(config),
+        discount=config.discount,
+      ),
+      donate_argnums=0,
+    )
+    self._rng = np.random.default_rng(config.seed)
+    self._observations = np.zeros((capacity, 2, 4, 84, 84), np.uint8)  # before and after the step
+    self._actions = np.zeros(capacity, np.int32)
+    self._rewards = np.zeros(capacity, np.float32)
+    self._discounts = np.zeros(capacity, np.float32)
+
+  @property
+  def updates(self) -> int:
+    """How many were made."""
+    return int(self._state.train.step)
+
+  def step(self) -> None:
+    """One agent step and, after every fourth, one update."""
+    self._key, key = jax.random.split(self._key)
+    action = np.asarray(self._act(self._state.train.params, key, self._observation, 0.1))
+    before = self._observation
+    self._observation, reward, terminated, _, info = self._env.step(action)
+    life_lost = terminated[0] or info['lives'][0] < self._lives
+    self._lives = info['lives'][0]
+    place = self.steps % len(self._actions)
+    self._observations[place] = before[0], self._observation[0]
+    self._actions[place] = action[0]
+    self._rewards[place] = np.clip(reward[0], -1, 1)
+    self._discounts[place] = not life_lost
+    self.steps += 1
+    if self.steps > self.config.learning_starts:
+      if self.steps % self.config.target_period == 0:
+        self._state = agent.copy_to_target(self._state)
+      if self.steps % self.config.update_period == 0:
+        self._state, metrics = self._learn(self._state, self._sample())
+        float(metrics['loss'])
+
+  def _sample(self) -> Batch:
+    size = self.config.batch_size
+    places = self._rng.integers(min(self.steps, len(self._actions)), size=size)
+    s_tm1, s_t = self._observations[places].swapaxes(0, 1)
+    return Batch(
+      frames=np.concatenate([s_tm1, s_t[:, -1:]], axis=1),
+      ages=np.full((size, 2), 3, np.uint8),  # what came before a game is black already
+      a_tm1=self._actions[places],
+      r_t=self._rewards[places],
+      discount_t=self._discounts[places],
+    )

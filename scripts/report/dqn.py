@@ -1,0 +1,147 @@
+"""Table 2 and Figure 4 of the paper from runs of deep Q-learning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from experiments.results import Run
+from scripts.report import curves
+from scripts.report.parts import Picture, Section, Table
+
+METRIC = 'eval/score'
+# Of a config.
+KEYS = frozenset(
+  {'game', 'param', 'epochs', 'steps_per_epoch', 'eval_epsilon', 'eval_episodes',
+   'final_eval_episodes', 'learning_rate'}
+)  # fmt: skip
+# Highest score, Table 2 of the paper: 200 million frames.
+PAPER = {
+  'breakout': {'plain': 410, 'wn': 403},
+  'enduro': {'plain': 1250, 'wn': 1448},
+  'seaquest': {'plain': 7188, 'wn': 7375},
+  'space_invaders': {'plain': 1779, 'wn': 2179},
+}
+# Score of random play, Mnih et al. (2015), extended data table 2.
+RANDOM = {'breakout': 1.7, 'enduro': 0.0, 'seaquest': 68.4, 'space_invaders': 148.0}
+
+
+def section(
+  runs: Sequence[Run], name: str, title: str, steps: Path | None = None, note: str = ''
+) -> tuple[Section | None, list[str]]:
+  """The section of runs that differ only in game, parameterisation, seed and learning rate.
+
+  Args:
+    runs: finished runs.
+    name: of the section.
+    title: its heading.
+    steps: not used: the score is shown against frames.
+    note: sentence for the caption.
+
+  Returns:
+    The section, or None if no run can be used; and a line for each run that cannot.
+  """
+  del steps
+  order = sorted({run.config['variant'] for run in runs})
+  runs, problems = curves.whole(runs, METRIC, order)
+  if not runs:
+    return None, problems
+  config = runs[0].config
+  rows = _evaluations(runs)
+  best = _best_rates(rows)
+  chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
+  tried = rows['learning_rate'].nunique()
+  caption = ' '.join(filter(None, [_caption(config, tried), note]))
+  tables = [Table('table', _table(chosen, with_rates=tried > 1), caption)]
+  if tried > 1:
+    text = 'Highest score by learning rate; the best of each in bold.'
+    tables.append(Table('learning_rates', _rate_table(rows, best), text))
+  about = 'Mean over seeds, with a band of one standard error; the dashed line is random play.'
+  pictures = [Picture('score', _draw(chosen), about)]
+  return Section(name, title, runs, tables, pictures, {'score': curves.by_run(chosen)}), problems
+
+
+def _evaluations(runs: Sequence[Run]) -> pd.DataFrame:
+  """As `curves.evaluations`, with game, param and frames in millions."""
+  rows = curves.evaluations(runs, METRIC)
+  names = rows['variant'].str.split('-')
+  frames = 4e-6 * runs[0].config['steps_per_epoch'] * rows['epoch']
+  return rows.assign(game=names.str[0], param=names.str[1], frames=frames)
+
+
+def _highest(rows: pd.DataFrame) -> pd.DataFrame:
+  """The highest score of each run."""
+  keys = ['game', 'param', 'variant', 'learning_rate', 'seed']
+  return rows.groupby(keys, sort=False)['value'].max().reset_index()
+
+
+def _best_rates(rows: pd.DataFrame) -> dict[str, float]:
+  """Variant → the learning rate whose highest score is the largest, as a mean over seeds."""
+  means = _highest(rows).groupby(['variant', 'learning_rate'], sort=False)['value'].mean()
+  return {variant: means[variant].idxmax() for variant in means.index.unique('variant')}
+
+
+def _table(rows: pd.DataFrame, *, with_rates: bool) -> pd.DataFrame:
+  """Table 2: a row for each game and parameterisation."""
+  cells = []
+  highest, last = _highest(rows), curves.last_epoch(rows)
+  for (game, param), group in highest.groupby(['game', 'param'], sort=False):
+    row = {'game': game, 'parameterisation': f'`{param}`', 'seeds': str(len(group))}
+    if with_rates:
+      row['learning rate'] = f'{group["learning_rate"].iloc[0]:g}'
+    final = last[(last['game'] == game) & (last['param'] == param)]
+    paper, random = PAPER.get(game, {}).get(param), RANDOM.get(game)
+    cells.append(
+      row
+      | {
+        'highest score': curves.mean_and_error(group['value']),
+        'last score': curves.mean_and_error(final['value']),
+        'random play': '–' if random is None else f'{random:g}',
+        'paper, 200 million frames': '–' if paper is None else f'{paper:,}',
+      }
+    )
+  return pd.DataFrame(cells)
+
+
+def _rate_table(rows: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
+  """Highest score: a row for each variant, a column for each learning rate."""
+  highest, cells = _highest(rows), []
+  for variant, group in highest.groupby('variant', sort=False):
+    row = {'game and parameterisation': f'`{variant}`'}
+    for rate in sorted(rows['learning_rate'].unique()):
+      values = group.loc[group['learning_rate'] == rate, 'value']
+      text = curves.mean_and_error(values) if len(values) else '–'
+      row[f'{rate:g}'] = f'**{text}**' if rate == best[variant] else text
+    cells.append(row)
+  return pd.DataFrame(cells)
+
+
+def _caption(config: dict[str, Any], tried: int) -> str:
+  frames = 4e-6 * config['epochs'] * config['steps_per_epoch']
+  text = (
+    f'Score of {config["eval_episodes"]} episodes with ε = {config["eval_epsilon"]:g}, evaluated '
+    f'{config["epochs"]} times in {frames:g} million frames (paper: 200 million); last: the mean '
+    f'of {config["final_eval_episodes"]} episodes at the end. The highest of several noisy scores '
+    'is above what the network would score again.'
+  )
+  if tried > 1:
+    return f'{text} The best of {tried} learning rates for each by the highest score.'
+  return f'{text} Learning rate {config["learning_rate"]:g}.'
+
+
+def _draw(rows: pd.DataFrame) -> Figure:
+  """A panel for each game: score against frames."""
+  games = rows['game'].unique()
+  figure = Figure(figsize=(1 + 5 * len(games), 4), layout='constrained')
+  for axes, game in zip(figure.subplots(1, len(games), squeeze=False).flat, games):
+    shown = rows[rows['game'] == game]
+    sns.lineplot(shown, x='frames', y='value', hue='param', errorbar='se', marker='.', ax=axes)
+    if game in RANDOM:
+      axes.axhline(RANDOM[game], color='0.5', ls='--', lw=1)
+    axes.set(xlabel='frames (millions)', ylabel='score', title=game, xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+  return figure

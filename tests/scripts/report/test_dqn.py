@@ -1,0 +1,86 @@
+"""Table 2 and Figure 4 on made-up runs of deep Q-learning."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import dqn
+from experiments import results
+from scripts.report import sections
+
+
+@pytest.fixture
+def make_run(tmp_path):
+  """Writes a finished run with a score after each epoch."""
+
+  def make(variant, seed, scores, rate=0.0001):
+    path = tmp_path / 'runs' / f'{variant}{seed}{rate}'
+    path.mkdir(parents=True)
+    config = dqn.get_config(f'{variant},scaled').to_dict()
+    config |= {'seed': seed, 'epochs': len(scores), 'learning_rate': rate}
+    rows = [
+      {'step': 50_000 * epoch, 'epoch': epoch, 'seconds': 60 * epoch, 'eval/score': score}
+      for epoch, score in enumerate(scores, start=1)
+    ]
+    rows.insert(0, {'step': 1000, 'epoch': 0.02, 'seconds': 1, 'train/episode_return': 1.0})
+    (path / 'summary.json').write_text(json.dumps({'config': config, 'final': rows[-1]}))
+    (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+  return make
+
+
+def make_section(tmp_path, **kwargs):
+  runs, _ = results.find([tmp_path / 'runs'])
+  (section,), problems = sections.make(runs, **kwargs)
+  assert not problems
+  return section
+
+
+def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
+  make_run('space_invaders-plain', 0, (200, 500, 400))
+  make_run('space_invaders-plain', 1, (300, 100, 600))
+  make_run('space_invaders-wn', 0, (250, 700, 650))
+  make_run('pong-wn', 0, (-20, -10, 3.5))
+  section = make_section(tmp_path, note='A note.')
+  table = section.tables[0]
+  assert list(table.frame) == [
+    'game', 'parameterisation', 'seeds', 'highest score', 'last score', 'random play',
+    'paper, 200 million frames',
+  ]  # fmt: skip
+  assert table.frame.values.tolist() == [
+    ['pong', '`wn`', '1', '3.50', '3.50', '–', '–'],
+    ['space_invaders', '`plain`', '2', '550.00 ± 50.00', '500.00 ± 100.00', '148', '1,779'],
+    ['space_invaders', '`wn`', '1', '700.00', '650.00', '148', '2,179'],
+  ]
+  assert '3 times in 0.6 million frames (paper: 200 million)' in table.caption
+  assert table.caption.endswith('Learning rate 0.0001. A note.')
+  pong, invaders = section.pictures[0].figure.axes
+  assert (pong.get_title(), invaders.get_title()) == ('pong', 'space_invaders')
+  np.testing.assert_allclose(invaders.lines[0].get_xydata(), [[0.2, 250], [0.4, 300], [0.6, 500]])
+  assert list(section.data['score']) == [
+    'epoch', 'pong-wn/seed0', 'space_invaders-plain/seed0', 'space_invaders-plain/seed1',
+    'space_invaders-wn/seed0',
+  ]  # fmt: skip
+
+
+def test_the_best_rate_is_that_of_the_largest_highest_score(make_run, tmp_path):
+  make_run('breakout-wn', 0, (5, 40, 10), rate=0.0001)
+  make_run('breakout-wn', 0, (5, 20, 30), rate=0.0002)
+  make_run('breakout-plain', 0, (5, 20, 30), rate=0.0002)
+  table, rates = (table.frame for table in make_section(tmp_path).tables)
+  assert table['learning rate'].tolist() == ['0.0002', '0.0001']
+  assert table['highest score'].tolist() == ['30.00', '40.00']
+  assert rates.values.tolist() == [
+    ['`breakout-plain`', '–', '**30.00**'],
+    ['`breakout-wn`', '**40.00**', '30.00'],
+  ]
+
+
+def test_a_run_without_all_evaluations_is_named(make_run, tmp_path):
+  make_run('breakout-wn', 0, (5, 40))
+  path = next((tmp_path / 'runs').iterdir()) / 'metrics.jsonl'
+  path.write_text(''.join(path.read_text().splitlines(keepends=True)[:-1]))
+  runs, _ = results.find([tmp_path / 'runs'])
+  made, (problem,) = sections.make(runs)
+  assert not made and 'lacks evaluations: there should be 2' in problem
