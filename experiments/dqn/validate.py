@@ -23,6 +23,8 @@ _MULTIPLES_OF_NUM_ENVS = (
   'replay_capacity', 'learning_starts', 'target_period', 'steps_per_epoch', 'log_every',
   'checkpoint_every',
 )  # fmt: skip
+# Their ROMs are there, but the emulator ends the process when it is to play one of them alone.
+_FOR_TWO = ('combat', 'joust', 'maze_craze', 'warlords')
 
 
 def validate(config: config_dict.FrozenConfigDict) -> None:
@@ -51,7 +53,9 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
 
 
 def _check_game(game: str) -> None:
-  games = roms.get_all_rom_ids()
+  if game in _FOR_TWO:
+    raise UserError(f'the game {game!r} is for two players; choose one that is played alone.')
+  games = sorted(set(roms.get_all_rom_ids()) - set(_FOR_TWO))
   if game not in games:
     near = difflib.get_close_matches(game, games, n=3, cutoff=0.6)
     hint = f'; did you mean {" or ".join(near)}?' if near else '; names are in snake_case.'

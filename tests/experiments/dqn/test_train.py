@@ -160,6 +160,13 @@ def test_a_killed_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
   assert any('train/episode_return' in row for row in rows)
 
 
+def test_training_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
+  monkeypatch.setattr(ActorLearner, 'take_metrics', lambda agent: {'train/loss': np.nan})
+  with pytest.raises(UserError, match='train/loss is nan at step 80'):
+    train_lib.train(frozen(), tmp_path)
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
 def test_first_episodes_of_each_environment_count():
   """As if each had been alone; the actions do not depend on what is seen."""
   config = frozen(eval_max_frames=1600)
@@ -217,6 +224,7 @@ def test_the_paper_s_configs_are_valid(spec, monkeypatch):
     ('brekout-wn,tiny', {}, "unknown game 'brekout'; did you mean breakout?"),
     ('space_invader-wn,tiny', {}, 'did you mean space_invaders'),
     ('xyzzy-wn,tiny', {}, "unknown game 'xyzzy'; names are in snake_case."),
+    ('combat-wn,tiny', {}, "the game 'combat' is for two players"),
     ('breakout-wn,tiny', {'game': 'pong'}, 'choose these in --config'),
     ('breakout-wn,tiny', {'param': 'plain'}, 'choose these in --config'),
     ('breakout-wn,tiny', {'optimizer': 'adam'}, 'config.optimizer=adam: choose one of adamax, rms'),
