@@ -1,6 +1,7 @@
 """What the sections share: evaluations as rows, means over seeds, tables and learning curves."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -139,20 +140,20 @@ def pictures_of_runs(runs: Sequence[Run], names: Mapping[str, str]) -> list[Pict
 
   Args:
     runs: all of them.
-    names: stem of a PNG in the directory of a run → what it shows.
+    names: of a PNG or GIF in the directory of a run → what it shows.
   """
   firsts: dict[str, Run] = {}
   for run in runs:
     firsts.setdefault(run.config['variant'], run)
   return [
     Picture(
-      f'{variant}/seed{run.config["seed"]}/{name}',
-      run.path / f'{name}.png',
+      f'{variant}/seed{run.config["seed"]}/{Path(name).stem}',
+      run.path / name,
       f'`{variant}`, seed {run.config["seed"]}: {what}.',
     )
     for variant, run in firsts.items()
     for name, what in names.items()
-    if (run.path / f'{name}.png').exists()
+    if (run.path / name).exists()
   ]
 
 

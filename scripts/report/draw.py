@@ -14,8 +14,9 @@ from scripts.report.parts import Picture, Section, Table
 METRIC = 'test/nll_bound'
 KEYS = frozenset({'dataset', 'glimpses', 'read_window', 'epochs', 'learning_rate'})  # of a config
 _PICTURES = {
-  'samples': 'samples from the prior',
-  'kl_per_glimpse': 'the KL of each glimpse on the test set, over training',
+  'samples.png': 'samples from the prior',
+  'drawing.gif': 'samples while they are drawn, with the windows that are written through',
+  'kl_per_glimpse.png': 'the KL of each glimpse on the test set, over training',
 }
 
 

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.training.errors import UserError
-from scripts.report.parts import Section, Table
+from scripts.report.parts import Picture, Section, Table
 
 
 def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
@@ -39,7 +39,7 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     for name, frame in section.data.items():
       frame.to_csv(folder / f'{name}.csv', index=False)
     for picture in section.pictures:
-      for kind in ('png', 'svg') if isinstance(picture.figure, Figure) else ('png',):
+      for kind in _kinds(picture):
         _write_bytes(folder / f'{picture.name}.{kind}', _render(picture.figure, kind))
     table, picture = section.tables[0], section.pictures[0]
     link = os.path.relpath(folder / f'{picture.name}.png', page)
@@ -119,6 +119,12 @@ def _markdown(table: Table) -> str:
   return f'{text}\n\n{table.caption}'
 
 
+def _kinds(picture: Picture) -> tuple[str, ...]:
+  """The formats that a picture is written in."""
+  figure = picture.figure
+  return ('png', 'svg') if isinstance(figure, Figure) else (figure.suffix[1:],)
+
+
 def _write_bytes(path: Path, content: bytes) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(content)
@@ -135,9 +141,10 @@ def _render(figure: Figure | Path, kind: str) -> bytes:
   return buffer.getvalue()
 
 
-def _data_uri(figure: Figure | Path) -> str:
-  kind, mime = ('svg', 'svg+xml') if isinstance(figure, Figure) else ('png', 'png')
-  return f'data:image/{mime};base64,' + base64.b64encode(_render(figure, kind)).decode()
+def _data_uri(picture: Picture) -> str:
+  kind = _kinds(picture)[-1]
+  mime = 'svg+xml' if kind == 'svg' else kind
+  return f'data:image/{mime};base64,' + base64.b64encode(_render(picture.figure, kind)).decode()
 
 
 def _inline(text: str) -> markupsafe.Markup:

@@ -20,7 +20,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A figure, or a PNG that a run has written; `caption` says what it shows.
+  """A figure, or a PNG or GIF that a run has written; `caption` says what it shows.
 
   `name` is the stem of its files, with folders below that of the section if need be.
   """

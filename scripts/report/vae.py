@@ -14,9 +14,9 @@ from scripts.report.parts import Picture, Section, Table
 METRIC = 'test/nll_bound'
 KEYS = frozenset({'dataset', 'epochs', 'ema_decay', 'learning_rate'})  # of a config
 _PICTURES = {
-  'samples': 'samples from the prior',
-  'reconstructions': 'test images, and below them their reconstructions',
-  'traversals': 'a test image with one latent at a time going from −3 to 3, a row for each',
+  'samples.png': 'samples from the prior',
+  'reconstructions.png': 'test images, and below them their reconstructions',
+  'traversals.png': 'a test image with one latent at a time going from −3 to 3, a row for each',
 }
 
 

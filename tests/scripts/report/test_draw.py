@@ -7,7 +7,7 @@ import pytest
 
 from configs import draw as config_lib
 from experiments import results
-from scripts.report import draw, sections
+from scripts.report import draw, output, sections
 
 # Test bound after each of four epochs of 600 updates.
 BOUNDS = {
@@ -33,6 +33,7 @@ def section(tmp_path):
     ]
     (path / 'summary.json').write_text(json.dumps({'config': config, 'final': rows[-1]}))
     (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    (path / 'drawing.gif').write_bytes(f'{variant} {seed}'.encode())
   runs, _ = results.find([tmp_path])
   (made,), problems = sections.make(runs, note='A note.')
   assert not problems
@@ -73,3 +74,10 @@ def test_the_figure_is_against_updates(section):
 def test_the_first_update_that_reaches_a_goal(goal, expected):
   run = pd.DataFrame({'updates': [600, 1200, 1800], 'value': [200.0, 100.0, 120.0]})
   assert draw.first_update(run, goal) == expected
+
+
+def test_animations_of_the_first_seeds_are_in_the_report(section, tmp_path):
+  output.write([section], tmp_path / 'out')
+  assert (tmp_path / 'out/wn/seed0/drawing.gif').read_bytes() == b'wn 0'
+  assert not (tmp_path / 'out/wn/seed1/drawing.gif').exists()
+  assert (tmp_path / 'out/index.html').read_text().count('data:image/gif;base64,') == 3
