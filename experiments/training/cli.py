@@ -30,7 +30,7 @@ _HELP = """\
 The same command goes on with an interrupted run."""
 
 
-def run(experiment: str) -> None:
+def run(experiment: str, *, ynn_products: bool = False) -> None:
   """Reads the command line and calls `train(config, workdir, data_dir)` of the experiment.
 
   JAX is imported only then: after the environment is prepared for it, and not for a command line
@@ -38,13 +38,14 @@ def run(experiment: str) -> None:
 
   Args:
     experiment: 'cifar' for `experiments.cifar.train`.
+    ynn_products: see `environment.set_xla_flags`.
   """
   with one_line_errors():
     if {'-h', '--help', '--helpfull'} & set(sys.argv):
       print(sys.modules['__main__'].__doc__, _HELP, sep='\n')
       return
     config = _parse(sys.argv)
-    environment.prepare()
+    environment.prepare(ynn_products=ynn_products)
     module = importlib.import_module(f'experiments.{experiment}.train')
     workdir = Path(_WORKDIR.value or default_workdir(config)).expanduser()
     module.train(config, workdir, _DATA_DIR.value)

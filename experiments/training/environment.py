@@ -15,28 +15,39 @@ from pathlib import Path
 import platformdirs
 
 # XLA:CPU by default hands convolutions to its YNN library, whose weight gradient is slow
-# (jaxlib 0.10). The flag has no effect on a GPU or TPU.
+# (jaxlib 0.10). Its matrix products are fast where the minibatch is small, and slow where it is
+# large. The flag has no effect on a GPU or TPU.
 CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CPU_FLAG_VALUE = 'LIBRARY_FUSION_TYPE_REDUCE'
+_CPU_FLAG_PRODUCTS = ',LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
 _JAXLIB_WITH_FLAG = '0.10.'  # an XLA that does not know a flag refuses to start
 
 _CACHE_BYTES = 2 * 2**30  # the programs that were not used for longest go first
 _TRANSPARENT_HUGE_PAGES = Path('/sys/kernel/mm/transparent_hugepage/enabled')
 
 
-def prepare() -> None:
-  """Sets all of it; starts the program anew where huge pages need that."""
-  set_xla_flags()
+def prepare(*, ynn_products: bool = False) -> None:
+  """Sets all of it; starts the program anew where huge pages need that.
+
+  Args:
+    ynn_products: see `set_xla_flags`.
+  """
+  set_xla_flags(ynn_products=ynn_products)
   set_compilation_cache()
   use_huge_pages()
 
 
-def set_xla_flags() -> None:
-  """Sets the XLA flags for CPUs, for the version of jaxlib that they were measured with."""
+def set_xla_flags(*, ynn_products: bool = False) -> None:
+  """Sets the XLA flags for CPUs, for the version of jaxlib that they were measured with.
+
+  Args:
+    ynn_products: leave matrix products to XLA's YNN library: for minibatches of some ten examples.
+  """
   flags = os.environ.get('XLA_FLAGS', '')
   jaxlib = importlib.metadata.version('jaxlib')
   if CPU_FLAG not in flags and jaxlib.startswith(_JAXLIB_WITH_FLAG):
-    os.environ['XLA_FLAGS'] = f'{flags} {CPU_FLAG}={_CPU_FLAG_VALUE}'.strip()
+    value = _CPU_FLAG_VALUE + (_CPU_FLAG_PRODUCTS if ynn_products else '')
+    os.environ['XLA_FLAGS'] = f'{flags} {CPU_FLAG}={value}'.strip()
 
 
 def set_compilation_cache() -> None:

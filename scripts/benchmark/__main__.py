@@ -39,7 +39,7 @@ def main() -> None:
         raise UserError(f'--{name} {getattr(args, name)}: give 1 or more.')
     if args.json and args.json.suffix != '.json':
       raise UserError(f'--json {args.json}: give a name that ends in .json.')
-    environment.prepare()
+    environment.prepare(ynn_products=args.benchmark == 'dqn')
     if args.benchmark in ('cifar', 'scaling'):
       from scripts.benchmark import single_steps as benchmark
     elif args.benchmark == 'dqn':

@@ -18,11 +18,11 @@ from scripts.benchmark.worker import Process, serve
 
 # What is timed, and how many agent steps, updates or actions that is.
 UNITS = {
-  'ours': ('agent steps', 240),
-  'single environment': ('agent steps', 240),
-  'single environment, XLA as it comes': ('agent steps', 240),
-  'update': ('updates of 32 transitions', 20),
-  'act': ('actions for 8 environments', 50),
+  'ours': ('agent steps', 48),
+  'single environment': ('agent steps', 48),
+  'single environment, XLA as it comes': ('agent steps', 48),
+  'update': ('updates of 32 transitions', 8),
+  'act': ('actions for 8 environments', 20),
 }
 LOOPS = [kind for kind, (unit, _) in UNITS.items() if unit == 'agent steps']
 PARAMS = ('plain', 'wn')

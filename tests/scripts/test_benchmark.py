@@ -24,7 +24,7 @@ def benchmark(monkeypatch):
 
   def call(*arguments):
     monkeypatch.setattr(sys, 'argv', ['benchmark', *map(str, arguments)])
-    monkeypatch.setattr(command.environment, 'prepare', lambda: None)
+    monkeypatch.setattr(command.environment, 'prepare', lambda **_: None)
     command.main()
 
   return call

@@ -40,6 +40,13 @@ def test_flags_of_the_user_stay(monkeypatch, jaxlib, before, after):
   assert os.environ['XLA_FLAGS'] == after
 
 
+def test_products_can_be_left_to_the_library(monkeypatch, jaxlib):
+  jaxlib('0.10.2')
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
+  environment.set_xla_flags(ynn_products=True)
+  assert os.environ['XLA_FLAGS'] == f'{OURS},LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+
+
 def test_flag_is_not_given_to_a_version_that_may_not_know_it(monkeypatch, jaxlib):
   jaxlib('0.11.0')
   monkeypatch.delenv('XLA_FLAGS', raising=False)
