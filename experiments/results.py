@@ -59,8 +59,8 @@ def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
       seed           int
       learning_rate  float
       finished       bool, whether the run came to its end
-      step           int, optimisation steps taken
-      epoch          float, passes over the training set
+      step           int, optimisation steps taken (dqn: agent steps)
+      epoch          float, passes over the training set (dqn: evaluations)
       seconds        float, time of training so far
       train/loss … test/error …       float; NaN where the row does not have the metric
 
