@@ -55,7 +55,7 @@ def test_bounds_of_both_parameterisations_stand_in_one_table(dataset, size, tmp_
   assert table.frame.columns[-1] == '−log p(x), 128 samples' and unit in table.caption
   assert size in table.caption and '2 epochs' in table.caption and 'A note.' in table.caption
   by_epoch, _ = section.pictures[0].figure.axes
-  assert by_epoch.get_ylim()[1] == 104
+  assert by_epoch.get_ylim()[1] == 122
   output.write([section], tmp_path / 'out')
   for variant in (f'{dataset}-diag-wn', f'{dataset}-iaf-plain'):
     assert (tmp_path / 'out' / variant / 'seed0/samples.png').read_bytes() == b'samples of seed 0'
