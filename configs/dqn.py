@@ -8,7 +8,7 @@ GAME is any game of the Arcade Learning Environment in snake_case; the paper's a
   paper   (default) 50 million agent steps, 200 million frames, in the set-up of Mnih et al. (2015).
           Highest score in Table 2, plain → wn: Breakout 410 → 403, Enduro 1,250 → 1,448, Seaquest
           7,188 → 7,375, Space Invaders 1,779 → 2,179.
-  scaled  a hundredth of the steps with a tenth of the replay memory.
+  scaled  300,000 agent steps, 1.2 million frames, with a tenth of the replay memory.
   tiny    seconds, for tests.
 
 An agent step is one action, repeated for four frames; all steps below are agent steps, those of all
@@ -112,12 +112,13 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.keep_checkpoints = 2  # latest ones; the best is kept as well
 
   if protocol == 'scaled':  # all ours
-    config.epochs = 10
+    config.epochs = 6
     config.steps_per_epoch = 50_000
     config.replay_capacity = 100_000
     config.learning_starts = 10_000
     config.target_period = 2_000
-    config.epsilon_steps = 50_000
+    config.epsilon_steps = 30_000  # the first tenth
+    config.learning_rate = 0.0002
     config.eval_episodes = 10
     config.log_every = 1_000
     config.checkpoint_every = 50_000
