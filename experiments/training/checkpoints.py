@@ -1,6 +1,16 @@
-"""Checkpoints through orbax: written in the background, the latest few and the best are kept."""
+"""Checkpoints through orbax: written in the background, the latest few and the best are kept.
 
-from collections.abc import Callable
+Beside orbax's files each has notes, which are JSON values that go with the state, and checksums. A
+checkpoint gets its name when all of it is written, so a process that is killed leaves no half.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -9,7 +19,18 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from experiments.training.errors import UserError
+from experiments.training import checksums
+from experiments.training.errors import UserError, check_not_replaced
+
+_NOTES = 'notes.json'
+_DELETED = 'deleted'  # folder; a checkpoint is moved there first, so that none is ever half deleted
+_WRITTEN_LAST = (
+  '_CHECKPOINT_METADATA',
+  'commit_success.txt',
+)  # by orbax, and not needed to restore
+
+# What orbax logs are errors that it raises as well, with tracebacks, and remarks on its options.
+logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
 
 
 class HasStep(Protocol):
@@ -22,30 +43,43 @@ State = TypeVar('State', bound=HasStep)
 
 
 class Checkpoints:
-  """The checkpoints of one run.
+  """The checkpoints of one run. Damaged ones are renamed, with a warning, to `STEP.damaged`.
 
   Args:
     directory: where they are kept, one folder a step.
     keep: how many of the latest to keep.
     best_metric: name of the metric whose best value marks a checkpoint that is kept as well.
     best: `min` or `max`: which value is the best.
+
+  Attributes:
+    notes: those of the restored checkpoint; {} if there is none.
+
+  Raises:
+    UserError: all checkpoints are damaged; or the file system refuses something.
   """
 
   def __init__(
     self, directory: Path, *, keep: int, best_metric: str, best: Callable[..., Any] = min
   ):
+    self.notes: dict[str, Any] = {}
+    self._directory = directory.absolute()
+    self._directory.mkdir(parents=True, exist_ok=True)
+    self._status = self._directory.stat()
+    _set_damaged_aside(self._directory)
+    worst = math.inf if best is min else -math.inf
+    value = lambda metrics: metrics.get(best_metric, worst)
     latest = checkpoint_managers.LatestN(n=keep)
     best_one = checkpoint_managers.BestN(
-      get_metric_fn=lambda metrics: metrics[best_metric],
-      reverse=best is min,
-      n=1,
-      keep_checkpoints_without_metrics=False,
+      get_metric_fn=value, reverse=best is min, n=1, keep_checkpoints_without_metrics=False
     )
     self._manager = ocp.CheckpointManager(
-      directory.absolute(),
+      self._directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best_one]),
+        best_fn=value,  # has no effect beside the policy, but without it metrics are not written
         cleanup_tmp_directories=True,  # of a process that was killed while it wrote
+        todelete_subdir=_DELETED,
+        async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
       ),
     )
 
@@ -56,52 +90,161 @@ class Checkpoints:
       state: a state of the same run, for the structure, shapes and placement on devices.
 
     Raises:
-      UserError: the latest checkpoint is damaged.
+      UserError: it cannot be read.
     """
-    return _restore(self._manager, state)
+    folders = _folders(self._directory)
+    if not folders:
+      return None
+    self.notes = _read_notes(folders[0])
+    return _restore(folders[0], state)
 
-  def save(self, state: HasStep, metrics: dict[str, float] | None = None) -> None:
-    """Starts to write a checkpoint; `metrics` decide whether it is the best."""
+  def save(
+    self,
+    state: HasStep,
+    metrics: Mapping[str, float] | None = None,
+    notes: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Starts to write a checkpoint, in place of one of the same step if there is one.
+
+    Args:
+      state: may be given away afterwards.
+      metrics: decide whether it is the best; None: it is not.
+      notes: JSON values for `notes` of a process that goes on from here.
+
+    Raises:
+      UserError: this one, or the one before it, cannot be written.
+    """
     # A copy: the next step takes the buffers of `state` for its own while orbax still writes them.
     state = jax.tree.map(jnp.copy, state)
-    self._manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics)
+    step = int(state.step)
+    with self._errors():
+      self._manager.wait_until_finished()
+      self._delete()
+      self._writing = step, dict(notes or {})
+      if step in self._manager.all_steps():
+        self._manager.delete(step)
+      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=dict(metrics or {}))
 
   def close(self) -> None:
-    """Waits until all is written."""
-    self._manager.close()
+    """Waits until all is written.
+
+    Raises:
+      UserError: the last checkpoint cannot be written.
+    """
+    with self._errors():
+      self._manager.close()
+      self._delete()
+
+  def _delete(self) -> None:
+    """Deletes what orbax has moved away."""
+    shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
+
+  def _seal(self) -> None:
+    """Adds notes and checksums, when orbax has written all but what makes the folder valid."""
+    if jax.process_index():
+      return
+    step, notes = self._writing
+    (folder,) = self._directory.glob(f'{step}.orbax-checkpoint-tmp*')
+    (folder / _NOTES).write_text(json.dumps(notes) + '\n')
+    checksums.write(folder, without=_WRITTEN_LAST)
+
+  @contextlib.contextmanager
+  def _errors(self) -> Iterator[None]:
+    check_not_replaced(self._directory, self._status)
+    try:
+      yield
+    except Exception as error:  # orbax and tensorstore each have their own
+      raise UserError(
+        f'cannot write a checkpoint to {self._directory} ({_reason(error)}); mend this and run the '
+        'same command again to go on.'
+      ) from error
 
 
 def restore_latest(directory: Path, state: State) -> State:
-  """The latest state of a run, which may be in training; writes nothing.
+  """The latest undamaged state of a run, which may be in training; writes nothing.
 
   Args:
     directory: of its checkpoints.
     state: for the structure and the shapes.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: there is none, or it cannot be read.
   """
-  restored = None
-  if directory.is_dir():
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
-      restored = _restore(manager, state)
-  if restored is None:
-    raise UserError(f'there are no checkpoints in {directory}.')
-  return restored
+  warnings = []
+  for folder, damage in _check(directory):
+    if damage is None:
+      for warning in warnings:
+        _warn(warning)
+      return _restore(folder, state)
+    warnings.append(f'{folder} is damaged ({damage}); the checkpoint before it is used.')
+  raise UserError(f'there are no checkpoints in {directory}.')
 
 
-def _restore(manager: ocp.CheckpointManager, state: State) -> State | None:
-  step = manager.latest_step()
-  if step is None:
-    return None
+def _set_damaged_aside(directory: Path) -> None:
+  """Renames damaged checkpoints, with a warning, so that they can be looked at and saved anew.
+
+  Raises:
+    UserError: all are damaged. They are left as they are.
+  """
+  for folder, damage in list(_check(directory)):
+    if damage is not None:
+      aside = folder.with_name(f'{folder.name}.damaged')
+      shutil.rmtree(aside, ignore_errors=True)
+      folder.rename(aside)
+      _warn(f'{folder} is damaged ({damage}); it is left out, and kept as {aside.name}.')
+
+
+def _check(directory: Path) -> Iterator[tuple[Path, str | None]]:
+  """The checkpoints, latest first, and what is wrong with each: None if nothing is.
+
+  Raises:
+    UserError: at the end, if all are damaged.
+  """
+  damages = []
+  folders = _folders(directory)
+  for i, folder in enumerate(folders):
+    # Runs that began with a version of this file that wrote no checksums have older ones without.
+    has_sums = any((other / checksums.NAME).exists() for other in folders[i:])
+    damage = None if folder.is_dir() else 'it is no folder'
+    if has_sums and not damage:
+      damage = checksums.damage(folder, without=_WRITTEN_LAST)
+    yield folder, damage
+    damages.append(damage)
+  if damages and all(damages):
+    raise UserError(
+      f'all checkpoints in {directory} are damaged (the latest: {damages[0]}); restore one, or '
+      'choose another --workdir to train anew.'
+    )
+
+
+def _folders(directory: Path) -> list[Path]:
+  """Those of the checkpoints, latest first."""
+  if not directory.is_dir():
+    return []
+  folders = [path for path in directory.iterdir() if path.name.isdecimal()]
+  return sorted(folders, key=lambda path: int(path.name), reverse=True)
+
+
+def _restore(folder: Path, state: State) -> State:
   target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
   try:
-    return manager.restore(step, args=ocp.args.StandardRestore(target))
+    with ocp.StandardCheckpointer() as checkpointer:
+      return checkpointer.restore(folder / 'default', target)
   except Exception as error:  # orbax and tensorstore each have their own
-    folder = manager.directory / str(step)
-    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
     raise UserError(
-      f'cannot read the checkpoint {folder} ({reason}); if it is damaged, delete that folder to go '
-      'on from the checkpoint before it.'
+      f'cannot read the checkpoint {folder} ({_reason(error)}); if it is damaged, delete that '
+      'folder to go on from the checkpoint before it.'
     ) from error
+
+
+def _read_notes(folder: Path) -> dict[str, Any]:
+  path = folder / _NOTES
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _reason(error: Exception) -> str:
+  return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+
+
+def _warn(message: str) -> None:
+  print(f'warning: {message}', file=sys.stderr, flush=True)

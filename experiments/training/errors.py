@@ -3,13 +3,38 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 
 class UserError(Exception):
   """Its message says in one line what is wrong and what to do about it."""
+
+
+class Interrupted(KeyboardInterrupt):
+  """A signal asked the process to end; what it did can go on later.
+
+  Args:
+    signum: number of the signal.
+    where: 'at step 7', for the message.
+
+  Attributes:
+    signum: number of the signal.
+    code: exit code of the process, as shells have it.
+  """
+
+  def __init__(self, signum: int, where: str = ''):
+    super().__init__(signum, where)
+    self.signum = signum
+    self.code = 128 + signum
+    self._where = where
+
+  def __str__(self) -> str:
+    parts = ['stopped', self._where, f'by {signal.Signals(self.signum).name}']
+    return f'{" ".join(filter(None, parts))}; the same command goes on.'
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -32,6 +57,43 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 @contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+  """Turns an error of the file system into one that names the file.
+
+  Raises:
+    UserError: the operating system refused something inside.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f'cannot write {path} ({error.strerror or error}); mend this and run the same command again '
+      'to go on.'
+    ) from error
+
+
+def check_not_replaced(path: Path, status: os.stat_result) -> None:
+  """Checks that a file or directory is still the one that the run began with.
+
+  Args:
+    path: where it should be.
+    status: of the one that the run began with.
+
+  Raises:
+    UserError: there is none, or another; perhaps of another run.
+  """
+  try:
+    same = os.path.samestat(path.stat(), status)
+  except FileNotFoundError:
+    same = False
+  if not same:
+    raise UserError(
+      f'{path} was deleted, moved or replaced during the run, which ends here; run the same '
+      'command again to go on from what is there.'
+    )
+
+
+@contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
   """Turns a `UserError`, or an error of the file system, into one line and exit code 2."""
   try:
@@ -43,11 +105,13 @@ def one_line_errors() -> Iterator[None]:
       raise
     where = f': {error.filename}' if error.filename else ''
     _fail(f'{error.strerror}{where}. Mend this and run the same command again to go on.')
-  except KeyboardInterrupt:
-    print('interrupted; run the same command again to go on.', file=sys.stderr, flush=True)
+  except KeyboardInterrupt as error:
+    if not isinstance(error, Interrupted):
+      error = Interrupted(signal.SIGINT)
+    print(error, file=sys.stderr, flush=True)
     sys.stdout.flush()
     # Not sys.exit: threads of XLA and orbax may be at work, and crash when Python is taken down.
-    os._exit(130)
+    os._exit(error.code)
 
 
 def _fail(message: str) -> None:

@@ -1,5 +1,6 @@
 """Metrics of a run: rows in `metrics.jsonl`, TensorBoard events, and what the terminal shows."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
 import tqdm
 
-from experiments.training.errors import UserError
+from experiments.training.errors import UserError, check_not_replaced, writing
+from experiments.training.tensorboard import ScalarWriter
 
 Row = dict[str, Any]
 
@@ -32,20 +33,20 @@ class MetricsLog:
   """
 
   def __init__(self, workdir: Path, resume_step: int = 0):
-    path = workdir / 'metrics.jsonl'
+    self._path = path = workdir / 'metrics.jsonl'
     rows = [row for row in read_rows(path) if row['step'] <= resume_step]
     if (rows[-1]['step'] if rows else 0) != resume_step:
       raise UserError(
         f'{path} lacks the rows up to step {resume_step}, the step of the latest checkpoint; '
         'restore it, or choose another --workdir.'
       )
-    temporary = path.with_suffix('.jsonl.tmp')
-    temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    os.replace(temporary, path)
-    self._file = path.open('a')
-    self._tensorboard = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=resume_step + 1, flush_secs=10
-    )
+    with writing(path):
+      temporary = path.with_suffix('.jsonl.tmp')
+      temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+      os.replace(temporary, path)
+      self._file = path.open('a')
+      self._status = os.fstat(self._file.fileno())
+      self._tensorboard = ScalarWriter(workdir / 'tensorboard', resume_step + 1)
     self._start = time.monotonic() - (rows[-1]['seconds'] if rows else 0.0)
 
   @property
@@ -54,17 +55,22 @@ class MetricsLog:
     return time.monotonic() - self._start
 
   def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-    """Appends a row and hands it to the operating system, so that a killed process loses none."""
+    """Appends a row and hands it to the operating system, so that a killed process loses none.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    check_not_replaced(self._path, self._status)
     row = {'step': step, 'epoch': round(epoch, 6), 'seconds': round(self.seconds, 3), **metrics}
-    self._file.write(json.dumps(row, allow_nan=False) + '\n')
-    self._file.flush()
-    for name, value in metrics.items():
-      self._tensorboard.add_scalar(name, value, step)
+    with writing(self._path):
+      self._file.write(json.dumps(row, allow_nan=False) + '\n')
+      self._file.flush()
+      self._tensorboard.write(step, metrics)
 
   def close(self) -> None:
     """Writes out what is buffered."""
-    self._file.close()
-    self._tensorboard.close()
+    with writing(self._path), contextlib.closing(self._file):
+      self._tensorboard.close()
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -160,17 +160,6 @@ def test_missing_metrics_are_refused(tmp_path):
     run(tmp_path / 'run')
 
 
-def test_damaged_checkpoint_is_named(tmp_path):
-  with pytest.raises(KeyboardInterrupt):
-    run(tmp_path / 'run', stop_at(10))
-  newest = max((tmp_path / 'run' / 'checkpoints').iterdir(), key=lambda path: int(path.name))
-  for path in newest.rglob('*'):
-    if path.is_file() and path.name != 'commit_success.txt':
-      path.write_bytes(path.read_bytes()[:1])
-  with pytest.raises(UserError, match=rf'cannot read the checkpoint .*{newest.name}.*delete'):
-    run(tmp_path / 'run')
-
-
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_training_stops_at_a_metric_that_is_not_finite(tmp_path, value):
   def step(state, indices):

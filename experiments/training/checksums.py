@@ -1,0 +1,51 @@
+"""Checksums of the files in a folder, as `sha256sum` writes and checks them.
+
+orbax and tensorstore find some damage themselves, but not a flipped bit in the values of an array.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+NAME = 'SHA256SUMS'
+_TEMPORARY = f'{NAME}.tmp'
+
+
+def write(folder: Path, *, without: Collection[str] = ()) -> None:
+  """Writes the checksums of the files that are in a folder now.
+
+  Args:
+    folder: it, with the folders below it.
+    without: names of files that may still change.
+  """
+  lines = [f'{_sum(folder / name)}  {name}\n' for name in _files(folder, without)]
+  (folder / _TEMPORARY).write_text(''.join(lines))
+  os.replace(folder / _TEMPORARY, folder / NAME)
+
+
+def damage(folder: Path, *, without: Collection[str] = ()) -> str | None:
+  """What is wrong with the files of a folder that has checksums; None if nothing is."""
+  try:
+    lines = (folder / NAME).read_bytes().decode('ascii').splitlines()
+    sums = {name: digest for digest, name in (line.split('  ', 1) for line in lines)}
+    files = _files(folder, without)
+    for name in sorted({*sums, *files}):
+      if name not in files:
+        return f'{name} is missing'
+      if _sum(folder / name) != sums.get(name):
+        return f'{name} does not match {NAME}'
+  except (OSError, ValueError) as error:
+    return f'{NAME}: {error}'
+  return None if sums else f'{NAME} is empty'
+
+
+def _files(folder: Path, without: Collection[str]) -> list[str]:
+  """Their names relative to the folder."""
+  names = (str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+  return sorted(name for name in names if name not in {NAME, _TEMPORARY, *without})
+
+
+def _sum(path: Path) -> str:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
