@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from experiments.training import environment
+from experiments.training import environment, interrupts
 from experiments.training.errors import UserError, one_line_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -41,6 +41,7 @@ def run(experiment: str, *, ynn_products: bool = False) -> None:
     ynn_products: see `environment.set_xla_flags`.
   """
   with one_line_errors():
+    interrupts.install()
     if {'-h', '--help', '--helpfull'} & set(sys.argv):
       print(sys.modules['__main__'].__doc__, _HELP, sep='\n')
       return

@@ -1,5 +1,6 @@
 """The training loop: steps, metrics, evaluation after each epoch, checkpoints."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.training import interrupts
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import UserError
+from experiments.training.errors import Interrupted, UserError
 from experiments.training.metrics import MetricsLog, Progress
 from experiments.training.state import TrainState
 
@@ -60,19 +62,43 @@ def train(
     The state after the last step.
 
   Raises:
-    UserError: a metric or a parameter is not finite; the checkpoints before it remain. Or the
-      checkpoint or the metrics to go on from are damaged.
+    UserError: a metric or a parameter is not finite; the checkpoints before it remain. Or what the
+      run would go on from is damaged, or the file system refuses something.
+    Interrupted: by a signal; there is a checkpoint of the step that it came in.
   """
   checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep_checkpoints, best_metric=best_metric)
   state = checkpoints.restore(state) or state
+  notes = checkpoints.notes
   step, total = int(state.step), steps_per_epoch * epochs
   if step:
     print(f'going on from step {step} of {total}')
-  log = MetricsLog(workdir, resume_step=step)
-  progress = Progress(run_name(workdir), total, step, epochs)
-  window: list[Mapping[str, float]] = []  # metrics since the last row
+  # Metrics of the steps since the last row: after an interruption there are some.
+  last_row: int = notes.get('last_row', step)
+  window: list[Mapping[str, float]] = notes.get('window', [])
   in_flight: tuple[int, Metrics] | None = None
-  try:
+
+  with contextlib.ExitStack() as stack:
+    pending = stack.enter_context(interrupts.deferred())
+    stack.callback(checkpoints.close)
+    log = stack.enter_context(contextlib.closing(MetricsLog(workdir, resume_step=last_row)))
+    progress = stack.enter_context(
+      contextlib.closing(Progress(run_name(workdir), total, step, epochs))
+    )
+
+    def end_epoch(means: Mapping[str, float]) -> None:
+      """Evaluates and saves, or, if that is interrupted, saves for another time."""
+      try:
+        results = evaluate(state)
+      except Interrupted as error:
+        checkpoints.save(state, notes={'evaluate': True})
+        raise Interrupted(error.signum, f'at step {step}') from error
+      check_finite(step, results)
+      log.write(step, step / steps_per_epoch, results)
+      progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
+      checkpoints.save(state, results)
+
+    if notes.get('evaluate'):
+      end_epoch({})
     while step < total:
       batches = order(step // steps_per_epoch)
       for indices in batches[step % steps_per_epoch :]:
@@ -86,25 +112,25 @@ def train(
 
         epoch_is_over = step % steps_per_epoch == 0
         save = epoch_is_over or step % checkpoint_every == 0
-        if save or step % log_every == 0:
+        stop = pending.signum  # looked at once: it can change at any moment
+        if save or step % log_every == 0 or stop:
           window.append(_fetch(*in_flight))
           in_flight = None
+        if save or step % log_every == 0:
           means = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
-          window = []
+          last_row, window = step, []
           log.write(step, step / steps_per_epoch, means)
           progress.show(means)
-        if epoch_is_over:
-          results = evaluate(state)
-          check_finite(step, results)
-          log.write(step, step / steps_per_epoch, results)
-          progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
-        if save:
+        if save or stop:
           check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
-          checkpoints.save(state, results if epoch_is_over else None)
-  finally:
-    progress.close()
-    log.close()
-    checkpoints.close()
+        if epoch_is_over:
+          end_epoch(means)
+        elif save:
+          checkpoints.save(state)
+        elif stop:
+          checkpoints.save(state, notes={'last_row': last_row, 'window': window})
+        if stop:
+          raise Interrupted(stop, f'at step {step}')
   return state
 
 
@@ -154,9 +180,13 @@ def evaluate_in_batches(
 
   Returns:
     The pytree of sums, as NumPy arrays.
+
+  Raises:
+    Interrupted: by a signal, in a training loop.
   """
   sums = None
   for start in range(0, num_examples, batch_size):
+    interrupts.check()
     indices = np.arange(start, start + batch_size)
     weights = (indices < num_examples).astype(np.float32)
     batch = eval_step(np.minimum(indices, num_examples - 1), weights)

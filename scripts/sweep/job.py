@@ -3,12 +3,15 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import submitit
 
 from scripts.sweep.trials import Trial
+
+_SECONDS_TO_STOP = 30.0  # a command needs less: experiments.training.interrupts
 
 
 class Job:
@@ -20,6 +23,8 @@ class Job:
     trial: the trial.
     environment: changes of the environment; None removes a variable.
     ignored: signals that the command does not see.
+    patience: seconds to wait for the end of the job after the command was stopped by SIGTERM. Slurm
+      queues a job again only if it had to end it.
   """
 
   def __init__(
@@ -27,11 +32,13 @@ class Job:
     trial: Trial,
     environment: Mapping[str, str | None] = MappingProxyType({}),
     ignored: Sequence[signal.Signals] = (),
+    patience: float = 0.0,
   ):
     self.command = trial.command
     self.log = str(trial.log)
     self.environment = dict(environment)
     self.ignored = tuple(ignored)
+    self.patience = patience
     self.process: subprocess.Popen | None = None
 
   def __call__(self) -> None:
@@ -47,6 +54,8 @@ class Job:
       signal.signal(number, handler)
     try:
       code = self.process.wait()
+      if code == 128 + signal.SIGTERM:
+        time.sleep(self.patience)
     except BaseException:
       self.process.kill()
       raise
@@ -56,7 +65,19 @@ class Job:
   def checkpoint(self) -> submitit.helpers.DelayedSubmission:
     """Called by submitit before the job is queued again: the same command goes on."""
     if self.process:
-      self.process.kill()  # it loses the time since its last checkpoint
+      self.process.terminate()  # it writes a checkpoint
+      deadline = time.monotonic() + _SECONDS_TO_STOP
+      while self._is_running() and time.monotonic() < deadline:
+        time.sleep(0.1)
+      self.process.kill()
     again = Job.__new__(Job)
     again.__dict__.update(self.__dict__, process=None)
     return submitit.helpers.DelayedSubmission(again)
+
+  def _is_running(self) -> bool:
+    # Not by Popen.poll: this runs in a signal handler, on top of Popen.wait, which holds its lock.
+    options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    try:
+      return os.waitid(os.P_PID, self.process.pid, options) is None
+    except ChildProcessError:
+      return False

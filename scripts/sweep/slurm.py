@@ -17,6 +17,8 @@ from experiments.training.run import write_json
 from scripts.sweep.job import Job
 from scripts.sweep.trials import Trial, is_finished
 
+_PATIENCE = 600.0  # seconds; from SIGTERM to SIGKILL pass a partition's GraceTime and KillWait
+
 
 class Slurm:
   """Jobs of a Slurm cluster, in arrays; known by their numbers in `submitit/jobs.json`.
@@ -87,9 +89,9 @@ class Slurm:
       **({'gpus_per_node': args.gpus} if args.gpus else {}),
       **({'mem': f'{round(1024 * args.memory)}MB'} if args.memory else {}),
     )
-    # Slurm sends its warnings of a preemption or timeout to every process of a job. They are for
-    # submitit, which tells the command by `Job.checkpoint`.
-    ignored = (signal.SIGUSR2, signal.SIGTERM)
+    # Slurm sends its warnings of a preemption or timeout to every process of a job. SIGUSR2 is for
+    # submitit, which tells the command by `Job.checkpoint`; SIGTERM the command takes itself.
+    ignored = (signal.SIGUSR2,)
     for start in range(0, len(trials), args.array_size):
       part = trials[start : start + args.array_size]
       # Jobs that are submitted are recorded: an interruption waits until they are.

@@ -161,4 +161,4 @@ def test_interruption_is_one_line(capsys, monkeypatch):
   with one_line_errors():
     raise KeyboardInterrupt
   assert codes == [130]
-  assert 'run the same command again' in capsys.readouterr().err
+  assert capsys.readouterr().err == 'stopped by SIGINT; the same command goes on.\n'

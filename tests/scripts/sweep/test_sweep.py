@@ -4,10 +4,12 @@ import dataclasses
 import fcntl
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from configs import cifar
 from experiments.training.errors import UserError
 from scripts.sweep import __main__ as sweep
 from scripts.sweep import executors, trials
+from scripts.sweep import job as job_lib
 from scripts.sweep.display import Display
 
 ROOT = Path(__file__).parents[3]
@@ -90,6 +93,13 @@ def test_a_trial_that_crashes_at_import(tmp_path, capsys):
   assert 'No module named experiments.broken' in capsys.readouterr().out
 
 
+def wait_for_line(log):
+  deadline = time.monotonic() + 60
+  while not (log.exists() and log.read_text().endswith('\n')):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
 def has_checkpoint(workdir):
   folder = workdir / 'checkpoints'
   return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
@@ -112,9 +122,59 @@ def test_an_interrupted_sweep_stops_its_trials_and_can_go_on(signal_, config_fil
   _, error = process.communicate(timeout=60)
   assert process.returncode == 130
   assert error == 'interrupted; the same command with --resume goes on.\n'
+  log = (workdir.parent / 'logs' / f'{workdir.name}.log').read_text().splitlines()
+  assert re.fullmatch(r'stopped at step \d+ by SIGTERM; the same command goes on\.', log[-1])
   with (workdir / 'lock').open('w') as lock:  # nobody trains there any more
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   assert has_checkpoint(workdir)
+
+
+# Takes SIGTERM as an experiment does, or not at all.
+STOPPING = 'import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))'
+STUBBORN = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)'
+
+
+@pytest.mark.parametrize('program, code', [(STOPPING, 143), (STUBBORN, -signal.SIGKILL)])
+def test_a_job_that_is_queued_again_lets_its_command_write_a_checkpoint(
+  program, code, config_file, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(job_lib, '_SECONDS_TO_STOP', 10.0 if program is STOPPING else 0.2)
+  _, (trial, *_) = trials.load(f'{config_file}:long', tmp_path)
+  command = (sys.executable, '-c', f'{program}; print("ready", flush=True); time.sleep(99)')
+  trial.log.parent.mkdir(parents=True)
+  job = job_lib.Job(dataclasses.replace(trial, command=command))
+  processes = []
+
+  def requeue(*_):  # as submitit does, in a signal handler and while the job waits
+    processes.append(job.process)
+    assert job.checkpoint().function.process is None
+
+  before = signal.signal(signal.SIGUSR2, requeue)
+  watcher = threading.Thread(
+    target=lambda: (wait_for_line(trial.log), os.kill(os.getpid(), signal.SIGUSR2))
+  )
+  try:
+    watcher.start()
+    with pytest.raises(RuntimeError, match=f'exit code {code}'):
+      job()
+  finally:
+    signal.signal(signal.SIGUSR2, before)
+    watcher.join()
+  assert processes[0].returncode == code
+
+
+def test_a_job_that_slurm_ends_waits_for_the_end(config_file, tmp_path, monkeypatch):
+  waits = []
+  monkeypatch.setattr(job_lib.time, 'sleep', waits.append)
+  _, (trial, *_) = trials.load(f'{config_file}:long', tmp_path)
+  trial.log.parent.mkdir(parents=True)
+  for code, expected in ((143, [600.0]), (1, [])):
+    command = (sys.executable, '-c', f'raise SystemExit({code})')
+    job = job_lib.Job(dataclasses.replace(trial, command=command), patience=600.0)
+    with pytest.raises(RuntimeError, match=f'exit code {code}'):
+      job()
+    assert waits == expected
+    waits.clear()
 
 
 def test_print_and_filter(config_file, tmp_path, capsys):

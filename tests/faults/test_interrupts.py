@@ -1,0 +1,137 @@
+"""SIGINT and SIGTERM: a checkpoint, one line, the code that shells expect; and in time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.training import interrupts, loop
+from experiments.training.errors import Interrupted, one_line_errors
+
+ROOT = Path(__file__).parents[2]
+
+
+def send(signum):
+  return lambda: os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize('signum', interrupts.SIGNALS)
+@pytest.mark.parametrize('step', [0, 1, 2, 3, 4, 5, 10, 14])
+def test_the_step_in_flight_is_saved_and_the_run_goes_on(step, signum, run, before, is_whole):
+  with pytest.raises(Interrupted) as error:
+    run(train_step=before(step, send(signum)))
+  name = signal.Signals(signum).name
+  assert str(error.value) == f'stopped at step {step + 1} by {name}; the same command goes on.'
+  assert run.checkpoints[-1] == step + 1
+  is_whole(run, run())
+
+
+def test_a_run_that_is_interrupted_at_every_step(run, before, is_whole):
+  for step in range(15):
+    with pytest.raises(Interrupted):
+      run(train_step=before(step, send(signal.SIGTERM)))
+  is_whole(run, run())
+
+
+def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(run, is_whole):
+  def evaluate(state):
+    if int(state.step) == 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+    loop.evaluate_in_batches(lambda indices, weights: 0, 10, 5)
+    return {'test/error': abs(float(state.params['w'][...]) - 0.63)}
+
+  with pytest.raises(Interrupted, match='stopped at step 5 by SIGTERM'):
+    run(evaluate=evaluate)
+  assert run.checkpoints == [3, 5] and not any('test/error' in row for row in run.rows)
+  with pytest.raises(Interrupted):  # again, now at the start
+    run(evaluate=evaluate)
+  is_whole(run, run())
+
+
+def test_the_handlers_are_put_back(run):
+  before = [signal.getsignal(signum) for signum in interrupts.SIGNALS]
+  run()
+  assert [signal.getsignal(signum) for signum in interrupts.SIGNALS] == before
+  assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_signal_that_nobody_looked_at_is_not_lost():
+  with pytest.raises(Interrupted):
+    with interrupts.deferred():
+      os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize('signum, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_exit_codes(signum, code, capsys, monkeypatch):
+  codes = []
+  monkeypatch.setattr(os, '_exit', codes.append)
+  with one_line_errors():
+    raise Interrupted(signum, 'at step 7')
+  assert codes == [code]
+  assert capsys.readouterr().err.startswith('stopped at step 7 by SIG')
+
+
+WAIT = """
+import signal, time
+from experiments.training import interrupts
+from experiments.training.errors import one_line_errors
+{before}
+with one_line_errors():
+  interrupts.install()
+  with interrupts.deferred():
+    print('ready', flush=True)
+    time.sleep(60)
+"""
+
+
+def start(before=''):
+  code = WAIT.format(before=before)
+  # Tests that run in the background have SIGINT ignored, and with them what they start.
+  command = ['env', '--default-signal=INT', sys.executable, '-c', code]
+  process = subprocess.Popen(
+    command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  )
+  assert process.stdout.readline() == 'ready\n'
+  return process
+
+
+def test_a_program_that_comes_to_no_checkpoint_is_ended():
+  process = start('interrupts.SECONDS = 0.3')
+  process.send_signal(signal.SIGTERM)
+  error = process.communicate(timeout=20)[1]
+  assert process.returncode == 143
+  assert error == 'stopped after 0 s without a checkpoint by SIGTERM; the same command goes on.\n'
+
+
+def test_a_second_interrupt_ends_it_at_once():
+  process = start('interrupts._TWICE = 0.0')
+  while process.poll() is None:
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+  assert process.returncode == 130
+  error = process.communicate()[1]
+  assert error == 'stopped without a checkpoint by SIGINT; the same command goes on.\n'
+
+
+def test_signals_that_come_again_within_a_second_and_further_sigterms_change_nothing():
+  process = start('interrupts._TWICE = 99.0')
+  for _ in range(5):
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+  assert process.poll() is None
+  process.kill()
+  assert process.communicate()[1] == ''
+
+
+def test_signals_that_are_ignored_from_the_start_stay_ignored():
+  process = start('signal.signal(signal.SIGTERM, signal.SIG_IGN); interrupts.SECONDS = 0.1')
+  process.send_signal(signal.SIGTERM)
+  time.sleep(0.5)
+  assert process.poll() is None
+  process.kill()
+  process.communicate()
