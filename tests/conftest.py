@@ -22,7 +22,9 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 def _compile_once(tmp_path_factory):
   """Keeps compiled programs for the length of the session; many tests compile the same step."""
   directory = tmp_path_factory.getbasetemp().parent / 'compiled'
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(directory)  # for the processes that tests start
+  # For the processes that tests start. Without a limit of size, as here: JAX cannot mix the two.
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(directory)
+  os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = '-1'
   jax.config.update('jax_compilation_cache_dir', str(directory))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 

@@ -5,6 +5,7 @@ that the user set. It must run before JAX is imported, so this file must not imp
 brings is measured in docs/PERFORMANCE.md.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -12,6 +13,7 @@ import platform
 import sys
 from pathlib import Path
 
+import filelock
 import platformdirs
 
 # XLA:CPU by default hands convolutions to its YNN library, whose weight gradient is slow
@@ -56,10 +58,26 @@ def set_compilation_cache() -> None:
   One folder for each kind of processor: a home directory may be shared by machines of a cluster.
   """
   folder = platformdirs.user_cache_path('weightnorm') / 'compiled' / _processor()
-  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder))
+  if os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder)) == str(folder):
+    remove_unfinished_programs(folder)
   os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(_CACHE_BYTES))
   # A start compiles many small programs; the default keeps only what took a second.
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
+
+def remove_unfinished_programs(folder: Path) -> None:
+  """Removes the compiled programs that lack their time of use.
+
+  A process that was killed while it kept one, or found the disk full, leaves such a program behind.
+  It may be cut off, and JAX (0.10) then keeps no further program in the folder and warns each time.
+  """
+  if not folder.is_dir():
+    return
+  # JAX's own lock: another process may be between program and time. Best effort, as the folder is.
+  with contextlib.suppress(OSError), filelock.FileLock(folder / '.lockfile', timeout=10):
+    for program in folder.glob('*-cache'):
+      if not program.with_name(program.name.removesuffix('cache') + 'atime').exists():
+        program.unlink()
 
 
 def use_huge_pages() -> None:

@@ -65,6 +65,33 @@ def test_compiled_programs_are_kept_in_the_cache_directory_of_the_user(monkeypat
   assert os.environ['JAX_COMPILATION_CACHE_DIR'] == 'elsewhere'
 
 
+COMPILE = """
+import sys, jax
+jax.config.update('jax_compilation_cache_dir', sys.argv[1])
+jax.config.update('jax_compilation_cache_max_size', 2**20)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.jit(lambda x: x * float(sys.argv[2]))(1.0)
+"""
+
+
+def test_a_process_that_was_killed_while_it_kept_a_program_spoils_nothing(tmp_path):
+  def compile_(factor):
+    command = [sys.executable, '-c', COMPILE, tmp_path, factor]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+  warning = 'Error writing persistent compilation cache entry'
+  assert warning not in compile_('2')
+  (program,) = tmp_path.glob('*lambda*-cache')
+  program.write_bytes(program.read_bytes()[:100])
+  program.with_name(program.name.replace('-cache', '-atime')).unlink()
+  assert warning in compile_('3')  # why it is mended
+  environment.remove_unfinished_programs(tmp_path)
+  assert not program.exists()
+  assert warning not in compile_('3')
+  assert len(list(tmp_path.glob('*lambda*-cache'))) == 1
+  environment.remove_unfinished_programs(tmp_path / 'nowhere')
+
+
 @pytest.mark.parametrize(
   'glibc', [('glibc', '2.36', True), ('glibc', '2.31', False), ('', '', False)]
 )
