@@ -98,7 +98,9 @@ class Slurm:
       mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
       try:
         with executor.batch():
-          jobs = [executor.submit(Job(trial, ignored=ignored)) for trial in part]
+          jobs = [
+            executor.submit(Job(trial, ignored=ignored, patience=_PATIENCE)) for trial in part
+          ]
         self._jobs |= {trial.name: job.job_id for trial, job in zip(part, jobs, strict=True)}
         write_json(self._folder / 'jobs.json', self._jobs)
       except submitit.core.utils.FailedJobError as error:
