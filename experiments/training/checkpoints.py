@@ -6,8 +6,9 @@ checkpoint gets its name when all of it is written, so a process that is killed 
 
 import contextlib
 import json
-import logging
 import math
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from experiments.training import checksums
+from experiments.training import checksums, quiet
 from experiments.training.errors import UserError, check_not_replaced
 
 _NOTES = 'notes.json'
@@ -29,8 +30,7 @@ _WRITTEN_LAST = (
   'commit_success.txt',
 )  # by orbax, and not needed to restore
 
-# What orbax logs are errors that it raises as well, with tracebacks, and remarks on its options.
-logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
+quiet.install()
 
 
 class HasStep(Protocol):
@@ -62,9 +62,10 @@ class Checkpoints:
     self, directory: Path, *, keep: int, best_metric: str, best: Callable[..., Any] = min
   ):
     self.notes: dict[str, Any] = {}
+    self._writing: tuple[int, dict[str, Any]] = 0, {}  # step and notes
     self._directory = directory.absolute()
     self._directory.mkdir(parents=True, exist_ok=True)
-    self._status = self._directory.stat()
+    self._descriptor = os.open(self._directory, os.O_RDONLY)
     _set_damaged_aside(self._directory)
     worst = math.inf if best is min else -math.inf
     value = lambda metrics: metrics.get(best_metric, worst)
@@ -118,6 +119,7 @@ class Checkpoints:
     state = jax.tree.map(jnp.copy, state)
     step = int(state.step)
     with self._errors():
+      check_not_replaced(self._directory, self._descriptor)
       self._manager.wait_until_finished()
       self._delete()
       self._writing = step, dict(notes or {})
@@ -131,33 +133,52 @@ class Checkpoints:
     Raises:
       UserError: the last checkpoint cannot be written.
     """
-    with self._errors():
-      self._manager.close()
-      self._delete()
+    try:
+      with self._errors():
+        self._manager.close()
+        self._delete()
+        check_not_replaced(self._directory, self._descriptor)
+    finally:
+      self._remove_leftovers()
+      os.close(self._descriptor)
 
   def _delete(self) -> None:
     """Deletes what orbax has moved away."""
     shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
+  def _unfinished(self) -> list[Path]:
+    """The folder that is being written, if there is one."""
+    return list(self._directory.glob(f'{self._writing[0]}.orbax-checkpoint-tmp*'))
+
   def _seal(self) -> None:
     """Adds notes and checksums, when orbax has written all but what makes the folder valid."""
     if jax.process_index():
       return
-    step, notes = self._writing
-    (folder,) = self._directory.glob(f'{step}.orbax-checkpoint-tmp*')
-    (folder / _NOTES).write_text(json.dumps(notes) + '\n')
+    (folder,) = self._unfinished()
+    (folder / _NOTES).write_text(json.dumps(self._writing[1]) + '\n')
     checksums.write(folder, without=_WRITTEN_LAST)
 
   @contextlib.contextmanager
   def _errors(self) -> Iterator[None]:
-    check_not_replaced(self._directory, self._status)
     try:
       yield
     except Exception as error:  # orbax and tensorstore each have their own
+      check_not_replaced(self._directory, self._descriptor)  # the likelier reason
       raise UserError(
         f'cannot write a checkpoint to {self._directory} ({_reason(error)}); mend this and run the '
         'same command again to go on.'
       ) from error
+
+  def _remove_leftovers(self) -> None:
+    """What tensorstore was writing when the directory was deleted, which makes it anew."""
+    try:
+      check_not_replaced(self._directory, self._descriptor)
+    except UserError:
+      for folder in self._unfinished():
+        shutil.rmtree(folder, ignore_errors=True)
+      with contextlib.suppress(OSError):  # not empty, or not there
+        self._directory.rmdir()
+        self._directory.parent.rmdir()
 
 
 def restore_latest(directory: Path, state: State) -> State:
@@ -243,6 +264,10 @@ def _read_notes(folder: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore has it
+    return os.strerror(int(code[1]))
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
   return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
 
 

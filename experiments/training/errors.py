@@ -72,18 +72,18 @@ def writing(path: Path) -> Iterator[None]:
     ) from error
 
 
-def check_not_replaced(path: Path, status: os.stat_result) -> None:
+def check_not_replaced(path: Path, descriptor: int) -> None:
   """Checks that a file or directory is still the one that the run began with.
 
   Args:
     path: where it should be.
-    status: of the one that the run began with.
+    descriptor: of the one that the run began with, which is open: its inode is not given away.
 
   Raises:
     UserError: there is none, or another; perhaps of another run.
   """
   try:
-    same = os.path.samestat(path.stat(), status)
+    same = os.path.samestat(path.stat(), os.fstat(descriptor))
   except FileNotFoundError:
     same = False
   if not same:

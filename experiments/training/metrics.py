@@ -40,13 +40,14 @@ class MetricsLog:
         f'{path} lacks the rows up to step {resume_step}, the step of the latest checkpoint; '
         'restore it, or choose another --workdir.'
       )
-    with writing(path):
+    with writing(path), contextlib.ExitStack() as stack:
       temporary = path.with_suffix('.jsonl.tmp')
       temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
       os.replace(temporary, path)
-      self._file = path.open('a')
-      self._status = os.fstat(self._file.fileno())
-      self._tensorboard = ScalarWriter(workdir / 'tensorboard', resume_step + 1)
+      self._file = stack.enter_context(path.open('a'))
+      tensorboard = ScalarWriter(workdir / 'tensorboard', resume_step + 1)
+      self._tensorboard = stack.enter_context(contextlib.closing(tensorboard))
+      self._open = stack.pop_all()
     self._start = time.monotonic() - (rows[-1]['seconds'] if rows else 0.0)
 
   @property
@@ -60,7 +61,7 @@ class MetricsLog:
     Raises:
       UserError: it cannot be written.
     """
-    check_not_replaced(self._path, self._status)
+    check_not_replaced(self._path, self._file.fileno())
     row = {'step': step, 'epoch': round(epoch, 6), 'seconds': round(self.seconds, 3), **metrics}
     with writing(self._path):
       self._file.write(json.dumps(row, allow_nan=False) + '\n')
@@ -68,9 +69,9 @@ class MetricsLog:
       self._tensorboard.write(step, metrics)
 
   def close(self) -> None:
-    """Writes out what is buffered."""
-    with writing(self._path), contextlib.closing(self._file):
-      self._tensorboard.close()
+    """Closes the files."""
+    with writing(self._path):
+      self._open.close()
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -1,14 +1,15 @@
 """Scalars for TensorBoard, written at once and by the caller's thread."""
 
+import os
+import socket
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-
-_FLUSH_SECONDS = 10.0
+from tensorboardX.record_writer import masked_crc32c
 
 
 class ScalarWriter:
@@ -24,22 +25,29 @@ class ScalarWriter:
 
   def __init__(self, directory: Path, first_step: int):
     directory.mkdir(exist_ok=True)
-    self._events = EventsWriter(str(directory / 'events'))
-    self._next_flush = time.monotonic()
-    self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+    name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+    self._file = (directory / name).open('ab')
+    try:
+      self._write(Event(file_version='brain.Event:2'))
+      self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+    except OSError:
+      self.close()
+      raise
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Writes values of one step."""
+    """Hands the values of one step to the operating system."""
     values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
     self._write(Event(step=step, summary=Summary(value=values)))
 
   def close(self) -> None:
-    """Writes out what is buffered."""
-    self._events.close()
+    """Closes the file."""
+    self._file.close()
 
   def _write(self, event: Event) -> None:
+    """Writes a record of a TFRecord file: length and data, each followed by its checksum."""
     event.wall_time = time.time()
-    self._events.write_event(event)
-    if time.monotonic() >= self._next_flush:  # not each time: it waits for the disk
-      self._events.flush()
-      self._next_flush = time.monotonic() + _FLUSH_SECONDS
+    data = event.SerializeToString()
+    length = struct.pack('<Q', len(data))
+    for part in (length, data):
+      self._file.write(part + struct.pack('<I', masked_crc32c(part)))
+    self._file.flush()

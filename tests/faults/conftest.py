@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.training import loop
+from experiments.training import loop, quiet
 from experiments.training.metrics import read_rows
 from experiments.training.state import TrainState
 
@@ -70,6 +70,12 @@ class Run:
     """Their steps."""
     folder = self.workdir / 'checkpoints'
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _quiet():
+  """Importing it is not enough: pytest has hooks of its own."""
+  quiet.install()
 
 
 @pytest.fixture

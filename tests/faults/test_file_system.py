@@ -1,0 +1,150 @@
+"""Full disk, read-only directory, directory deleted in mid-run, two runs in one, clock set back.
+
+Each time one line says what is wrong, and the run goes on when it is mended.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ml_collections import config_dict
+
+from configs import cifar
+from experiments.cifar import train as cifar_train
+from experiments.training import run as run_lib
+from experiments.training.errors import UserError, one_line_errors
+from experiments.training.metrics import read_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def error_line(function, capfd, code=2):
+  """The one line that a command would print, whatever prints it; nothing else may be on stderr."""
+  with pytest.raises(SystemExit) as exit_, one_line_errors():
+    function()
+  assert exit_.value.code == code
+  (line,) = capfd.readouterr().err.splitlines()
+  return line
+
+
+@pytest.fixture
+def disk(tmp_path):
+  """A file system of 2 MB; call it with options to mount it anew, keeping what is in it."""
+  path = tmp_path / 'disk'
+  path.mkdir()
+
+  def mount(*options):
+    command = ['mount', *options, 'tmpfs', path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+      pytest.skip(f'only root can mount a small disk here ({result.stderr.strip()})')
+
+  mount('-t', 'tmpfs', '-o', 'size=2m')
+  yield path, lambda options: mount('-o', f'remount,{options}')
+  subprocess.run(['umount', path], check=True)
+
+
+@pytest.mark.parametrize('free', [0, 4, 16, 40, 100])
+@pytest.mark.parametrize('step', [1, 9])
+def test_full_disk(step, free, disk, run, before, is_whole, capfd):
+  """With so many KB left from the given step on: in a row, in a checkpoint, or while closing."""
+  run.workdir = disk[0] / 'run'
+  filler = disk[0] / 'filler'
+
+  def fill():
+    usage = shutil.disk_usage(disk[0])
+    filler.write_bytes(b'\0' * max(0, usage.free - 1024 * free))
+
+  line = error_line(lambda: run(train_step=before(step, fill)), capfd)
+  assert line.startswith(f'error: cannot write {run.workdir}/metrics.jsonl (No space left on') or (
+    line.startswith(f'error: cannot write a checkpoint to {run.workdir}/checkpoints (No space left')
+  )
+  filler.unlink()
+  is_whole(run, run())
+  assert not capfd.readouterr().err  # no checkpoint was damaged
+
+
+def test_full_disk_at_the_start(disk, run, is_whole, capfd):
+  run.workdir = disk[0] / 'run'
+  run.workdir.mkdir()
+  filler = disk[0] / 'filler'
+  filler.write_bytes(b'\0' * shutil.disk_usage(disk[0]).free)
+  assert 'No space left on device' in error_line(run, capfd)
+  filler.unlink()
+  is_whole(run, run())
+
+
+def test_read_only_directory(disk, tmp_path, capfd):
+  config = cifar.get_config('wn,tiny')
+  config = config_dict.FrozenConfigDict(config)
+  path, remount = disk
+  run_lib.create_workdir(path / 'run', config)
+  remount('ro')
+  for name in ('run', 'new'):  # one that goes on, one that begins
+    line = error_line(lambda name=name: cifar_train.train(config, path / name), capfd)
+    assert line.startswith(f'error: Read-only file system: {path / name}')
+  remount('rw')
+  assert [p.name for p in path.iterdir()] == ['run']
+
+
+@pytest.mark.parametrize('step', [1, 3, 4, 6, 14])
+def test_directory_deleted_in_mid_run(step, run, before, is_whole, capfd):
+  def delete():
+    while run.workdir.exists():  # a checkpoint may be on its way into it
+      shutil.rmtree(run.workdir, ignore_errors=True)
+
+  line = error_line(lambda: run(train_step=before(step, delete)), capfd)
+  assert line.startswith(f'error: {run.workdir}') and 'was deleted, moved or replaced' in line
+  assert not run.workdir.exists()
+  is_whole(run, run())
+
+
+def test_directory_taken_over_by_another_run(run, before, whole, tmp_path, capfd):
+  def take_over():
+    run.workdir.rename(tmp_path / 'moved')
+    shutil.copytree(whole[0].workdir, run.workdir)
+
+  files = lambda path: {p.relative_to(path): p.read_bytes() for p in path.rglob('*') if p.is_file()}
+  line = error_line(lambda: run(train_step=before(4, take_over)), capfd)
+  assert 'was deleted, moved or replaced' in line
+  assert files(run.workdir) == files(whole[0].workdir)
+
+
+HOLD = """
+import pathlib, sys, time
+from experiments.training import run
+with run.locked(pathlib.Path(sys.argv[1])):
+  print('ready', flush=True)
+  time.sleep(99)
+"""
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+  command = [sys.executable, '-c', HOLD, tmp_path]
+  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+  assert process.stdout.readline() == 'ready\n'
+  with pytest.raises(UserError, match='another process is training in'):
+    with run_lib.locked(tmp_path):
+      pass
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  with run_lib.locked(tmp_path):
+    pass
+
+
+def test_a_clock_that_is_set_back(run, before, is_whole, monkeypatch):
+  hours = itertools.count()
+  clock, clock_ns = time.time, time.time_ns
+  monkeypatch.setattr(time, 'time', lambda: clock() - 3600 * next(hours))
+  monkeypatch.setattr(time, 'time_ns', lambda: clock_ns() - 3600 * 10**9 * next(hours))
+  with pytest.raises(KeyboardInterrupt):
+    run(train_step=before(7, lambda: os.kill(os.getpid(), signal.SIGINT)))
+  is_whole(run, run())
+  seconds = [row['seconds'] for row in read_rows(run.workdir / 'metrics.jsonl')]
+  assert seconds == sorted(seconds) and seconds[0] >= 0 and seconds[-1] < 3600
