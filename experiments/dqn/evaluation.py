@@ -6,6 +6,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from experiments.dqn import environments
+from experiments.training import interrupts
 
 # Step of the evaluation, observations [N, 4, 84, 84] → actions [N].
 Policy = Callable[[int, np.ndarray], np.ndarray]
@@ -27,6 +28,9 @@ def play(
 
   Returns:
     [N, episodes / N].
+
+  Raises:
+    Interrupted: by a signal, in a training loop.
   """
   share = episodes // len(seeds)
   env = _make(config, len(seeds))
@@ -35,6 +39,7 @@ def play(
   episode = np.zeros(len(seeds), int)
   step = 0
   while (episode < share).any():
+    interrupts.check()
     actions = policy(step, observations).astype(np.int64)
     observations, rewards, terminated, truncated, _ = env.step(actions)
     returns[np.arange(len(seeds)), episode] += rewards

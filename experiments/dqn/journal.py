@@ -42,6 +42,8 @@ class Journal:
       games: as `Games.save` returns them.
     """
     count = self._replay.count
+    if count == self._saved:  # restored, and nothing was played since: the file is there
+      return
     self._directory.mkdir(exist_ok=True)
     first = max(self._saved, count - self._replay.capacity)
     rows = self._replay.newest(count - first)

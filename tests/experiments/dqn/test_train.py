@@ -3,6 +3,8 @@
 import importlib
 import io
 import json
+import os
+import signal
 import sys
 import time
 
@@ -20,7 +22,7 @@ from experiments.dqn import train as train_lib
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.environments import Games
 from experiments.dqn.validate import validate
-from experiments.training.errors import UserError
+from experiments.training.errors import Interrupted, UserError
 from experiments.training.metrics import read_rows
 
 
@@ -158,6 +160,36 @@ def test_a_killed_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
   rows = logged(tmp_path / 'parts')
   assert rows == logged(tmp_path / 'whole')
   assert any('train/episode_return' in row for row in rows)
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+  """First between two checkpoints, then in an evaluation, which is done when the run goes on."""
+  config = frozen(epochs=1, steps_per_epoch=240, eval_episodes=2, final_eval_episodes=2)
+  interrupt = lambda: os.kill(os.getpid(), signal.SIGTERM)
+  step, play = ActorLearner.step, evaluation.play
+
+  def interrupted_step(agent):
+    if agent.steps == 120:
+      interrupt()
+    return step(agent)
+
+  def interrupted_play(*args):
+    interrupt()
+    return play(*args)
+
+  monkeypatch.setattr(ActorLearner, 'step', interrupted_step)
+  with pytest.raises(Interrupted, match='stopped at agent step 124 by SIGTERM; the same command'):
+    train_lib.train(config, tmp_path)
+  monkeypatch.setattr(ActorLearner, 'step', step)
+  monkeypatch.setattr(evaluation, 'play', interrupted_play)
+  for _ in range(2):
+    with pytest.raises(Interrupted, match='stopped at agent step 240 by SIGTERM'):
+      train_lib.train(config, tmp_path)
+  monkeypatch.setattr(evaluation, 'play', play)
+  train_lib.train(config, tmp_path)
+  rows = logged(tmp_path)
+  assert [row['step'] for row in rows] == [80, 124, 160, 200, 240, 240]
+  assert 'eval/score' in rows[-1] and (tmp_path / 'summary.json').exists()
 
 
 def test_training_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
