@@ -1,7 +1,6 @@
 """The training loop: steps, metrics, evaluation after each epoch, checkpoints."""
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.training import interrupts
+from experiments.training import interrupts, nonfinite
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import Interrupted, UserError
 from experiments.training.metrics import MetricsLog, Progress
+from experiments.training.nonfinite import NotFinite, check_finite
 from experiments.training.state import TrainState
 
 Metrics = Mapping[str, jax.Array]
@@ -97,41 +97,62 @@ def train(
       progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
       checkpoints.save(state, results)
 
-    if notes.get('evaluate'):
-      end_epoch({})
-    while step < total:
-      batches = order(step // steps_per_epoch)
-      for indices in batches[step % steps_per_epoch :]:
-        state, metrics = train_step(state, indices)
-        step += 1
-        # The metrics of the step before are fetched while this one runs.
-        if in_flight:
-          window.append(_fetch(*in_flight))
-        in_flight = (step, metrics)
-        progress.step()
+    try:
+      if notes.get('evaluate'):
+        end_epoch({})
+      while step < total:
+        batches = order(step // steps_per_epoch)
+        for indices in batches[step % steps_per_epoch :]:
+          state, metrics = train_step(state, indices)
+          step += 1
+          # The metrics of the step before are fetched while this one runs.
+          if in_flight:
+            window.append(_fetch(*in_flight))
+          in_flight = (step, metrics)
+          progress.step()
 
-        epoch_is_over = step % steps_per_epoch == 0
-        save = epoch_is_over or step % checkpoint_every == 0
-        stop = pending.signum  # looked at once: it can change at any moment
-        if save or step % log_every == 0 or stop:
-          window.append(_fetch(*in_flight))
-          in_flight = None
-        if save or step % log_every == 0:
-          means = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
-          last_row, window = step, []
-          log.write(step, step / steps_per_epoch, means)
-          progress.show(means)
-        if save or stop:
-          check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
-        if epoch_is_over:
-          end_epoch(means)
-        elif save:
-          checkpoints.save(state)
-        elif stop:
-          checkpoints.save(state, notes={'last_row': last_row, 'window': window})
-        if stop:
-          raise Interrupted(stop, f'at step {step}')
+          epoch_is_over = step % steps_per_epoch == 0
+          save = epoch_is_over or step % checkpoint_every == 0
+          stop = pending.signum  # looked at once: it can change at any moment
+          if save or step % log_every == 0 or stop:
+            window.append(_fetch(*in_flight))
+            in_flight = None
+          if save or step % log_every == 0:
+            means = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
+            last_row, window = step, []
+            log.write(step, step / steps_per_epoch, means)
+            progress.show(means)
+          if save or stop:
+            check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
+          if epoch_is_over:
+            end_epoch(means)
+          elif save:
+            checkpoints.save(state)
+          elif stop:
+            checkpoints.save(state, notes={'last_row': last_row, 'window': window})
+          if stop:
+            raise Interrupted(stop, f'at step {step}')
+    except NotFinite as error:
+      take_step = lambda state, step: train_step(
+        state, order(step // steps_per_epoch)[step % steps_per_epoch]
+      )
+      raise error.at(_first_not_finite(checkpoints, state, take_step, error.step)) from error
   return state
+
+
+def _first_not_finite(
+  checkpoints: Checkpoints,
+  state: TrainState,
+  train_step: Callable[[TrainState, int], tuple[TrainState, Metrics]],
+  last_step: int,
+) -> str:
+  """What was not finite first, found by going on from the latest checkpoint once more."""
+  found = None
+  if jax.process_count() == 1:  # else one might give up before the others
+    with contextlib.suppress(UserError):
+      if (start := checkpoints.restore(state)) is not None:
+        found = nonfinite.trace(start, train_step, last_step)
+  return found or nonfinite.describe(state.params)
 
 
 def _fetch(step: int, metrics: Metrics) -> Mapping[str, float]:
@@ -139,20 +160,6 @@ def _fetch(step: int, metrics: Metrics) -> Mapping[str, float]:
   values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
   check_finite(step, values)
   return values
-
-
-def check_finite(step: int, values: Mapping[str, float]) -> None:
-  """Checks the metrics of a step.
-
-  Raises:
-    UserError: one is not finite; the message names it.
-  """
-  for name, value in values.items():
-    if not math.isfinite(value):
-      raise UserError(
-        f'{name} is {value} at step {step}; the checkpoints before it remain. Lower the learning '
-        'rate, or look at the data and the initialisation.'
-      )
 
 
 @jax.jit

@@ -1,0 +1,125 @@
+"""NaN and infinities in data, gradient or parameter: the run stops and says where they began."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from experiments.training import nonfinite
+from experiments.training.errors import UserError
+from experiments.training.state import TrainState
+
+OPTIMIZER = optax.sgd(0.1)
+EXAMPLES = jnp.linspace(-1.0, 1.0, 10)
+
+
+class Net(nnx.Module):
+  def __init__(self):
+    rngs = nnx.Rngs(0)
+    self.first = nnx.Linear(1, 4, rngs=rngs)
+    self.second = nnx.Linear(4, 4, rngs=rngs)
+    self.third = nnx.Linear(4, 1, rngs=rngs)
+
+  def __call__(self, x):
+    return self.third(nnx.tanh(self.second(nnx.tanh(self.first(x)))))
+
+
+GRAPHDEF, PARAMS = nnx.split(Net())
+
+
+@jax.jit
+def plain_step(state, x, bad_gradient):
+  def loss_fn(params):
+    return jnp.mean(nnx.merge(GRAPHDEF, params)(x[:, None]) ** 2)
+
+  loss, gradients = jax.value_and_grad(loss_fn)(state.params)
+  gradients['second']['kernel'][...] = gradients['second']['kernel'][...] + bad_gradient
+  return state.apply_gradients(gradients, state.model_state, OPTIMIZER), {'train/loss': loss}
+
+
+def step_with(kind, value, at):
+  """A training step on the examples with something wrong at one step, counted from 0."""
+
+  def step(state, indices):
+    bad = value if int(state.step) == at else 0.0
+    x = EXAMPLES[indices] + (bad if kind == 'data' else 0.0)
+    if kind == 'parameter' and bad:
+      params = jax.tree.map(jnp.copy, state.params)
+      params['third']['bias'][...] = params['third']['bias'][...] + bad
+      state = dataclasses.replace(state, params=params)
+    return plain_step(state, x, bad if kind == 'gradient' else 0.0)
+
+  return step
+
+
+LOSS = r'\(it began with train/loss in step {step}, from finite parameters\)'
+UPDATE = r'\(it began with the update of {name} in step {step}\)'
+EXPECTED = {
+  ('data', 'nan'): LOSS,
+  ('data', 'inf'): UPDATE.replace('{name}', r'first\.kernel'),  # tanh(inf) is finite
+  ('gradient', 'nan'): UPDATE.replace('{name}', r'second\.kernel'),
+  ('gradient', 'inf'): UPDATE.replace('{name}', r'second\.kernel'),
+  ('parameter', 'nan'): LOSS,
+  ('parameter', 'inf'): LOSS,
+}
+
+
+@pytest.fixture
+def net(run, monkeypatch):
+  state = TrainState.create(PARAMS, nnx.State({}), OPTIMIZER, ema=False)
+  monkeypatch.setattr(type(run), 'state', staticmethod(lambda: jax.tree.map(jnp.copy, state)))
+  settings = dict(
+    order=lambda epoch: np.arange(10).reshape(5, 2),
+    evaluate=lambda state: {'test/error': 0.5},
+  )
+  return lambda step: run(train_step=step, **settings)
+
+
+@pytest.mark.parametrize(
+  'kind, value, at',
+  [
+    *((kind, value, 7) for kind, value in EXPECTED),
+    ('gradient', 'nan', 9),  # before an evaluation
+    ('gradient', 'nan', 11),  # before a checkpoint
+  ],
+)
+def test_it_says_where_it_began_and_the_last_good_checkpoint_stays(kind, value, at, net, run):
+  with pytest.raises(UserError, match=EXPECTED[kind, value].format(step=at + 1)) as error:
+    net(step_with(kind, float(value), at))
+  assert 'Lower the learning rate, or look at the data' in str(error.value)
+  good = max(step for step in (3, 5, 6, 9, 10) if step <= at)
+  assert run.checkpoints[-1] == good
+  assert int(net(step_with(kind, 0.0, at)).step) == 15  # mended
+
+
+def test_before_the_first_checkpoint(net, run):
+  with pytest.raises(UserError, match=r'step [12] \(\w+\.\w+ is the first such parameter\)'):
+    net(step_with('gradient', np.nan, 0))
+  assert run.checkpoints == []
+
+
+def test_what_does_not_come_again(net):
+  """As of a fault of the hardware."""
+  begun = []
+
+  def step(state, indices):
+    begun.append(int(state.step))
+    fault = begun.count(7) == 1 and begun[-1] == 7
+    return step_with('gradient', np.nan if fault else 0.0, 7)(state, indices)
+
+  with pytest.raises(UserError, match=r'step 9 \(first\.bias is the first such parameter\)'):
+    net(step)
+
+
+def test_first_array():
+  tree = {
+    'a': jnp.zeros(3),
+    'b': [jnp.arange(3), jnp.array([1.0, jnp.inf])],
+    'c': jnp.array(np.nan),
+  }
+  assert nonfinite.first_array(tree) == 'b.1'
+  assert nonfinite.first_array({'a': jnp.zeros(3)}) is None
