@@ -18,6 +18,26 @@ import jax  # noqa: E402
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+def pytest_addoption(parser):
+  group = parser.getgroup('the long set of tests/faults')
+  group.addoption('--long', action='store_true', help='run it; hours')
+  group.addoption('--kills', type=int, default=100, help='how many, over all experiments')
+  group.addoption('--steps', type=int, default=20_000, help='of the run that watches memory')
+  group.addoption('--seed', type=int, default=0, help='of the random moments')
+  group.addoption('--figures', type=Path, help='directory for what was measured, as JSON')
+
+
+def pytest_configure(config):
+  config.addinivalue_line('markers', 'long: only with --long')
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption('long'):
+    for item in items:
+      if item.get_closest_marker('long'):
+        item.add_marker(pytest.mark.skip(reason='needs --long'))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _compile_once(tmp_path_factory):
   """Keeps compiled programs for the length of the session; many tests compile the same step."""

@@ -57,15 +57,14 @@ def check() -> None:
 
 
 def install() -> None:
-  """Lets either signal raise `Interrupted`, unless this process was started to ignore it."""
+  """Lets either signal end the program with one line, unless it was started to ignore the signal.
 
-  def handle(signum: int, frame: FrameType | None) -> NoReturn:
-    del frame
-    raise Interrupted(signum)
-
+  Not by an exception: that is lost if it comes while JAX or Python calls back, as from the garbage
+  collector, and then the program goes on.
+  """
   for signum in SIGNALS:
     if signal.getsignal(signum) is not signal.SIG_IGN:
-      signal.signal(signum, handle)
+      signal.signal(signum, lambda signum, frame: _end(Interrupted(signum)))
 
 
 @contextlib.contextmanager
@@ -116,7 +115,7 @@ def _watch(reader: int) -> None:
   while True:
     left = None if first is None else max(0.0, first[1] + SECONDS - time.monotonic())
     if first and not select.select([reader], [], [], left)[0]:
-      _end(first[0], f'after {SECONDS:.0f} s without a checkpoint')
+      _end(Interrupted(first[0], f'after {SECONDS:.0f} s without a checkpoint'))
     number = os.read(reader, 1)
     if number == _STOP_WATCHING:
       return
@@ -125,10 +124,11 @@ def _watch(reader: int) -> None:
     if first is None:
       first = number[0], time.monotonic()
     elif number[0] == signal.SIGINT and time.monotonic() > first[1] + _TWICE:
-      _end(first[0], 'without a checkpoint')
+      _end(Interrupted(first[0], 'without a checkpoint'))
 
 
-def _end(signum: int, where: str) -> NoReturn:
-  error = Interrupted(signum, where)
-  print(error, file=sys.stderr, flush=True)
+def _end(error: Interrupted) -> NoReturn:
+  with contextlib.suppress(RuntimeError):  # the signal came while something was printed
+    sys.stdout.flush()
+  os.write(sys.stderr.fileno(), f'{error}\n'.encode())
   os._exit(error.code)

@@ -1,6 +1,7 @@
 """The training loop on a model of a few numbers, which compiles at once: many faults are tried."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -76,6 +77,18 @@ class Run:
 def _quiet():
   """Importing it is not enough: pytest has hooks of its own."""
   quiet.install()
+
+
+@pytest.fixture
+def figures(request):
+  """Keeps what was measured, in NAME.json of the directory of --figures if that is given."""
+
+  def write(name, values):
+    if directory := request.config.getoption('figures'):
+      directory.mkdir(parents=True, exist_ok=True)
+      (directory / f'{name}.json').write_text(json.dumps(values, indent=2) + '\n')
+
+  return write
 
 
 @pytest.fixture

@@ -2,11 +2,6 @@
 
 import functools
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -151,34 +146,3 @@ def test_data_order_and_noise_depend_on_the_seed(tmp_path):
     train_lib.train(frozen('wn,tiny', epochs=1, seed=seed), tmp_path / str(seed))
     losses.append(read_rows(tmp_path / str(seed) / 'metrics.jsonl')[0]['train/loss'])
   assert losses[0] != losses[1]
-
-
-def test_run_killed_in_the_middle_ends_as_an_uninterrupted_one(tmp_path):
-  """kill -9 after some steps, the same command again, and every metric is equal."""
-  settings = ['--config.epochs=40', '--config.checkpoint_every=7', '--config.log_every=4']
-  command = [
-    sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn_mean_bn,tiny',
-    *settings, '--workdir',
-  ]  # fmt: skip
-  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir}
-  start = functools.partial(subprocess.Popen, cwd=ROOT, env=environment)
-  assert start([*command, tmp_path / 'whole']).wait() == 0
-
-  process = start([*command, tmp_path / 'parts'])
-  checkpoints = tmp_path / 'parts' / 'checkpoints'
-  deadline = time.monotonic() + 120
-  while not any(p.name.isdigit() for p in checkpoints.glob('*')):
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL
-  assert not (tmp_path / 'parts' / 'summary.json').exists()
-  assert start([*command, tmp_path / 'parts']).wait() == 0
-
-  for row, expected in zip(
-    read_rows(tmp_path / 'parts' / 'metrics.jsonl'),
-    read_rows(tmp_path / 'whole' / 'metrics.jsonl'),
-    strict=True,
-  ):
-    row.pop('seconds'), expected.pop('seconds')
-    assert row == expected
