@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from configs import cifar
 from experiments import results
-from experiments.training import environment
+from experiments.training import environment, interrupts
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from scripts.report import curves, output, sections
 from scripts.report.cifar import METRIC
@@ -28,6 +28,7 @@ def main() -> None:
   parser.add_argument('--out', type=Path, default=Path('runs/quickstart'))
   parser.add_argument('--protocol', choices=('digits', 'tiny'), default='digits')
   with one_line_errors():
+    interrupts.install()
     args = parser.parse_args()
     environment.prepare()
     quickstart(args.out, args.seeds, args.protocol)

@@ -45,6 +45,7 @@ class Pending:
 
 
 _pending = Pending()  # of the innermost `deferred`
+_installed = False
 
 
 def check() -> None:
@@ -62,6 +63,8 @@ def install() -> None:
   Not by an exception: that is lost if it comes while JAX or Python calls back, as from the garbage
   collector, and then the program goes on.
   """
+  global _installed
+  _installed = True
   for signum in SIGNALS:
     if signal.getsignal(signum) is not signal.SIG_IGN:
       signal.signal(signum, lambda signum, frame: _end(Interrupted(signum)))
@@ -73,7 +76,8 @@ def deferred() -> Iterator[Pending]:
 
   After that time, and at a SIGINT more than a second after the first signal, the process is ended,
   whatever it does: also inside compiled code, where Python's handlers do not run. A second SIGTERM
-  changes nothing, as schedulers send it again before they kill.
+  changes nothing, as schedulers send it again before they kill. Not so in a process that is not a
+  command of ours (that did not `install`), such as a notebook.
 
   Without effect outside of the main thread, where Python has no signals.
 
@@ -90,23 +94,32 @@ def deferred() -> Iterator[Pending]:
   for signum, handler in handlers.items():
     if handler is not signal.SIG_IGN:
       signal.signal(signum, pending.note)
+  try:
+    with _watched() if _installed else contextlib.nullcontext():
+      yield pending
+    pending.check()
+  finally:
+    for signum, handler in handlers.items():
+      signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+    _pending = outer
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+  """Has a thread see the signals as well."""
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   watcher = threading.Thread(target=_watch, args=(reader,), name='interrupts', daemon=True)
   watcher.start()
   try:
-    yield pending
-    pending.check()
+    yield
   finally:
     signal.set_wakeup_fd(wakeup)
-    for signum, handler in handlers.items():
-      signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
     os.write(writer, _STOP_WATCHING)
     watcher.join()
     os.close(reader)
     os.close(writer)
-    _pending = outer
 
 
 def _watch(reader: int) -> None:
@@ -130,5 +143,5 @@ def _watch(reader: int) -> None:
 def _end(error: Interrupted) -> NoReturn:
   with contextlib.suppress(RuntimeError):  # the signal came while something was printed
     sys.stdout.flush()
-  os.write(sys.stderr.fileno(), f'{error}\n'.encode())
+  os.write(2, f'{error}\n'.encode())
   os._exit(error.code)

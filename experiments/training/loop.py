@@ -85,17 +85,21 @@ def train(
       contextlib.closing(Progress(run_name(workdir), total, step, epochs))
     )
 
+    def save_checkpoint(**kwargs: Any) -> None:
+      log.sync()  # a checkpoint without its rows could not be gone on from
+      checkpoints.save(state, **kwargs)
+
     def end_epoch(means: Mapping[str, float]) -> None:
       """Evaluates and saves, or, if that is interrupted, saves for another time."""
       try:
         results = evaluate(state)
       except Interrupted as error:
-        checkpoints.save(state, notes={'evaluate': True})
+        save_checkpoint(notes={'evaluate': True})
         raise Interrupted(error.signum, f'at step {step}') from error
       check_finite(step, results)
       log.write(step, step / steps_per_epoch, results)
       progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
-      checkpoints.save(state, results)
+      save_checkpoint(metrics=results)
 
     try:
       if notes.get('evaluate'):
@@ -127,9 +131,9 @@ def train(
           if epoch_is_over:
             end_epoch(means)
           elif save:
-            checkpoints.save(state)
+            save_checkpoint()
           elif stop:
-            checkpoints.save(state, notes={'last_row': last_row, 'window': window})
+            save_checkpoint(notes={'last_row': last_row, 'window': window})
           if stop:
             raise Interrupted(stop, f'at step {step}')
     except NotFinite as error:

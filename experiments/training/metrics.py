@@ -68,6 +68,15 @@ class MetricsLog:
       self._file.flush()
       self._tensorboard.write(step, metrics)
 
+  def sync(self) -> None:
+    """Waits until the rows are on the disk, so that not even a loss of power loses one.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    with writing(self._path):
+      os.fsync(self._file.fileno())
+
   def close(self) -> None:
     """Closes the files."""
     with writing(self._path):

@@ -20,7 +20,7 @@ from flax import nnx
 from ml_collections import config_dict
 
 from experiments import results
-from experiments.training import data, environment
+from experiments.training import data, environment, interrupts
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from experiments.training.run import write_json
 from experiments.vae.conv_vae import ConvVAE
@@ -40,6 +40,7 @@ def main() -> None:
     for name in ('samples', 'batch'):
       if getattr(args, name) < 1:
         raise UserError(f'--{name} {getattr(args, name)}: give 1 or more.')
+    interrupts.install()
     environment.prepare()
     result = evaluate(args.workdir, args.samples, args.batch, args.data_dir)
     print(

@@ -18,6 +18,7 @@ from ml_collections import config_dict
 from configs import cifar
 from experiments.cifar import train as cifar_train
 from experiments.training import run as run_lib
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import UserError, one_line_errors
 from experiments.training.metrics import read_rows
 
@@ -67,6 +68,25 @@ def test_full_disk(step, free, disk, run, before, is_whole, capfd):
   filler.unlink()
   is_whole(run, run())
   assert not capfd.readouterr().err  # no checkpoint was damaged
+
+
+def test_rows_are_on_the_disk_before_their_checkpoint(run, monkeypatch):
+  """Or a loss of power could leave a checkpoint that cannot be gone on from."""
+  calls = []
+  fsync, save = os.fsync, Checkpoints.save
+
+  def fsync_(descriptor):
+    calls.append(os.readlink(f'/proc/self/fd/{descriptor}'))
+    fsync(descriptor)
+
+  def save_(self, *args, **kwargs):
+    assert calls.pop() == str(run.workdir / 'metrics.jsonl')
+    save(self, *args, **kwargs)
+
+  monkeypatch.setattr(os, 'fsync', fsync_)
+  monkeypatch.setattr(Checkpoints, 'save', save_)
+  run()
+  assert run.checkpoints == [10, 12, 15] and not calls
 
 
 def test_full_disk_at_the_start(disk, run, is_whole, capfd):

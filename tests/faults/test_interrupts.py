@@ -62,6 +62,20 @@ def test_the_handlers_are_put_back(run):
   assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_a_second_signal_outside_of_a_command_changes_nothing(run, is_whole):
+  """As in a notebook, which must not be ended."""
+
+  def evaluate(state):
+    for _ in range(3):
+      os.kill(os.getpid(), signal.SIGINT)
+      time.sleep(0.01)
+    return {'test/error': abs(float(state.params['w'][...]) - 0.63)}
+
+  with pytest.raises(Interrupted, match='stopped at step 6 by SIGINT'):
+    run(evaluate=evaluate)
+  is_whole(run, run())
+
+
 def test_a_signal_that_nobody_looked_at_is_not_lost():
   with pytest.raises(Interrupted):
     with interrupts.deferred():
