@@ -25,10 +25,8 @@ from experiments.training.errors import UserError, check_not_replaced
 
 _NOTES = 'notes.json'
 _DELETED = 'deleted'  # folder; a checkpoint is moved there first, so that none is ever half deleted
-_WRITTEN_LAST = (
-  '_CHECKPOINT_METADATA',
-  'commit_success.txt',
-)  # by orbax, and not needed to restore
+# By orbax, after the checksums; restoring needs neither.
+_WRITTEN_LAST = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 
 quiet.install()
 

@@ -1,4 +1,4 @@
-"""Keeps orbax from printing what it also raises: errors of writing in the background.
+"""Keeps orbax from printing what it also raises: errors of reading and writing checkpoints.
 
 An error of a checkpoint reaches the user as one line. orbax logs it as well, with its traceback,
 and then leaves futures behind that asyncio and tensorstore report one by one.
@@ -16,9 +16,12 @@ def install() -> None:
   )
   hook = sys.unraisablehook
 
-  def without_closed_loops(unraisable) -> None:
-    """The loop that waited for other parts of a checkpoint when one failed."""
-    if str(unraisable.exc_value) != 'Event loop is closed':
+  def without_orbax(unraisable) -> None:
+    """Its coroutines, and its event loop, that waited for other parts when one failed."""
+    code = getattr(unraisable.object, 'cr_code', None)
+    if not (
+      (code and 'orbax' in code.co_filename) or str(unraisable.exc_value) == 'Event loop is closed'
+    ):
       hook(unraisable)
 
-  sys.unraisablehook = without_closed_loops
+  sys.unraisablehook = without_orbax

@@ -27,10 +27,10 @@ def test_memory_and_files_stay_flat(run, request, figures):
     checkpoint_every=40,
   )
   figures('long-run', {'columns': ['step', 'resident MB', 'files', 'threads'], 'samples': samples})
-  table = np.array(samples)
-  late = table[len(table) // 4 :]  # the first quarter may fill caches
-  slope = np.polyfit(late[:, 0], late[:, 1], 1)[0]
-  assert slope * 20_000 < 30, f'{slope * 20_000:.1f} MB more after 20,000 steps'
-  assert np.ptp(late[:, 2]) <= 5 and late[-1, 2] <= late[0, 2] + 2
-  assert np.ptp(late[:, 3]) <= 5
-  assert run.checkpoints == [steps - 100, steps]
+  late = np.array(samples)[len(samples) // 4 :]  # the first quarter may fill caches
+  more = lambda column: 20_000 * np.polyfit(late[:, 0], late[:, column], 1)[0]  # after 20,000 steps
+  assert more(1) < 30, f'{more(1):.1f} MB more'
+  # A checkpoint in the background has a few files open.
+  assert more(2) < 4 and late[:, 2].max() < late[:, 2].min() + 20
+  assert more(3) < 4 and late[:, 3].max() < late[:, 3].min() + 20
+  assert run.checkpoints == [steps - 40, steps]
