@@ -93,7 +93,8 @@ def test_a_flipped_bit_that_orbax_does_not_see(damaged):
   for older in newest.parent.iterdir():
     (older / checksums.NAME).unlink(missing_ok=True)  # as of versions that wrote none
   silent = 0
-  path = max((newest / 'default' / 'd').iterdir(), key=lambda path: path.stat().st_size)
+  folder = newest / 'default' / 'ocdbt.process_0' / 'd'
+  path = max(folder.iterdir(), key=lambda path: path.stat().st_size)
   content = path.read_bytes()
   for _ in range(20):
     flip(path, rng)
