@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 import warnings
 
 from experiments.training import cli
@@ -46,6 +47,8 @@ def run(experiment, arguments, log):
     code = 0
   except SystemExit as exit_:
     code = exit_.code
+  except BaseException:
+    traceback.print_exc()
   finally:
     sys.stdout.flush()
     os._exit(code)
