@@ -1,12 +1,16 @@
-"""Checkpoints through orbax: written in the background, the latest few and the best are kept.
+"""Checkpoints: the latest few and the best are kept; orbax writes and reads their arrays.
 
-Beside orbax's files each has notes, which are JSON values that go with the state, and checksums. A
-checkpoint gets its name when all of it is written, so a process that is killed leaves no half.
+A checkpoint is a folder with the arrays, the metrics, notes, which are JSON values that go with the
+state, and checksums of all of these. It gets its name when all of it is written, so a process that
+is killed leaves no half.
+
+Saving is synchronous. The states here have 20 to 660 MB and are saved about once an epoch: to write
+them beside the training would save little, and takes a copy of the state, errors that come with the
+next call, and files that appear behind the back of whoever looks at the directory.
 """
 
 import contextlib
 import json
-import math
 import os
 import re
 import shutil
@@ -16,17 +20,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from jax.experimental import multihost_utils
 
 from experiments.training import checksums, quiet
 from experiments.training.errors import UserError, check_not_replaced
 
+_ARRAYS = 'default'
+_METRICS = 'metrics/metrics'
 _NOTES = 'notes.json'
-_DELETED = 'deleted'  # folder; a checkpoint is moved there first, so that none is ever half deleted
-# By orbax, after the checksums; restoring needs neither.
-_WRITTEN_LAST = ('_CHECKPOINT_METADATA', 'commit_success.txt')
+_WRITTEN = 'tmp-'  # how the name of a checkpoint begins that is being written
+_DELETED = 'deleted'  # the name of one that is being deleted
+_REPLACED = '.replaced'  # how the name of one ends that makes room for another of the same step
 
 quiet.install()
 
@@ -42,6 +47,9 @@ State = TypeVar('State', bound=HasStep)
 
 class Checkpoints:
   """The checkpoints of one run. Damaged ones are renamed, with a warning, to `STEP.damaged`.
+
+  With several processes (`jax.distributed`) each calls all of it, on one file system; the arrays
+  are written and read by all, and everything else is written by process 0.
 
   Args:
     directory: where they are kept, one folder a step.
@@ -60,27 +68,23 @@ class Checkpoints:
     self, directory: Path, *, keep: int, best_metric: str, best: Callable[..., Any] = min
   ):
     self.notes: dict[str, Any] = {}
-    self._writing: tuple[int, dict[str, Any]] = 0, {}  # step and notes
+    self._keep = keep
+    self._best_metric = best_metric
+    self._best = best
     self._directory = directory.absolute()
     self._directory.mkdir(parents=True, exist_ok=True)
     self._descriptor = os.open(self._directory, os.O_RDONLY)
-    _set_damaged_aside(self._directory)
-    worst = math.inf if best is min else -math.inf
-    value = lambda metrics: metrics.get(best_metric, worst)
-    latest = checkpoint_managers.LatestN(n=keep)
-    best_one = checkpoint_managers.BestN(
-      get_metric_fn=value, reverse=best is min, n=1, keep_checkpoints_without_metrics=False
-    )
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best_one]),
-        best_fn=value,  # has no effect beside the policy, but without it metrics are not written
-        cleanup_tmp_directories=True,  # of a process that was killed while it wrote
-        todelete_subdir=_DELETED,
-        async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-      ),
-    )
+    # A name of this directory's own: another run's may come in its place at any moment.
+    inode = os.fstat(self._descriptor).st_ino
+    self._written = self._directory / f'{_WRITTEN}{inode}'
+    if _is_first_process():
+      _tidy_up(self._directory)
+    _wait_for_all_processes()
+    damages = list(_check(self._directory))
+    _wait_for_all_processes()
+    if _is_first_process():
+      _set_aside(damages)
+    _wait_for_all_processes()
 
   def restore(self, state: State) -> State | None:
     """The latest state, or None if there is none.
@@ -94,7 +98,7 @@ class Checkpoints:
     folders = _folders(self._directory)
     if not folders:
       return None
-    self.notes = _read_notes(folders[0])
+    self.notes = _read_json(folders[0] / _NOTES)
     return _restore(folders[0], state)
 
   def save(
@@ -103,77 +107,70 @@ class Checkpoints:
     metrics: Mapping[str, float] | None = None,
     notes: Mapping[str, Any] | None = None,
   ) -> None:
-    """Starts to write a checkpoint, in place of one of the same step if there is one.
+    """Writes a checkpoint, in place of one of the same step if there is one.
 
     Args:
-      state: may be given away afterwards.
+      state: what to write.
       metrics: decide whether it is the best; None: it is not.
       notes: JSON values for `notes` of a process that goes on from here.
 
     Raises:
-      UserError: this one, or the one before it, cannot be written.
+      UserError: it cannot be written.
     """
-    # A copy: the next step takes the buffers of `state` for its own while orbax still writes them.
-    state = jax.tree.map(jnp.copy, state)
     step = int(state.step)
-    with self._errors():
+    try:
       check_not_replaced(self._directory, self._descriptor)
-      self._manager.wait_until_finished()
-      self._delete()
-      self._writing = step, dict(notes or {})
-      if step in self._manager.all_steps():
-        self._manager.delete(step)
-      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=dict(metrics or {}))
-
-  def close(self) -> None:
-    """Waits until all is written.
-
-    Raises:
-      UserError: the last checkpoint cannot be written.
-    """
-    try:
-      with self._errors():
-        self._manager.close()
-        self._delete()
+      _write_arrays(self._written / _ARRAYS, state)
+      if _is_first_process():
+        _write_json(self._written / _METRICS, dict(metrics or {}))
+        _write_json(self._written / _NOTES, dict(notes or {}))
+        checksums.write(self._written)
+        self._give_name(step)
         check_not_replaced(self._directory, self._descriptor)
-    finally:
-      self._remove_leftovers()
-      os.close(self._descriptor)
-
-  def _delete(self) -> None:
-    """Deletes what orbax has moved away."""
-    shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
-
-  def _unfinished(self) -> list[Path]:
-    """The folder that is being written, if there is one."""
-    return list(self._directory.glob(f'{self._writing[0]}.orbax-checkpoint-tmp*'))
-
-  def _seal(self) -> None:
-    """Adds notes and checksums, when orbax has written all but what makes the folder valid."""
-    if jax.process_index():
-      return
-    (folder,) = self._unfinished()
-    (folder / _NOTES).write_text(json.dumps(self._writing[1]) + '\n')
-    checksums.write(folder, without=_WRITTEN_LAST)
-
-  @contextlib.contextmanager
-  def _errors(self) -> Iterator[None]:
-    try:
-      yield
+        self._delete_old()
+      _wait_for_all_processes()
     except Exception as error:  # orbax and tensorstore each have their own
+      self._remove_written()
       check_not_replaced(self._directory, self._descriptor)  # the likelier reason
       raise UserError(
         f'cannot write a checkpoint to {self._directory} ({_reason(error)}); mend this and run the '
         'same command again to go on.'
       ) from error
 
-  def _remove_leftovers(self) -> None:
-    """What tensorstore was writing when the directory was deleted, which makes it anew."""
+  def close(self) -> None:
+    """Leaves the directory."""
+    os.close(self._descriptor)
+
+  def _give_name(self, step: int) -> None:
+    """Makes what was written the checkpoint of a step, in the directory that the run began with."""
+    rename = lambda old, new: os.rename(
+      old, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor
+    )
+    replaced = f'{step}{_REPLACED}'
+    with contextlib.suppress(FileNotFoundError):
+      rename(str(step), replaced)
+    rename(self._written.name, str(step))
+    shutil.rmtree(self._directory / replaced, ignore_errors=True)
+
+  def _delete_old(self) -> None:
+    folders = _folders(self._directory)
+    values = {folder: _read_json(folder / _METRICS).get(self._best_metric) for folder in folders}
+    values = {folder: value for folder, value in values.items() if value is not None}
+    kept = folders[: self._keep]
+    if values:
+      kept.append(self._best(values, key=values.__getitem__))  # the latest of equals
+    for folder in folders:
+      if folder not in kept:
+        # None is ever half deleted under its own name.
+        deleted = folder.rename(self._directory / _DELETED)
+        shutil.rmtree(deleted, ignore_errors=True)
+
+  def _remove_written(self) -> None:
+    """Removes half a checkpoint, and what orbax made anew when its directory was deleted."""
+    shutil.rmtree(self._written, ignore_errors=True)
     try:
       check_not_replaced(self._directory, self._descriptor)
     except UserError:
-      for folder in self._unfinished():
-        shutil.rmtree(folder, ignore_errors=True)
       with contextlib.suppress(OSError):  # not empty, or not there
         self._directory.rmdir()
         self._directory.parent.rmdir()
@@ -199,13 +196,21 @@ def restore_latest(directory: Path, state: State) -> State:
   raise UserError(f'there are no checkpoints in {directory}.')
 
 
-def _set_damaged_aside(directory: Path) -> None:
-  """Renames damaged checkpoints, with a warning, so that they can be looked at and saved anew.
+def _tidy_up(directory: Path) -> None:
+  """Ends what a killed process had begun."""
+  for folder in (directory / _DELETED, *directory.glob(f'{_WRITTEN}*')):
+    shutil.rmtree(folder, ignore_errors=True)
+  for folder in directory.glob(f'*{_REPLACED}'):
+    checkpoint = folder.with_suffix('')
+    if checkpoint.exists():
+      shutil.rmtree(folder, ignore_errors=True)
+    else:
+      folder.rename(checkpoint)
 
-  Raises:
-    UserError: all are damaged. They are left as they are.
-  """
-  for folder, damage in list(_check(directory)):
+
+def _set_aside(damages: list[tuple[Path, str | None]]) -> None:
+  """Renames damaged checkpoints, with a warning, so that they can be looked at and written anew."""
+  for folder, damage in damages:
     if damage is not None:
       aside = folder.with_name(f'{folder.name}.damaged')
       shutil.rmtree(aside, ignore_errors=True)
@@ -222,11 +227,11 @@ def _check(directory: Path) -> Iterator[tuple[Path, str | None]]:
   damages = []
   folders = _folders(directory)
   for i, folder in enumerate(folders):
-    # Runs that began with a version of this file that wrote no checksums have older ones without.
+    # A run that began with a version of this file that wrote none has older ones without.
     has_sums = any((other / checksums.NAME).exists() for other in folders[i:])
     damage = None if folder.is_dir() else 'it is no folder'
     if has_sums and not damage:
-      damage = checksums.damage(folder, without=_WRITTEN_LAST)
+      damage = checksums.damage(folder)
     yield folder, damage
     damages.append(damage)
   if damages and all(damages):
@@ -244,11 +249,16 @@ def _folders(directory: Path) -> list[Path]:
   return sorted(folders, key=lambda path: int(path.name), reverse=True)
 
 
+def _write_arrays(folder: Path, state: HasStep) -> None:
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    checkpointer.save(folder, args=ocp.args.StandardSave(state))
+
+
 def _restore(folder: Path, state: State) -> State:
   target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      return checkpointer.restore(folder / 'default', target)
+      return checkpointer.restore(folder / _ARRAYS, target)
   except Exception as error:  # orbax and tensorstore each have their own
     raise UserError(
       f'cannot read the checkpoint {folder} ({_reason(error)}); if it is damaged, delete that '
@@ -256,9 +266,21 @@ def _restore(folder: Path, state: State) -> State:
     ) from error
 
 
-def _read_notes(folder: Path) -> dict[str, Any]:
-  path = folder / _NOTES
+def _read_json(path: Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(json.dumps(value) + '\n')
+
+
+def _is_first_process() -> bool:
+  return jax.process_index() == 0
+
+
+def _wait_for_all_processes() -> None:
+  multihost_utils.sync_global_devices('checkpoints')  # nothing to wait for if there is one
 
 
 def _reason(error: Exception) -> str:

@@ -4,32 +4,23 @@ orbax and tensorstore find some damage themselves, but not a flipped bit in the 
 """
 
 import hashlib
-import os
-from collections.abc import Collection
 from pathlib import Path
 
 NAME = 'SHA256SUMS'
-_TEMPORARY = f'{NAME}.tmp'
 
 
-def write(folder: Path, *, without: Collection[str] = ()) -> None:
-  """Writes the checksums of the files that are in a folder now.
-
-  Args:
-    folder: it, with the folders below it.
-    without: names of files that may still change.
-  """
-  lines = [f'{_sum(folder / name)}  {name}\n' for name in _files(folder, without)]
-  (folder / _TEMPORARY).write_text(''.join(lines))
-  os.replace(folder / _TEMPORARY, folder / NAME)
+def write(folder: Path) -> None:
+  """Writes the checksums of all files in a folder and the folders below it."""
+  lines = [f'{_sum(folder / name)}  {name}\n' for name in _files(folder)]
+  (folder / NAME).write_text(''.join(lines))
 
 
-def damage(folder: Path, *, without: Collection[str] = ()) -> str | None:
+def damage(folder: Path) -> str | None:
   """What is wrong with the files of a folder that has checksums; None if nothing is."""
   try:
     lines = (folder / NAME).read_bytes().decode('ascii').splitlines()
     sums = {name: digest for digest, name in (line.split('  ', 1) for line in lines)}
-    files = _files(folder, without)
+    files = _files(folder)
     for name in sorted({*sums, *files}):
       if name not in files:
         return f'{name} is missing'
@@ -40,10 +31,10 @@ def damage(folder: Path, *, without: Collection[str] = ()) -> str | None:
   return None if sums else f'{NAME} is empty'
 
 
-def _files(folder: Path, without: Collection[str]) -> list[str]:
-  """Their names relative to the folder."""
+def _files(folder: Path) -> list[str]:
+  """Their names relative to the folder, without the checksums themselves."""
   names = (str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
-  return sorted(name for name in names if name not in {NAME, _TEMPORARY, *without})
+  return sorted(name for name in names if name != NAME)
 
 
 def _sum(path: Path) -> str:

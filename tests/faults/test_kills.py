@@ -159,7 +159,7 @@ def count_rows(workdir):
 
 
 def is_in_checkpoint(workdir):
-  return any((workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'))
+  return any((workdir / 'checkpoints').glob('tmp-*'))
 
 
 def assert_equal_runs(workdir, whole):
