@@ -1,7 +1,8 @@
 """The training loop: steps, metrics, evaluation after each epoch, checkpoints."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,102 +69,137 @@ def train(
   """
   checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep_checkpoints, best_metric=best_metric)
   state = checkpoints.restore(state) or state
-  notes = checkpoints.notes
   step, total = int(state.step), steps_per_epoch * epochs
   if step:
     print(f'going on from step {step} of {total}')
-  # Metrics of the steps since the last row: after an interruption there are some.
-  last_row: int = notes.get('last_row', step)
-  window: list[Mapping[str, float]] = notes.get('window', [])
-  in_flight: tuple[int, Metrics] | None = None
+  window = Window(step, checkpoints.notes)
+  order = functools.lru_cache(maxsize=1)(order)
 
-  with contextlib.ExitStack() as stack:
-    pending = stack.enter_context(interrupts.deferred())
-    stack.callback(checkpoints.close)
-    log = stack.enter_context(contextlib.closing(MetricsLog(workdir, resume_step=last_row)))
-    progress = stack.enter_context(
-      contextlib.closing(Progress(run_name(workdir), total, step, epochs))
-    )
+  def take_step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
+    return train_step(state, order(step // steps_per_epoch)[step % steps_per_epoch])
 
-    def save_checkpoint(**kwargs: Any) -> None:
+  with (
+    interrupts.deferred() as pending,
+    contextlib.closing(checkpoints),
+    contextlib.closing(MetricsLog(workdir, resume_step=window.last_row)) as log,
+    contextlib.closing(Progress(run_name(workdir), total, step, epochs)) as progress,
+    _traced(checkpoints, lambda: state, take_step),
+  ):
+
+    def save(**kwargs: Any) -> None:
       log.sync()  # a checkpoint without its rows could not be gone on from
       checkpoints.save(state, **kwargs)
 
-    def end_epoch(means: Mapping[str, float]) -> None:
+    def end_epoch() -> None:
       """Evaluates and saves, or, if that is interrupted, saves for another time."""
       try:
         results = evaluate(state)
       except Interrupted as error:
-        save_checkpoint(notes={'evaluate': True})
+        save(notes={'evaluate': True})
         raise Interrupted(error.signum, f'at step {step}') from error
       check_finite(step, results)
       log.write(step, step / steps_per_epoch, results)
-      progress.epoch(step // steps_per_epoch, log.seconds, {**means, **results})
-      save_checkpoint(metrics=results)
+      progress.epoch(step // steps_per_epoch, log.seconds, {**window.means, **results})
+      save(metrics=results)
 
-    try:
-      if notes.get('evaluate'):
-        end_epoch({})
-      while step < total:
-        batches = order(step // steps_per_epoch)
-        for indices in batches[step % steps_per_epoch :]:
-          state, metrics = train_step(state, indices)
-          step += 1
-          # The metrics of the step before are fetched while this one runs.
-          if in_flight:
-            window.append(_fetch(*in_flight))
-          in_flight = (step, metrics)
-          progress.step()
+    if checkpoints.notes.get('evaluate'):
+      end_epoch()
+    while step < total:
+      state, metrics = take_step(state, step)
+      step += 1
+      window.add(step, metrics)
+      progress.step()
 
-          epoch_is_over = step % steps_per_epoch == 0
-          save = epoch_is_over or step % checkpoint_every == 0
-          stop = pending.signum  # looked at once: it can change at any moment
-          if save or step % log_every == 0 or stop:
-            window.append(_fetch(*in_flight))
-            in_flight = None
-          if save or step % log_every == 0:
-            means = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
-            last_row, window = step, []
-            log.write(step, step / steps_per_epoch, means)
-            progress.show(means)
-          if save or stop:
-            check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
-          if epoch_is_over:
-            end_epoch(means)
-          elif save:
-            save_checkpoint()
-          elif stop:
-            save_checkpoint(notes={'last_row': last_row, 'window': window})
-          if stop:
-            raise Interrupted(stop, f'at step {step}')
-    except NotFinite as error:
-      take_step = lambda state, step: train_step(
-        state, order(step // steps_per_epoch)[step % steps_per_epoch]
-      )
-      raise error.at(_first_not_finite(checkpoints, state, take_step, error.step)) from error
+      epoch_is_over = step % steps_per_epoch == 0
+      is_due = epoch_is_over or step % checkpoint_every == 0
+      stop = pending.signum  # looked at once: it can change at any moment
+      if is_due or step % log_every == 0:
+        window.end(step)
+        log.write(step, step / steps_per_epoch, window.means)
+        progress.show(window.means)
+      if is_due or stop:
+        notes = window.notes()
+        check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
+      if epoch_is_over:
+        end_epoch()
+      elif is_due or stop:
+        save(notes=notes)
+      if stop:
+        raise Interrupted(stop, f'at step {step}')
   return state
 
 
-def _first_not_finite(
+class Window:
+  """Metrics of the steps since the last row, whose means the next row is to have.
+
+  Those of a step are fetched while the next one runs.
+
+  Args:
+    step: that a run begins or goes on from.
+    notes: of the checkpoint that it goes on from; with metrics if that is between two rows.
+
+  Attributes:
+    last_row: its step.
+    means: what it has.
+
+  Raises:
+    NotFinite: by all methods, if a metric is not finite.
+  """
+
+  def __init__(self, step: int, notes: Mapping[str, Any]):
+    self.last_row: int = notes.get('last_row', step)
+    self.means: Mapping[str, float] = {}
+    self._fetched: list[Mapping[str, float]] = notes.get('window', [])
+    self._in_flight: tuple[int, Metrics] | None = None
+
+  def add(self, step: int, metrics: Metrics) -> None:
+    """Takes the metrics of a step that has just begun, and waits for those of the step before."""
+    self._fetch()
+    self._in_flight = step, metrics
+
+  def end(self, step: int) -> None:
+    """Computes the means, for a row."""
+    self._fetch()
+    names = self._fetched[0]
+    self.means = {name: float(np.mean([m[name] for m in self._fetched])) for name in names}
+    self.last_row, self._fetched = step, []
+
+  def notes(self) -> dict[str, Any]:
+    """What a window that goes on from here needs."""
+    self._fetch()
+    return {'last_row': self.last_row, 'window': self._fetched}
+
+  def _fetch(self) -> None:
+    if self._in_flight:
+      step, metrics = self._in_flight
+      values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+      check_finite(step, values)
+      self._fetched.append(values)
+      self._in_flight = None
+
+
+@contextlib.contextmanager
+def _traced(
   checkpoints: Checkpoints,
-  state: TrainState,
-  train_step: Callable[[TrainState, int], tuple[TrainState, Metrics]],
-  last_step: int,
-) -> str:
-  """What was not finite first, found by going on from the latest checkpoint once more."""
-  found = None
-  if jax.process_count() == 1:  # else one might give up before the others
-    with contextlib.suppress(UserError):
-      if (start := checkpoints.restore(state)) is not None:
-        found = nonfinite.trace(start, train_step, last_step)
-  return found or nonfinite.describe(state.params)
+  state: Callable[[], TrainState],
+  take_step: Callable[[TrainState, int], tuple[TrainState, Metrics]],
+) -> Iterator[None]:
+  """Says of a `NotFinite` where it began, found by going on from the latest checkpoint once more.
 
-
-def _fetch(step: int, metrics: Metrics) -> Mapping[str, float]:
-  """Waits for the metrics of a step and checks them."""
-  values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-  check_finite(step, values)
-  return values
+  Args:
+    checkpoints: of the run.
+    state: () → the latest.
+    take_step: (state, its step) → (state, metrics).
+  """
+  try:
+    yield
+  except NotFinite as error:
+    where = None
+    if jax.process_count() == 1:  # else one might give up before the others
+      with contextlib.suppress(UserError):
+        if (start := checkpoints.restore(state())) is not None:
+          where = nonfinite.trace(start, take_step, error.step)
+    raise error.at(where or nonfinite.describe(state().params)) from error
 
 
 @jax.jit
