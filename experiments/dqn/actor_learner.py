@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,30 +134,45 @@ class ActorLearner:
     Waits for the updates. Without an update or the end of a game in that time, what depends on them
     is left out.
     """
-    sums = {name: float(value) for name, value in jax.device_get(self._sums).items()}
-    seconds = time.perf_counter() - self._window_start
+    window = self.window()
     metrics = {
       'frames': float(self.steps * environments.FRAME_SKIP),
       'train/epsilon': self.epsilon,
-      'agent_steps_per_second': (self.steps - self._window_steps) / seconds,
-      'updates_per_second': self._updates / seconds,
+      'agent_steps_per_second': window['steps'] / window['seconds'],
+      'updates_per_second': window['updates'] / window['seconds'],
     }
-    if self._updates:
-      metrics |= {f'train/{name}': value / self._updates for name, value in sums.items()}
-    if self._returns:
+    if updates := window['updates']:
+      metrics |= {f'train/{name}': value / updates for name, value in window['sums'].items()}
+    if returns := window['returns']:
       metrics |= {
-        'train/episode_return': float(np.mean(self._returns)),
-        'train/episodes': float(len(self._returns)),
+        'train/episode_return': float(np.mean(returns)),
+        'train/episodes': float(len(returns)),
       }
     self.start_window()
     return metrics
 
-  def start_window(self) -> None:
-    """Lets `take_metrics` begin here, without the time of what was done between steps."""
-    self._window_start, self._window_steps = time.perf_counter(), self.steps
-    self._sums = {'loss': jnp.zeros(()), 'mean_q': jnp.zeros(())}
-    self._updates = 0
-    self._returns: list[float] = []
+  def start_window(self, saved: Mapping[str, Any] | None = None) -> None:
+    """Lets `take_metrics` begin here, without the time of what was done between steps.
+
+    Args:
+      saved: a `window` of this moment, to go on with.
+    """
+    saved = saved or {'sums': {'loss': 0.0, 'mean_q': 0.0}, 'updates': 0, 'returns': []}
+    self._sums = {name: jnp.float32(value) for name, value in saved['sums'].items()}
+    self._updates = saved['updates']
+    self._returns: list[float] = saved['returns']
+    self._window_steps = self.steps - saved.get('steps', 0)
+    self._window_start = time.perf_counter() - saved.get('seconds', 0.0)
+
+  def window(self) -> dict[str, Any]:
+    """What `take_metrics` has to go by, as JSON values. Waits for the updates."""
+    return {
+      'sums': {name: float(value) for name, value in jax.device_get(self._sums).items()},
+      'updates': self._updates,
+      'returns': self._returns,
+      'steps': self.steps - self._window_steps,
+      'seconds': time.perf_counter() - self._window_start,
+    }
 
   def _choose(
     self, key: jax.Array, step: int, observations: np.ndarray, epsilon: float

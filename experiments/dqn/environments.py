@@ -137,12 +137,19 @@ class Games:
       self._reset(renewed)
     return Step(rewards, life_lost, truncated & ~terminated, returns)
 
-  def save(self) -> Arrays:
-    """What `restore` needs; from now on environments are seeded anew when their game is over."""
+  def save(self, *, interrupted: bool = False) -> Arrays:
+    """What `restore` needs; from now on environments are seeded anew when their game is over.
+
+    Args:
+      interrupted: this is a `save` that an uninterrupted run does not have: nothing is seeded anew
+        for it.
+    """
     kept = self._steps - int(self._seeded_at.min())
     self._actions = self._actions[len(self._actions) - kept :]
-    self._is_due[:] = True
+    if not interrupted:
+      self._is_due[:] = True
     return {
+      'is_due': self._is_due.copy(),
       'steps': np.array(self._steps),
       'seeds': self._seeds.copy(),
       'seeded_at': self._seeded_at.copy(),
@@ -157,7 +164,7 @@ class Games:
     self._seeds, self._seeded_at = saved['seeds'].copy(), saved['seeded_at'].copy()
     self._actions = list(saved['actions'])
     self._returns, self.ages = saved['returns'].copy(), saved['ages'].copy()
-    self._is_due[:] = True
+    self._is_due[:] = saved.get('is_due', True)  # runs of older versions do not have it
     first = self._steps - len(self._actions)
     for step in range(first, self._steps + 1):
       if (seeded := self._seeded_at == step).any():

@@ -50,7 +50,9 @@ class Journal:
     arrays = {f'{_ROWS}{name}': array for name, array in rows._asdict().items()}
     arrays |= {f'{_GAMES}{name}': array for name, array in games.items()}
     temporary = self._directory / 'tmp.npz'
-    np.savez(temporary, first=first, **arrays)
+    with temporary.open('wb') as file:
+      np.savez(file, first=first, **arrays)
+      os.fsync(file.fileno())  # `np.savez` has flushed it
     os.replace(temporary, self._path(count))
     self._saved = count
     ends = self._ends()

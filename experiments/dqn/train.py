@@ -4,20 +4,22 @@ import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import config_dict
 
 from experiments.dqn import evaluation, pictures
 from experiments.dqn.actor_learner import ActorLearner
-from experiments.dqn.environments import FRAME_SKIP, seeds
+from experiments.dqn.environments import FRAME_SKIP, Arrays, seeds
 from experiments.dqn.journal import Journal
 from experiments.dqn.validate import validate
 from experiments.training import interrupts, run, start
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import Interrupted
-from experiments.training.loop import check_finite, run_name, sum_of
+from experiments.training.loop import run_name, sum_of
 from experiments.training.metrics import MetricsLog, Progress
+from experiments.training.nonfinite import check_finite
 
 BEST_METRIC = 'eval/score'
 
@@ -75,8 +77,7 @@ def train_and_evaluate(
   Raises:
     UserError: a metric or a parameter is not finite; the checkpoints before it remain. Or what the
       run would go on from is damaged.
-    Interrupted: by a signal; there is a checkpoint of the step that it came in. It is one more than
-      an uninterrupted run has, and games are seeded anew after each, so the run goes on otherwise.
+    Interrupted: by a signal; there is a checkpoint of the step that it came in.
   """
   total, keep = config.epochs * config.steps_per_epoch, config.keep_checkpoints
   checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep, best_metric=BEST_METRIC, best=max)
@@ -85,58 +86,60 @@ def train_and_evaluate(
     print(f'going on from agent step {int(state.step):,} of {total:,}')
     agent.state = state
     agent.games.restore(journal.restore(agent.steps))
+  last_row: int = checkpoints.notes.get('last_row', agent.steps)
 
-  with contextlib.ExitStack() as stack:
-    pending = stack.enter_context(interrupts.deferred())
-    stack.callback(checkpoints.close)
-    log = stack.enter_context(contextlib.closing(MetricsLog(workdir, resume_step=agent.steps)))
-    progress = stack.enter_context(
-      contextlib.closing(Progress(run_name(workdir), total, agent.steps, config.epochs))
-    )
+  with (
+    interrupts.deferred() as pending,
+    contextlib.closing(checkpoints),
+    contextlib.closing(MetricsLog(workdir, resume_step=last_row)) as log,
+    contextlib.closing(Progress(run_name(workdir), total, agent.steps, config.epochs)) as progress,
+  ):
 
-    def save(
-      results: Mapping[str, float] | None = None, notes: Mapping[str, bool] | None = None
-    ) -> None:
+    def save(games: Arrays, **kwargs: Any) -> None:
       state = agent.state
       check_finite(agent.steps, {'the sum of the parameters': float(sum_of(state.train.params))})
-      journal.save(agent.games.save())
-      checkpoints.save(state, results, notes)
+      log.sync()  # a checkpoint without its rows could not be gone on from
+      journal.save(games)
+      checkpoints.save(state, **kwargs)
 
     def end_epoch(metrics: Mapping[str, float]) -> None:
       """Evaluates and saves, or, if that is interrupted, saves for another time."""
       try:
         results = evaluate()
       except Interrupted as error:
-        save(notes={'evaluate': True})
+        save(agent.games.save(), notes={'evaluate': True})
         raise Interrupted(error.signum, f'at agent step {agent.steps:,}') from error
+      check_finite(agent.steps, results)
       epoch = agent.steps // config.steps_per_epoch
       log.write(agent.steps, float(epoch), {'frames': float(agent.steps * FRAME_SKIP), **results})
       progress.epoch(epoch, log.seconds, {**metrics, **results})
-      save(results)
+      save(agent.games.save(), metrics=results)
 
     if checkpoints.notes.get('evaluate'):
       end_epoch({})
-    agent.start_window()
+    agent.start_window(checkpoints.notes.get('window'))
     while agent.steps < total:
       agent.step()
       progress.step(config.num_envs)
       epoch_is_over = agent.steps % config.steps_per_epoch == 0
       is_due = epoch_is_over or agent.steps % config.checkpoint_every == 0
       stop = pending.signum  # looked at once: it can change at any moment
-      if not (is_due or stop) and agent.steps % config.log_every:
-        continue
-
-      metrics = agent.take_metrics()
-      check_finite(agent.steps, metrics)
-      log.write(agent.steps, agent.steps / config.steps_per_epoch, metrics)
-      progress.show(metrics)
+      if is_due or agent.steps % config.log_every == 0:
+        last_row, metrics = agent.steps, agent.take_metrics()
+        check_finite(agent.steps, metrics)
+        log.write(agent.steps, agent.steps / config.steps_per_epoch, metrics)
+        progress.show(metrics)
       if epoch_is_over:
         end_epoch(metrics)
-      elif is_due or stop:
-        save()
+        agent.start_window()
+      elif is_due:
+        save(agent.games.save())
+        agent.start_window()
+      elif stop:
+        notes = {'last_row': last_row, 'window': agent.window()}
+        save(agent.games.save(interrupted=True), notes=notes)
       if stop:
         raise Interrupted(stop, f'at agent step {agent.steps:,}')
-      agent.start_window()
 
 
 def eval_metrics(returns: np.ndarray) -> dict[str, float]:

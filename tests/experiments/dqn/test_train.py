@@ -1,5 +1,6 @@
 """The experiment from end to end on real games, how often it learns, resuming, bad input."""
 
+import contextlib
 import importlib
 import io
 import json
@@ -121,40 +122,45 @@ class Killed(Exception):
   pass
 
 
-def test_a_killed_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
-  """Sticky actions, games that end, a replay memory that is full: after two kills all is the same.
+def kill():
+  raise Killed
 
-  The second comes after a checkpoint that is not the one at the end of an epoch.
+
+def interrupt():
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stopped_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
+  """Sticky actions, games that end, a replay memory that is full: all is the same.
+
+  It is killed, interrupted between two checkpoints, which makes one there, and killed after a
+  checkpoint that is not the one at the end of an epoch.
   """
   config = frozen(
     epochs=1, steps_per_epoch=800, replay_capacity=240, repeat_action_probability=0.25
   )
-  step, stops = ActorLearner.step, []
+  step, stops = ActorLearner.step, {}
 
   def train(name):
-    """Runs until it is done or killed; → actions by agent step."""
+    """Runs until it is done or stopped; → actions by agent step."""
     actions = {}
 
     def recording_step(agent):
-      if stops and agent.steps == stops[0]:
-        raise Killed
       before = agent.steps
+      if before in stops:
+        stops.pop(before)()
       actions[before] = step(agent)
 
     monkeypatch.setattr(ActorLearner, 'step', recording_step)
-    if stops:
-      with pytest.raises(Killed):
-        train_lib.train(config, tmp_path / name)
-      stops.pop()
-    else:
+    with contextlib.suppress(Killed, Interrupted):
       train_lib.train(config, tmp_path / name)
     return actions
 
   expected = train('whole')
-  for stop, first in ((360, 0), (720, 200), (None, 600)):
-    stops[:] = [stop] if stop else []
+  stops |= {360: kill, 512: interrupt, 720: kill}
+  for first, last in ((0, 356), (200, 512), (516, 716), (600, 796)):
     actions = train('parts')
-    assert (min(actions), max(actions)) == (first, (stop or 800) - 4)
+    assert (min(actions), max(actions)) == (first, last)
     for steps, taken in actions.items():
       np.testing.assert_array_equal(taken, expected[steps])
   rows = logged(tmp_path / 'parts')
@@ -162,33 +168,22 @@ def test_a_killed_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
   assert any('train/episode_return' in row for row in rows)
 
 
-def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
-  """First between two checkpoints, then in an evaluation, which is done when the run goes on."""
-  config = frozen(epochs=1, steps_per_epoch=240, eval_episodes=2, final_eval_episodes=2)
-  interrupt = lambda: os.kill(os.getpid(), signal.SIGTERM)
-  step, play = ActorLearner.step, evaluation.play
-
-  def interrupted_step(agent):
-    if agent.steps == 120:
-      interrupt()
-    return step(agent)
+def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(tmp_path, monkeypatch):
+  config = frozen(epochs=1, steps_per_epoch=80, eval_episodes=2, final_eval_episodes=2)
+  play = evaluation.play
 
   def interrupted_play(*args):
     interrupt()
     return play(*args)
 
-  monkeypatch.setattr(ActorLearner, 'step', interrupted_step)
-  with pytest.raises(Interrupted, match='stopped at agent step 124 by SIGTERM; the same command'):
-    train_lib.train(config, tmp_path)
-  monkeypatch.setattr(ActorLearner, 'step', step)
   monkeypatch.setattr(evaluation, 'play', interrupted_play)
   for _ in range(2):
-    with pytest.raises(Interrupted, match='stopped at agent step 240 by SIGTERM'):
+    with pytest.raises(Interrupted, match='stopped at agent step 80 by SIGTERM'):
       train_lib.train(config, tmp_path)
   monkeypatch.setattr(evaluation, 'play', play)
   train_lib.train(config, tmp_path)
   rows = logged(tmp_path)
-  assert [row['step'] for row in rows] == [80, 124, 160, 200, 240, 240]
+  assert [row['step'] for row in rows] == [80, 80]
   assert 'eval/score' in rows[-1] and (tmp_path / 'summary.json').exists()
 
 
