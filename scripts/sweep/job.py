@@ -23,8 +23,10 @@ class Job:
     trial: the trial.
     environment: changes of the environment; None removes a variable.
     ignored: signals that the command does not see.
-    patience: seconds to wait for the end of the job after the command was stopped by SIGTERM. Slurm
-      queues a job again only if it had to end it.
+    patience: seconds to wait for the end of the job after the command was stopped by SIGTERM. Only
+      Slurm knows whether it preempts the job, which it queues again if it has to end it, or whether
+      the user cancels it. A job that ends by itself has failed in either case; one that queued
+      itself again could not be cancelled.
   """
 
   def __init__(
