@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.training.errors import UserError
+from experiments.training.errors import UserError, check_links
 from experiments.training.metrics import read_rows
 
 _FILES = ('config.json', 'summary.json', 'metrics.jsonl')  # one of them makes a folder a run
@@ -108,8 +108,9 @@ def read(path: Path) -> Run:
   """Reads the run in a directory.
 
   Raises:
-    UserError: a file of it is missing, damaged, or not of a run.
+    UserError: a file of it is missing, damaged, or not of a run; or a link leads out of it.
   """
+  check_links(path)
   summary = _read_json(path / 'summary.json')
   config = _read_json(path / 'config.json') if summary is None else summary.get('config')
   if not _is_config(config):

@@ -93,7 +93,10 @@ class Journal:
       with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
         games = {name[len(_GAMES) :]: arrays[name] for name in arrays if name.startswith(_GAMES)}
         rows = Row(**{name: arrays[f'{_ROWS}{name}'] for name in Row._fields})
-        return games, int(arrays['first']), rows
+        first = int(arrays['first'])
+        if not 0 <= first < end:
+          raise ValueError(f'its rows begin at {first}')
+        return games, first, rows
     except Exception as error:  # the file system, zipfile, zlib and NumPy each have their own
       reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
       raise UserError(

@@ -8,7 +8,9 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,8 +137,35 @@ def check_format(folder: Path) -> None:
     )
 
 
+def check_features(folder: Path) -> None:
+  """Checks that a folder names no classes but those of TensorFlow Datasets, which imports them.
+
+  Raises:
+    UserError: it names others.
+  """
+  try:
+    features = json.loads((folder / 'features.json').read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f'{folder}/features.json is missing or damaged; copy it anew.') from error
+  for text in _strings(features):
+    if '.' in text and not text.startswith('tensorflow_datasets.core.features.'):
+      raise UserError(
+        f'{folder}/features.json names {text!r}, which is not of TensorFlow Datasets; copy it anew.'
+      )
+
+
+def _strings(value: Any) -> Iterator[str]:
+  """All strings in a JSON value that are no keys."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, dict | list):
+    for part in value.values() if isinstance(value, dict) else value:
+      yield from _strings(part)
+
+
 def _decode(folder: Path) -> dict[str, np.ndarray]:
   check_format(folder)
+  check_features(folder)
   import tensorflow_datasets as tfds  # slow to import, and not needed when the cache has the arrays
 
   arrays = {}

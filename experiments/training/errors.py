@@ -93,6 +93,20 @@ def check_not_replaced(path: Path, descriptor: int) -> None:
     )
 
 
+def check_links(directory: Path) -> None:
+  """Checks that nothing in the directory of a run, which may come from anybody, leads out of it.
+
+  Raises:
+    UserError: a link does; to read or write it would be to read or write another file.
+  """
+  root = directory.resolve()
+  for path in directory.rglob('*'):
+    if path.is_symlink() and not path.resolve().is_relative_to(root):
+      raise UserError(
+        f'{path} is a link that leads out of the run; put what it means in its place.'
+      )
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
   """Turns a `UserError`, or an error of the file system, into one line and exit code 2."""

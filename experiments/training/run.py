@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from experiments.training.errors import UserError
+from experiments.training.errors import UserError, check_links
 from experiments.training.metrics import read_rows
 
 _OWN_LEFTOVERS = ('config.json.tmp', 'lock')  # of a process that was killed at its start
@@ -26,8 +26,10 @@ def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   """Checks that the directory is free, or belongs to a run of the same config. Writes nothing.
 
   Raises:
-    UserError: the directory holds a run with another config, or something that is no run.
+    UserError: the directory holds a run with another config, something that is no run, or links
+      that lead out of it.
   """
+  check_links(workdir)
   path = workdir / 'config.json'
   new = json.loads(config.to_json())
   if path.exists():
