@@ -1,39 +1,54 @@
-"""Signals at random moments: every run that goes on ends as one that was never interrupted.
+"""Killed runs: every one that goes on ends as one that was never interrupted.
 
-The short set interrupts each experiment once and kills it twice. The long set kills a hundred times
-and sends other signals now and then:
+The short set kills a small loop, and goes on with each experiment from what a kill in a checkpoint
+leaves. The long set kills the commands of all experiments, a hundred times and at any moment, and
+sends other signals now and then:
 
   python -m pytest tests/faults --long --figures results/reliability
 """
 
 import collections
 import dataclasses
+import functools
+import importlib
 import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from ml_collections import config_dict
 
+from experiments.training import checksums
 from experiments.training.metrics import read_rows
 
 ROOT = Path(__file__).parents[2]
 
-# The command of each experiment: programs that other tests compile as well. Metrics whose names
-# contain 'per_second' may differ.
+# Spec and changes of each experiment: variants that compile quickly, one with running means.
+OFTEN = {'log_every': 3, 'checkpoint_every': 4}
 EXPERIMENTS = {
-  'cifar': ['--config=configs/cifar.py:wn_mean_bn,tiny'],
-  'vae': ['--config=configs/vae.py:digits-iaf-wn,tiny', '--config.epochs=4'],
+  'cifar': ('bn,tiny', OFTEN),
+  'vae': ('digits-diag-plain,tiny', OFTEN),
+  'draw': ('plain,noattention,tiny', {'epochs': 2, **OFTEN}),
+  'dqn': ('breakout-plain,tiny', {'epochs': 1, 'log_every': 40, 'checkpoint_every': 60}),
 }
-OFTEN = ['--config.checkpoint_every=4', '--config.log_every=3']
+EXTRAS = {'dqn': 'ale_py'}  # a package of its extra
+AVAILABLE = [name for name in EXPERIMENTS if find_spec(EXTRAS.get(name, 'jax'))]
+
+
+def skip_if_missing(experiment):
+  if experiment not in AVAILABLE:
+    pytest.skip(f'{experiment} needs {EXTRAS[experiment]}, which is not installed')
 
 
 class Nursery:
@@ -41,7 +56,7 @@ class Nursery:
 
   def __init__(self):
     self._process = subprocess.Popen(
-      [sys.executable, Path(__file__).parent / 'nursery.py', *EXPERIMENTS],
+      [sys.executable, Path(__file__).parent / 'nursery.py', *AVAILABLE],
       cwd=ROOT,
       env={
         **os.environ,
@@ -57,7 +72,9 @@ class Nursery:
 
   def start(self, experiment, workdir):
     """Starts, or goes on with, a run; returns its process number."""
-    arguments = [*EXPERIMENTS[experiment], *OFTEN, f'--workdir={workdir}']
+    spec, changes = EXPERIMENTS[experiment]
+    arguments = [f'--config=configs/{experiment}.py:{spec}', f'--workdir={workdir}']
+    arguments += [f'--config.{key}={value}' for key, value in changes.items()]
     log = str(workdir.with_suffix('.log'))
     print(json.dumps([experiment, arguments, log]), file=self._process.stdin, flush=True)
     return int(self._process.stdout.readline())
@@ -83,18 +100,19 @@ def nursery():
 
 
 @pytest.fixture(scope='module')
-def whole(nursery, tmp_path_factory):
+def uninterrupted(nursery, tmp_path_factory):
   """Experiment → an uninterrupted run of it."""
   runs = {}
 
-  def whole_(experiment):
+  def uninterrupted_(experiment):
+    skip_if_missing(experiment)
     if experiment not in runs:
-      runs[experiment] = tmp_path_factory.mktemp('whole') / experiment
+      runs[experiment] = tmp_path_factory.mktemp('uninterrupted') / experiment
       nursery.start(experiment, runs[experiment])
       assert nursery.code() == 0, runs[experiment].with_suffix('.log').read_text()
     return runs[experiment]
 
-  return whole_
+  return uninterrupted_
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +137,7 @@ class Plan:
     if rng.random() < 0.1:
       return cls(signum, seconds=rng.uniform(0.0, 3.0))
     seconds = rng.choice([0.0, rng.uniform(0.0, 0.3)])
-    return cls(signum, rng.randrange(1, 12), rng.random() < 0.6, seconds)
+    return cls(signum, rng.randrange(1, 7), rng.random() < 0.6, seconds)
 
 
 def stop(nursery, experiment, workdir, plan):
@@ -199,27 +217,72 @@ def stop_often(nursery, experiment, whole, directory, plans):
   return hits, runs + 1
 
 
+KILLED = """
+import os, pathlib, signal, sys
+from experiments.training import checksums
+from conftest import Run
+
+written = []
+
+def kill(folder):
+  written.append(folder)
+  if len(written) == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+  write(folder)
+
+write, checksums.write = checksums.write, kill
+Run(pathlib.Path(sys.argv[1]))()
+"""
+
+
+def test_kill_in_a_checkpoint(run, is_whole):
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  command = [sys.executable, '-c', KILLED, run.workdir]
+  result = subprocess.run(command, cwd=Path(__file__).parent, env=environment)
+  assert result.returncode == -signal.SIGKILL
+  assert run.checkpoints == [3] and is_in_checkpoint(run.workdir)
+  is_whole(run, run())
+
+
 @pytest.mark.parametrize('experiment', EXPERIMENTS)
-def test_interrupt_at_the_start_and_kill_twice(experiment, nursery, whole, tmp_path):
-  signum = {'cifar': signal.SIGINT}.get(experiment, signal.SIGTERM)
-  plans = [Plan(signum), Plan(rows=1, in_checkpoint=True), Plan(rows=3)]
-  hits, _ = stop_often(nursery, experiment, whole(experiment), tmp_path, plans)
-  assert hits.total() == 3
+def test_what_a_kill_in_a_checkpoint_leaves(experiment, tmp_path, monkeypatch):
+  """A copy of the directory, made while the second checkpoint is written."""
+  skip_if_missing(experiment)
+  spec, changes = EXPERIMENTS[experiment]
+  config = importlib.import_module(f'configs.{experiment}').get_config(spec)
+  config.update(changes)
+  train = importlib.import_module(f'experiments.{experiment}.train').train
+  train = functools.partial(train, config_dict.FrozenConfigDict(config))
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  write = checksums.write
+
+  def copy_and_write(folder):
+    if any(path.name.isdecimal() for path in folder.parent.iterdir()):
+      monkeypatch.undo()
+      shutil.copytree(whole, killed)
+    write(folder)
+
+  monkeypatch.setattr(checksums, 'write', copy_and_write)
+  train(whole)
+  assert is_in_checkpoint(killed)
+  train(killed)
+  assert_equal_runs(killed, whole)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize('experiment', EXPERIMENTS)
-def test_kill_often(experiment, nursery, whole, tmp_path, request, figures):
+def test_kill_often(experiment, nursery, uninterrupted, tmp_path, request, figures):
   """100 kills over all experiments, or --kills."""
-  wanted = -(-request.config.getoption('kills') // len(EXPERIMENTS))
+  wanted = -(-request.config.getoption('kills') // len(AVAILABLE))
   seed = request.config.getoption('seed')
+  whole = uninterrupted(experiment)
   rng = random.Random(f'{experiment} {seed}')
   hits, runs, kills = collections.Counter(), 0, 0
   while kills < wanted:
     plans = [Plan.draw(rng) for _ in range(wanted - kills)]
     directory = tmp_path / str(runs)
     directory.mkdir()
-    new, took = stop_often(nursery, experiment, whole(experiment), directory, plans)
+    new, took = stop_often(nursery, experiment, whole, directory, plans)
     hits += new
     runs += took
     kills = sum(count for what, count in hits.items() if what.startswith('killed'))
