@@ -30,7 +30,7 @@ _ARRAYS = 'default'
 _METRICS = 'metrics/metrics'
 _NOTES = 'notes.json'
 _WRITTEN = 'tmp-'  # how the name of a checkpoint begins that is being written
-_DELETED = 'deleted'  # the name of one that is being deleted
+_DELETED = 'deleted-'  # how the name of one begins that is being deleted
 _REPLACED = '.replaced'  # how the name of one ends that makes room for another of the same step
 
 quiet.install()
@@ -162,7 +162,7 @@ class Checkpoints:
     for folder in folders:
       if folder not in kept:
         # None is ever half deleted under its own name.
-        deleted = folder.rename(self._directory / _DELETED)
+        deleted = folder.rename(folder.with_name(f'{_DELETED}{folder.name}'))
         shutil.rmtree(deleted, ignore_errors=True)
 
   def _remove_written(self) -> None:
@@ -198,7 +198,7 @@ def restore_latest(directory: Path, state: State) -> State:
 
 def _tidy_up(directory: Path) -> None:
   """Ends what a killed process had begun."""
-  for folder in (directory / _DELETED, *directory.glob(f'{_WRITTEN}*')):
+  for folder in (*directory.glob(f'{_DELETED}*'), *directory.glob(f'{_WRITTEN}*')):
     shutil.rmtree(folder, ignore_errors=True)
   for folder in directory.glob(f'*{_REPLACED}'):
     checkpoint = folder.with_suffix('')

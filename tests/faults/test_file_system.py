@@ -164,7 +164,8 @@ def test_a_process_killed_while_it_replaced_a_checkpoint(is_in_place, run, whole
   shutil.copytree(whole[0].workdir, run.workdir)
   last = run.workdir / 'checkpoints' / '15'
   shutil.copytree(last, last.with_name('15.replaced'))
-  shutil.copytree(last, last.with_name('tmp-1'))
+  for leftover in ('tmp-1', 'deleted-9'):
+    shutil.copytree(last, last.with_name(leftover))
   if not is_in_place:
     shutil.rmtree(last)
   is_whole(run, run())
