@@ -44,7 +44,7 @@ def run_experiment(
   )
   keep = config.train_examples or len(dataset.train)
   arrays = (train_images[:keep], dataset.train.labels[:keep], test_images, dataset.test.labels)
-  train_x, train_y, test_x, test_y = jax.device_put(arrays, devices.replicated(mesh))
+  train_x, train_y, test_x, test_y = devices.replicate(arrays, mesh)
   steps_per_epoch = keep // config.batch_size
   params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
   order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
@@ -58,28 +58,30 @@ def run_experiment(
   )
   if config.variant != 'bn':  # batch normalisation needs none, and has none in the authors' code
     init_examples = loop.epoch_order(data_key, 0, keep, config.init_examples)[0]
-    initialize(model, train_x[init_examples], init_key, config.init_scale)
+    init_images = jnp.asarray(train_images[init_examples])
+    initialize(model, init_images, init_key, config.init_scale)
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = create_optimizer(config, steps_per_epoch)
   state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
-  state = jax.device_put(state, devices.replicated(mesh))
+  state = devices.replicate_first(state, mesh)
   print(f'{config.variant}: {num_params(params):,} parameters, {len(train_y):,} training images')
 
   step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, config=config)
-  step = jax.jit(step, donate_argnums=0)
-  test_step = jax.jit(functools.partial(eval_step, graphdef=graphdef))
-  place = lambda indices: jax.device_put(indices, devices.batch_sharded(mesh))
+  step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
+  test_step = functools.partial(eval_step, graphdef=graphdef)
+  test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
+  split = functools.partial(devices.split, mesh=mesh)
 
   def confusion(state: TrainState) -> dict[str, np.ndarray]:
     return loop.evaluate_in_batches(
-      lambda indices, weights: test_step(state, indices, weights, test_x, test_y),
+      lambda indices, weights: test_step(state, split(indices), split(weights), test_x, test_y),
       len(test_y),
       config.eval_batch_size,
     )
 
   state = loop.train(
     state,
-    train_step=lambda state, indices: step(state, place(indices), train_x, train_y, step_key),
+    train_step=lambda state, indices: step(state, split(indices), train_x, train_y, step_key),
     evaluate=lambda state: test_metrics(confusion(state)),
     order=order,
     steps_per_epoch=steps_per_epoch,
@@ -90,12 +92,12 @@ def run_experiment(
     checkpoint_every=config.checkpoint_every,
     keep_checkpoints=config.keep_checkpoints,
   )
-  pictures.write(
-    workdir,
-    confusion(state)['confusion'],
-    dataset.class_names,
-    nnx.merge(graphdef, state.eval_params, state.model_state),
-  )
+  counts = confusion(state)['confusion']
+  if jax.process_index():
+    return
+  state = devices.one_copy(state)
+  trained = nnx.merge(graphdef, state.eval_params, state.model_state)
+  pictures.write(workdir, counts, dataset.class_names, trained)
   summary = run.write_summary(
     workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
   )

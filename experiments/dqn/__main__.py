@@ -9,4 +9,4 @@ Environment. PARAM: plain, wn. PROTOCOL: paper (default), scaled, tiny. Needs `p
 from experiments.training import cli
 
 if __name__ == '__main__':
-  cli.run('dqn', ynn_products=True)
+  cli.run('dqn', ynn_products=True, alone=True)

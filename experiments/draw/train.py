@@ -39,7 +39,7 @@ def run_experiment(
   """The experiment itself, for a valid config and a directory of its own."""
   keep = config.train_examples or len(dataset.train)
   arrays = (dataset.train.images[:keep], bits.draw_once(dataset.test.images))
-  train_images, test_x = jax.device_put(arrays, devices.replicated(mesh))
+  train_x, test_x = devices.replicate(arrays, mesh)
   steps_per_epoch = keep // config.batch_size
   params_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
   order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
@@ -48,18 +48,19 @@ def run_experiment(
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = create_optimizer(config)
   state = TrainState.create(params, model_state, optimizer, ema=False)
-  state = jax.device_put(state, devices.replicated(mesh))
+  state = devices.replicate_first(state, mesh)
   print(f'{config.variant}: {num_params(params):,} parameters, {keep:,} training images')
 
   step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, config=config)
-  step = jax.jit(step, donate_argnums=0)
-  test_step = jax.jit(functools.partial(eval_step, graphdef=graphdef))
-  place = lambda indices: jax.device_put(indices, devices.batch_sharded(mesh))
+  step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
+  test_step = functools.partial(eval_step, graphdef=graphdef)
+  test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
+  split = functools.partial(devices.split, mesh=mesh)
 
   def evaluate(state: TrainState) -> dict[str, float]:
-    eval_key = jax.random.fold_in(jax.random.key(_TEST_KEY), state.step)
+    eval_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
     sums = loop.evaluate_in_batches(
-      lambda indices, weights: test_step(state, indices, weights, test_x, eval_key),
+      lambda indices, weights: test_step(state, split(indices), split(weights), test_x, eval_key),
       len(test_x),
       config.eval_batch_size,
     )
@@ -67,7 +68,7 @@ def run_experiment(
 
   state = loop.train(
     state,
-    train_step=lambda state, indices: step(state, place(indices), train_images, step_key),
+    train_step=lambda state, indices: step(state, split(indices), train_x, step_key),
     evaluate=evaluate,
     order=order,
     steps_per_epoch=steps_per_epoch,
@@ -78,8 +79,11 @@ def run_experiment(
     checkpoint_every=config.checkpoint_every,
     keep_checkpoints=config.keep_checkpoints,
   )
+  if jax.process_index():
+    return
+  state = devices.one_copy(state)
   trained = nnx.merge(graphdef, state.eval_params, state.model_state)
-  pictures.write(workdir, trained, test_x, jax.random.key(config.seed))
+  pictures.write(workdir, trained, devices.one_copy(test_x), jax.random.key(config.seed))
   summary = run.write_summary(
     workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
   )

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from experiments.training import environment, interrupts
+from experiments.training import environment, interrupts, processes
 from experiments.training.errors import UserError, one_line_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -20,6 +20,11 @@ _WORKDIR = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, "HOST:PORT of process 0 of several, or 'auto', for JAX to find it."
+)
+_NUM_PROCESSES = flags.DEFINE_integer('num-processes', None, 'How many processes train the run.')
+_PROCESS_ID = flags.DEFINE_integer('process-id', None, 'Which of them this is, from 0.')
 
 _HELP = """\
   --config FILE:SPEC    configuration; the head of FILE lists what SPEC can be
@@ -27,10 +32,14 @@ _HELP = """\
   --workdir DIR         directory of the run (default: runs/EXPERIMENT/VARIANT/seedK)
   --data_dir DIR        folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)
 
+  --coordinator HOST:PORT --num-processes N --process-id I
+                        for one of N processes that train a run together: docs/SCALING.md; on Slurm
+                        these are found
+
 The same command goes on with an interrupted run."""
 
 
-def run(experiment: str, *, ynn_products: bool = False) -> None:
+def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> None:
   """Reads the command line and calls `train(config, workdir, data_dir)` of the experiment.
 
   JAX is imported only then: after the environment is prepared for it, and not for a command line
@@ -39,6 +48,7 @@ def run(experiment: str, *, ynn_products: bool = False) -> None:
   Args:
     experiment: 'cifar' for `experiments.cifar.train`.
     ynn_products: see `environment.set_xla_flags`.
+    alone: the experiment runs in one process only.
   """
   with one_line_errors():
     interrupts.install()
@@ -46,10 +56,14 @@ def run(experiment: str, *, ynn_products: bool = False) -> None:
       print(sys.modules['__main__'].__doc__, _HELP, sep='\n')
       return
     config = _parse(sys.argv)
+    place = processes.find(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if place and alone:
+      raise UserError(f'{experiment} runs in one process, on one device: start it as one.')
     environment.prepare(ynn_products=ynn_products)
-    module = importlib.import_module(f'experiments.{experiment}.train')
-    workdir = Path(_WORKDIR.value or default_workdir(config)).expanduser()
-    module.train(config, workdir, _DATA_DIR.value)
+    with processes.joined(place):
+      module = importlib.import_module(f'experiments.{experiment}.train')
+      workdir = Path(_WORKDIR.value or default_workdir(config)).expanduser()
+      module.train(config, workdir, _DATA_DIR.value)
 
 
 def default_workdir(config: config_dict.ConfigDict) -> str:

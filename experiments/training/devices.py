@@ -1,14 +1,20 @@
-"""The mesh that the batch is split over, and the convolution for its devices."""
+"""Where arrays lie: the mesh of all devices, of all processes, over which a batch is split."""
 
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.training import winograd as winograd_lib
 from experiments.training.errors import UserError
+
+Tree = TypeVar('Tree')
 
 
 def data_mesh(batch_size: int) -> jax.sharding.Mesh:
@@ -20,7 +26,7 @@ def data_mesh(batch_size: int) -> jax.sharding.Mesh:
   count = jax.device_count()
   if batch_size % count:
     raise UserError(f'batch_size={batch_size} cannot be split evenly over {count} devices.')
-  return jax.sharding.Mesh(np.asarray(jax.devices()), ('data',))
+  return _all_devices()
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -28,9 +34,60 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharded(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """Split over the first axis: a batch."""
-  return NamedSharding(mesh, PartitionSpec('data'))
+def replicate(arrays: Tree, mesh: jax.sharding.Mesh) -> Tree:
+  """Puts arrays that every process has on every device whole."""
+  return jax.tree.map(lambda array: _put(array, replicated(mesh)), arrays)
+
+
+def replicate_first(arrays: Tree, mesh: jax.sharding.Mesh) -> Tree:
+  """As `replicate`, with the values of process 0.
+
+  For what the processes computed, each by itself: they may differ in the last digit, and replicas
+  that differ once stay different.
+  """
+  return replicate(multihost_utils.broadcast_one_to_all(arrays), mesh)
+
+
+def split(batch: jax.Array, mesh: jax.sharding.Mesh) -> jax.Array:
+  """Splits a batch that every process has whole over the devices, along the first axis.
+
+  If they cannot share it evenly each gets all of it.
+  """
+  spec = PartitionSpec('data') if batch.shape[0] % mesh.size == 0 else PartitionSpec()
+  return _put(batch, NamedSharding(mesh, spec))
+
+
+def one_copy(arrays: Tree) -> Tree:
+  """Replicated arrays on one device of this process: for what it computes by itself."""
+  return jax.tree.map(lambda array: array.addressable_data(0), arrays)
+
+
+class Agreement:
+  """Lets every process know of a signal in the same step, whichever of them it came to.
+
+  All call it equally often. What one gives to a call reaches them in the next call, so that nobody
+  waits: the devices take the largest number between two steps. A process that is alone knows at
+  once.
+  """
+
+  def __init__(self):
+    self._last: jax.Array | None = None
+
+  def __call__(self, signum: int | None) -> int | None:
+    """The number of a signal, or None.
+
+    Args:
+      signum: of a signal to this process, or None.
+    """
+    if jax.process_count() == 1:
+      return signum
+    last, self._last = self._last, _largest(signum or 0)
+    return None if last is None else int(last) or None
+
+  def now(self, signum: int | None) -> int | None:
+    """As the call, but what is given to it: all wait for each other."""
+    self(signum)
+    return self(signum)
 
 
 def convolution(mesh: jax.sharding.Mesh, *, winograd: bool) -> Callable[..., jax.Array]:
@@ -45,3 +102,25 @@ def convolution(mesh: jax.sharding.Mesh, *, winograd: bool) -> Callable[..., jax
   is_one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
   fast = winograd and is_one_cpu
   return winograd_lib.conv_general_dilated if fast else lax.conv_general_dilated
+
+
+def _all_devices() -> jax.sharding.Mesh:
+  return jax.sharding.Mesh(np.asarray(jax.devices()), ('data',))
+
+
+def _put(array: Any, sharding: NamedSharding) -> jax.Array:
+  if sharding.is_fully_addressable:
+    return jax.device_put(array, sharding)
+  array = np.asarray(array)
+  return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+@functools.cache
+def _maximum(mesh: jax.sharding.Mesh) -> Callable[[jax.Array], jax.Array]:
+  return jax.jit(jnp.max, out_shardings=replicated(mesh))
+
+
+def _largest(number: int) -> jax.Array:
+  """The largest of the numbers that the processes call this with."""
+  mesh = _all_devices()
+  return _maximum(mesh)(split(np.full(mesh.size, number, np.int32), mesh))

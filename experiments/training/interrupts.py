@@ -57,6 +57,11 @@ def check() -> None:
   _pending.check()
 
 
+def signum() -> int | None:
+  """Number of the first signal inside of `deferred`, or None."""
+  return _pending.signum
+
+
 def install() -> None:
   """Lets either signal end the program with one line, unless it was started to ignore the signal.
 

@@ -13,8 +13,9 @@ from flax import nnx
 
 from experiments.training import interrupts, nonfinite
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.devices import Agreement
 from experiments.training.errors import Interrupted, UserError
-from experiments.training.metrics import MetricsLog, Progress
+from experiments.training.metrics import MetricsLog, NoLog, Progress
 from experiments.training.nonfinite import NotFinite, check_finite
 from experiments.training.state import TrainState
 
@@ -74,6 +75,8 @@ def train(
     print(f'going on from step {step} of {total}')
   window = Window(step, checkpoints.notes)
   order = functools.lru_cache(maxsize=1)(order)
+  log_type = NoLog if jax.process_index() else MetricsLog
+  agreed = Agreement()
 
   def take_step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
     return train_step(state, order(step // steps_per_epoch)[step % steps_per_epoch])
@@ -81,7 +84,7 @@ def train(
   with (
     interrupts.deferred() as pending,
     contextlib.closing(checkpoints),
-    contextlib.closing(MetricsLog(workdir, resume_step=window.last_row)) as log,
+    contextlib.closing(log_type(workdir, resume_step=window.last_row)) as log,
     contextlib.closing(Progress(run_name(workdir), total, step, epochs)) as progress,
     _traced(checkpoints, lambda: state, take_step),
   ):
@@ -112,7 +115,7 @@ def train(
 
       epoch_is_over = step % steps_per_epoch == 0
       is_due = epoch_is_over or step % checkpoint_every == 0
-      stop = pending.signum  # looked at once: it can change at any moment
+      stop = agreed(pending.signum)
       if is_due or step % log_every == 0:
         window.end(step)
         log.write(step, step / steps_per_epoch, window.means)
@@ -126,6 +129,8 @@ def train(
         save(notes=notes)
       if stop:
         raise Interrupted(stop, f'at step {step}')
+    if stop := agreed.now(pending.signum):
+      raise Interrupted(stop, f'at step {step}')
   return state
 
 
@@ -232,8 +237,10 @@ def evaluate_in_batches(
     Interrupted: by a signal, in a training loop.
   """
   sums = None
+  agreed = Agreement()
   for start in range(0, num_examples, batch_size):
-    interrupts.check()
+    if stop := agreed(interrupts.signum()):
+      raise Interrupted(stop)
     indices = np.arange(start, start + batch_size)
     weights = (indices < num_examples).astype(np.float32)
     batch = eval_step(np.minimum(indices, num_examples - 1), weights)

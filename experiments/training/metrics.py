@@ -83,6 +83,21 @@ class MetricsLog:
       self._open.close()
 
 
+class NoLog:
+  """In place of a `MetricsLog` in all processes of a run but the first, which writes the rows."""
+
+  seconds = 0.0
+
+  def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+    """Does nothing."""
+
+  def sync(self) -> None:
+    """Does nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
 def read_rows(path: Path) -> list[Row]:
   """The rows of a `metrics.jsonl`; a last line that was cut off is left out.
 

@@ -41,6 +41,9 @@ def on_images(
   mesh = devices.data_mesh(config.batch_size)
   dataset = data.load(config.dataset, data_dir)
   validate(config, dataset)
+  if jax.process_index():  # the first one holds the directory for all
+    run_experiment(config, workdir, dataset, mesh)
+    return
   run.create_workdir(workdir, config)
   with run.locked(workdir):
     run_experiment(config, workdir, dataset, mesh)
