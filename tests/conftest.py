@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -54,6 +55,18 @@ def cache_dir(tmp_path, monkeypatch):
   """The user's cache directory, empty."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   return tmp_path / 'cache' / 'weightnorm'
+
+
+@pytest.fixture
+def figures(request):
+  """Keeps what was measured, in NAME.json of the directory of --figures if that is given."""
+
+  def write(name, values):
+    if directory := request.config.getoption('figures'):
+      directory.mkdir(parents=True, exist_ok=True)
+      (directory / f'{name}.json').write_text(json.dumps(values, indent=2) + '\n')
+
+  return write
 
 
 @pytest.fixture(scope='session')

@@ -7,14 +7,16 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from jax import lax
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.training import winograd as winograd_lib
 from experiments.training.errors import UserError
 
 Tree = TypeVar('Tree')
+
+_WAIT_MS = 30 * 60 * 1000  # for each other, before the first operation of all
 
 
 def data_mesh(batch_size: int) -> jax.sharding.Mesh:
@@ -43,9 +45,24 @@ def replicate_first(arrays: Tree, mesh: jax.sharding.Mesh) -> Tree:
   """As `replicate`, with the values of process 0.
 
   For what the processes computed, each by itself: they may differ in the last digit, and replicas
-  that differ once stay different.
+  that differ once stay different. All wait here for the last one to come.
   """
-  return replicate(multihost_utils.broadcast_one_to_all(arrays), mesh)
+  if jax.process_count() == 1:
+    return replicate(arrays, mesh)
+
+  def rows(array: jax.Array) -> jax.Array:
+    """One on each device: the array on the first one of process 0, else zeros."""
+    row = np.asarray(array)[None]
+    value = lambda index: row if index[0].start == 0 else np.zeros_like(row)
+    sharding = NamedSharding(mesh, PartitionSpec('data'))
+    return jax.make_array_from_callback((mesh.size, *row.shape[1:]), sharding, value)
+
+  arrays = jax.tree.map(rows, arrays)
+  total = lambda rows: jax.tree.map(lambda x: jnp.sum(x, axis=0, dtype=x.dtype), rows)
+  compiled = jax.jit(total, out_shardings=replicated(mesh)).lower(arrays).compile()
+  # Between CPUs (Gloo) a collective operation fails if one process comes 30 s late to it.
+  ocp.multihost.get_barrier_sync_fn()(key='replicate_first', timeout_ms=_WAIT_MS)
+  return compiled(arrays)
 
 
 def split(batch: jax.Array, mesh: jax.sharding.Mesh) -> jax.Array:

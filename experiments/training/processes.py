@@ -177,8 +177,8 @@ def _end(error: BaseException) -> NoReturn:
   code: object = 1
   if 'Gloo' in str(error):  # between CPUs; other devices have errors of their own
     error = UserError(
-      'another process of the run has ended, and with it this one; start all of them again to go '
-      'on from the last checkpoint.'
+      'another process of the run has ended or lags behind, and with it this one ends; start all '
+      f'of them again to go on from the last checkpoint ({str(error)[:200]}).'
     )
   try:
     with one_line_errors():

@@ -1,22 +1,35 @@
-"""Trains tiny runs on one and on all devices: `python -m tests.experiments.meshes DIRECTORY`.
+"""What is measured on eight devices: `python -m tests.experiments.meshes DIRECTORY`.
 
-A program of its own, as the number of virtual devices is fixed when JAX starts. The metrics of each
-run are in DIRECTORY/EXPERIMENT-VARIANT/DEVICES/metrics.jsonl.
+A program of its own, as the number of virtual devices is fixed when JAX starts. It trains tiny runs
+on one and on all devices, whose metrics are in DIRECTORY/EXPERIMENT-VARIANT/DEVICES/metrics.jsonl,
+and writes to DIRECTORY
+
+  bytes.json  results of collective operations in a training step of each run on all devices;
+  units.json  layers with their units on different devices, against layers that lie on one;
+  dqn.json    devices that hold the state of deep Q-learning.
 """
 
+import functools
 import importlib
+import json
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_dict
 
+import wn
 from experiments.training import data, run
+from tests.experiments import communication
 
 # Statistics of the batch, data-dependent initialisation, dropout, moving averages, recurrence.
 RUNS = (
-  ('cifar', 'wn_mean_bn,tiny', {'ema_decay': 0.5}),
+  ('cifar', 'wn_mean_bn,tiny', {'ema_decay': 0.5, 'block_depth': 1}),
+  ('cifar', 'bn,tiny', {'block_depth': 1, 'eval_batch_size': 60}),  # which 8 cannot share
   ('vae', 'digits-iaf-wn,tiny', {}),
   ('draw', 'wn,tiny', {}),
 )
@@ -27,6 +40,7 @@ CHANGES |= {'eval_batch_size': 64, 'init_examples': 48, 'cpu_winograd': False}
 
 
 def main(directory: Path) -> None:
+  step_bytes = {}
   for experiment, spec, changes in RUNS:
     config = importlib.import_module(f'configs.{experiment}').get_config(spec)
     changes = CHANGES | changes
@@ -38,7 +52,88 @@ def main(directory: Path) -> None:
       workdir = directory / f'{experiment}-{config.variant}' / str(len(devices))
       run.create_workdir(workdir, config)
       mesh = jax.sharding.Mesh(np.asarray(devices), ('data',))
-      module.run_experiment(config, workdir, data.load('digits'), mesh)
+      with communication.recorded() as steps:
+        module.run_experiment(config, workdir, data.load('digits'), mesh)
+    step_bytes[f'{experiment}-{config.variant}'] = communication.count(*steps)
+  write(directory / 'bytes.json', step_bytes)
+  write(directory / 'units.json', units())
+  write(directory / 'dqn.json', dqn())
+
+
+class Net(nnx.Module):
+  """A convolution and a dense layer.
+
+  Args:
+    axis: of the mesh, for their units; None: they are on one device.
+  """
+
+  def __init__(self, axis: str | None):
+    rngs = nnx.Rngs(0)
+
+    def inits(ndim: int) -> dict[str, nnx.Initializer]:
+      inits = {'kernel_init': nnx.initializers.normal(), 'bias_init': nnx.initializers.zeros}
+      partitions = {'kernel_init': (None,) * (ndim - 1) + (axis,), 'bias_init': (axis,)}
+      if axis is None:
+        return inits
+      return {name: nnx.with_partitioning(inits[name], partitions[name]) for name in inits}
+
+    self.conv = wn.Conv(3, 8, (3, 3), **inits(4), rngs=rngs)
+    self.linear = wn.Linear(8, 12, **inits(2), rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.linear(nnx.relu(self.conv(x)).mean(axis=(1, 2)))
+
+
+def units() -> dict[str, dict]:
+  """`parts`: of each parameter. `errors`: the largest, relative to the largest value."""
+  x = np.random.default_rng(0).normal(size=(16, 6, 6, 3)).astype(np.float32)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def compute(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array) -> dict:
+    model = nnx.merge(graphdef, state)
+    wn.data_dependent_init(model, x)
+    state = nnx.state(model)
+    loss = lambda state: jnp.sum(jnp.sin(nnx.merge(graphdef, state)(x)))
+    return {'outputs': model(x), 'parameters': state, 'gradients': jax.grad(loss)(state)}
+
+  expected = compute(*nnx.split(Net(None)), x)
+  types = (jax.sharding.AxisType.Auto,) * 2
+  mesh = jax.make_mesh((2, 4), ('data', 'model'), axis_types=types)
+  with jax.set_mesh(mesh):
+    graphdef, state = nnx.split(Net('model'))
+    batch = jax.device_put(x, NamedSharding(mesh, PartitionSpec('data')))
+    results = compute(graphdef, state, batch)
+  parts = {
+    '.'.join(map(str, path)): len({str(shard.index) for shard in leaf[...].addressable_shards})
+    for path, leaf in nnx.to_flat_state(state)
+  }
+  return {
+    'parts': parts,
+    'errors': {name: error(results[name], expected[name]) for name in results},
+  }
+
+
+def error(tree, expected) -> float:
+  errors = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(b).max()), tree, expected)
+  return max(jax.tree.leaves(errors))
+
+
+def dqn() -> list[str]:
+  """The devices of the state after two updates."""
+  from configs import dqn
+  from experiments.dqn.actor_learner import ActorLearner
+
+  config = dqn.get_config('breakout-wn,tiny')
+  config.learning_starts = 8
+  agent = ActorLearner(config_dict.FrozenConfigDict(config))
+  for _ in range(4):
+    agent.step()
+  assert int(agent.state.train.step) == 2
+  return sorted({str(d) for leaf in jax.tree.leaves(agent.state) for d in leaf.devices()})
+
+
+def write(path: Path, value) -> None:
+  path.write_text(json.dumps(value))
 
 
 if __name__ == '__main__':

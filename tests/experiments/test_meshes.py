@@ -1,5 +1,6 @@
 """Eight devices train as one does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,11 +26,29 @@ def directory(tmp_path_factory):
 
 
 @pytest.mark.parametrize('experiment, spec', [run[:2] for run in meshes.RUNS])
-def test_metrics_are_those_of_one_device(experiment, spec, directory):
+def test_metrics_are_those_of_one_device(experiment, spec, directory, figures):
   """Initialisation, noise, statistics, gradients and evaluation are those of the global batch."""
-  runs = directory / f'{experiment}-{GET_CONFIG[experiment](spec).variant}'
-  one, eight = (read_rows(runs / count / 'metrics.jsonl') for count in ('1', '8'))
+  name = f'{experiment}-{GET_CONFIG[experiment](spec).variant}'
+  one, eight = (read_rows(directory / name / count / 'metrics.jsonl') for count in ('1', '8'))
   assert [row['step'] for row in one] == [1, 2, 2]
+  largest = 0.0
   for row, expected in zip(eight, one, strict=True):
     row.pop('seconds'), expected.pop('seconds')
     assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    errors = [abs(row[name] - expected[name]) / max(1e-1, abs(expected[name])) for name in row]
+    largest = max(largest, *errors)
+  figures(f'eight-devices-{name}', {'largest relative error of a metric': largest})
+
+
+def test_units_on_different_devices(directory, figures):
+  """Outputs, gradients and data-dependent initialisation of kernels that are split by units."""
+  result = json.loads((directory / 'units.json').read_text())
+  names = ('bias', 'kernel', 'scale')
+  assert result['parts'] == {f'{layer}.{n}': 4 for layer in ('conv', 'linear') for n in names}
+  assert result['errors'].keys() == {'outputs', 'gradients', 'parameters'}
+  assert max(result['errors'].values()) < 1e-5
+  figures('units-on-devices', result['errors'])
+
+
+def test_deep_q_learning_uses_one_device(directory):
+  assert json.loads((directory / 'dqn.json').read_text()) == ['TFRT_CPU_0']

@@ -1,4 +1,6 @@
-"""Trains tiny runs in one process and two: `python -m tests.experiments.two_processes DIRECTORY`.
+"""Trains tiny runs in one process and in two.
+
+  python -m tests.experiments.two_processes DIRECTORY EXPERIMENT ...
 
 The processes are copies of this one, made after all is imported and before JAX computes: that is
 most of what a short run takes. Prints their exit codes as JSON.
@@ -23,16 +25,17 @@ from experiments.training import cli, processes
 CHANGES = {'epochs': 2, 'train_examples': 96, 'batch_size': 24, 'log_every': 3}
 CHANGES |= {'eval_batch_size': 64, 'init_examples': 48}
 RUNS = {
-  'cifar': (cifar, 'wn_mean_bn,tiny', {**CHANGES, 'ema_decay': 0.5}),
+  'cifar': (cifar, 'bn,tiny', {**CHANGES, 'block_depth': 1, 'ema_decay': 0.5}),
   'draw': (draw, 'wn,tiny', {name: CHANGES[name] for name in CHANGES if name != 'init_examples'}),
 }
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, experiments: list[str]) -> None:
   os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=0'  # or each copy would start anew to set it
-  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'  # one compiles for all
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # one compiles for all
+  jax.config.update('jax_share_binary_between_hosts', True)
   codes = {}
-  for experiment in RUNS:
+  for experiment in experiments:
     one, two = directory / experiment / 'one', directory / experiment / 'two'
     codes[f'{experiment}, one'] = wait(start(experiment, one))
     address = f'localhost:{free_port()}'
@@ -136,4 +139,4 @@ def is_free(port):
 
 
 if __name__ == '__main__':
-  main(Path(sys.argv[1]))
+  main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,8 +1,6 @@
 """The training loop on a model of a few numbers, which compiles at once: many faults are tried."""
 
 import dataclasses
-import json
-import re
 from pathlib import Path
 
 import jax
@@ -78,21 +76,6 @@ class Run:
 def _quiet():
   """Importing it is not enough: pytest has hooks of its own."""
   quiet.install()
-
-
-@pytest.fixture
-def figures(request):
-  """Keeps what was measured, in NAME.json of the directory of --figures if that is given."""
-
-  def write(name, values):
-    if directory := request.config.getoption('figures'):
-      directory.mkdir(parents=True, exist_ok=True)
-      text = json.dumps(values, indent=2)
-      row = lambda match: ' '.join(match[0].split())
-      text = re.sub(r'\[[^][{}]*\]', row, text)  # a row of numbers on one line
-      (directory / f'{name}.json').write_text(text + '\n')
-
-  return write
 
 
 @pytest.fixture
