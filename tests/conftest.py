@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -64,7 +65,10 @@ def figures(request):
   def write(name, values):
     if directory := request.config.getoption('figures'):
       directory.mkdir(parents=True, exist_ok=True)
-      (directory / f'{name}.json').write_text(json.dumps(values, indent=2) + '\n')
+      text = json.dumps(values, indent=2)
+      row = lambda match: ' '.join(match[0].split())
+      text = re.sub(r'\[[^][{}]*\]', row, text)  # a row of numbers on one line
+      (directory / f'{name}.json').write_text(text + '\n')
 
   return write
 

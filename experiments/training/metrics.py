@@ -83,10 +83,12 @@ class MetricsLog:
       self._open.close()
 
 
-class NoLog:
-  """In place of a `MetricsLog` in all processes of a run but the first, which writes the rows."""
+class NoLog(MetricsLog):
+  """A log that writes nothing: of all processes of a run but the first, which writes the rows."""
 
-  seconds = 0.0
+  def __init__(self, workdir: Path, resume_step: int = 0):
+    del workdir, resume_step
+    self._start = time.monotonic()
 
   def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
     """Does nothing."""
