@@ -31,6 +31,11 @@ class AgentState:
   train: TrainState
   target_params: nnx.State
 
+  @property
+  def params(self) -> nnx.State:
+    """Those that are trained."""
+    return self.train.params
+
 
 class Batch(NamedTuple):
   """Transitions (s, a, r, γ, s') at times t−1 and t.
@@ -60,6 +65,7 @@ def create(
     param=config.param,
     features=config.features,
     hidden=config.hidden,
+    dtype=jnp.dtype(config.dtype),
     rngs=nnx.Rngs(params=key),
   )
   graphdef, params = nnx.split(network, nnx.Param)

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ from ml_collections import config_dict
 
 from experiments.dqn import evaluation, pictures
 from experiments.dqn.actor_learner import ActorLearner
+from experiments.dqn.agent import AgentState
 from experiments.dqn.environments import FRAME_SKIP, Arrays, seeds
 from experiments.dqn.journal import Journal
 from experiments.dqn.validate import validate
-from experiments.training import interrupts, run, start
+from experiments.training import interrupts, nonfinite, run, start
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import Interrupted
+from experiments.training.errors import Interrupted, UserError
 from experiments.training.loop import run_name, sum_of
 from experiments.training.metrics import MetricsLog, Progress
-from experiments.training.nonfinite import check_finite
+from experiments.training.nonfinite import NotFinite, check_finite
 
 BEST_METRIC = 'eval/score'
 
@@ -93,6 +94,7 @@ def train_and_evaluate(
     contextlib.closing(checkpoints),
     contextlib.closing(MetricsLog(workdir, resume_step=last_row)) as log,
     contextlib.closing(Progress(run_name(workdir), total, agent.steps, config.epochs)) as progress,
+    _traced(agent, checkpoints, journal),
   ):
 
     def save(games: Arrays, **kwargs: Any) -> None:
@@ -140,6 +142,33 @@ def train_and_evaluate(
         save(agent.games.save(interrupted=True), notes=notes)
       if stop:
         raise Interrupted(stop, f'at agent step {agent.steps:,}')
+
+
+@contextlib.contextmanager
+def _traced(agent: ActorLearner, checkpoints: Checkpoints, journal: Journal) -> Iterator[None]:
+  """Adds to a `NotFinite` what came first."""
+  try:
+    yield
+  except NotFinite as error:
+    raise error.at(_first_not_finite(agent, checkpoints, journal, error.step)) from error
+
+
+def _first_not_finite(
+  agent: ActorLearner, checkpoints: Checkpoints, journal: Journal, last_step: int
+) -> str:
+  """What was not finite first, found by going on from the latest checkpoint once more."""
+  params, found = agent.state.params, None
+
+  def step(*_: Any) -> tuple[AgentState, dict[str, float]]:
+    agent.step()
+    return agent.state, agent.take_metrics()
+
+  with contextlib.suppress(UserError):
+    if (state := checkpoints.restore(agent.state)) is not None:
+      agent.state = state
+      agent.games.restore(journal.restore(agent.steps))
+      found = nonfinite.trace(state, step, last_step, stride=agent.config.num_envs)
+  return found or nonfinite.describe(params)
 
 
 def eval_metrics(returns: np.ndarray) -> dict[str, float]:

@@ -105,6 +105,7 @@ def train(
       progress.epoch(step // steps_per_epoch, log.seconds, {**window.means, **results})
       save(metrics=results)
 
+    check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
     if checkpoints.notes.get('evaluate'):
       end_epoch()
     while step < total:

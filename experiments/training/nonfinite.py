@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.training.errors import UserError
-from experiments.training.state import TrainState
+
+State = Any  # one type for all of a trace
 
 _SECONDS = 20.0  # for `trace`
 
@@ -50,7 +51,7 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
 def first_array(tree: Any) -> str | None:
   """'conv1.kernel': name of the first array in a pytree that is not finite; None if all are."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if jnp.issubdtype(leaf.dtype, jnp.inexact) and not jnp.isfinite(leaf).all():
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.isfinite(leaf).all():
       return jax.tree_util.keystr(path, simple=True, separator='.').removesuffix('.value')
   return None
 
@@ -62,25 +63,28 @@ def describe(params: Any) -> str:
 
 
 def trace(
-  state: TrainState,
-  train_step: Callable[[TrainState, int], tuple[TrainState, Mapping[str, jax.Array]]],
+  state: State,
+  train_step: Callable[[State, int], tuple[State, Mapping[str, jax.typing.ArrayLike]]],
   last_step: int,
+  *,
+  stride: int = 1,
 ) -> str | None:
   """Takes the steps before a failure again, looking at every array after each.
 
   After a failure, one more step makes everything NaN; this finds what came first.
 
   Args:
-    state: a finite one before it.
+    state: a finite one before it, with a `step` and `params`.
     train_step: (state, its step) → (state, metrics).
     last_step: where to stop.
+    stride: how much a call of `train_step` adds to the step.
 
   Returns:
     What came first, or None if it does not come again, or not within `_SECONDS`.
   """
   deadline = time.monotonic() + _SECONDS
-  for step in range(int(state.step) + 1, last_step + 1):
-    state, metrics = train_step(state, step - 1)
+  for step in range(int(state.step) + stride, last_step + 1, stride):
+    state, metrics = train_step(state, step - stride)
     if (name := first_array(dict(metrics))) is not None:
       return f'it began with {name} in step {step}, from finite parameters'
     if (name := first_array(state.params)) is not None:

@@ -8,7 +8,12 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from ml_collections import config_dict
 
+from configs import cifar, dqn
+from experiments.cifar import train as cifar_train
+from experiments.dqn import train as dqn_train
+from experiments.dqn.actor_learner import ActorLearner
 from experiments.training import nonfinite
 from experiments.training.errors import UserError
 from experiments.training.state import TrainState
@@ -123,3 +128,45 @@ def test_first_array():
   }
   assert nonfinite.first_array(tree) == 'b.1'
   assert nonfinite.first_array({'a': jnp.zeros(3)}) is None
+
+
+def frozen(module, spec, **changes):
+  config = module.get_config(spec)
+  config.update(changes)
+  return config_dict.FrozenConfigDict(config)
+
+
+def test_a_parameter_of_an_experiment_before_its_first_step(tmp_path, monkeypatch):
+  create = cifar_train.create_model
+
+  def create_broken(*args, **kwargs):
+    model = create(*args, **kwargs)
+    kernel = model.block2[0].linear.kernel
+    kernel[...] = kernel[...].at[0, 0, 0, 0].set(np.nan)
+    return model
+
+  monkeypatch.setattr(cifar_train, 'create_model', create_broken)
+  with pytest.raises(UserError, match=r'nan at step 0 \(block2\.0\.linear\.kernel is the first'):
+    cifar_train.train(frozen(cifar, 'bn,tiny', block_depth=1), tmp_path)
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+def test_deep_q_learning_says_where_it_began(tmp_path, monkeypatch):
+  """Its steps since the checkpoint at 100 are played and learnt again."""
+  config = frozen(dqn, 'breakout-wn,tiny', checkpoint_every=100, log_every=200)
+  step = ActorLearner.step
+
+  def broken_step(agent):
+    actions = step(agent)
+    if agent.steps == 124:
+      params = jax.tree.map(jnp.copy, agent.state.params)
+      params['conv3']['scale'][...] = params['conv3']['scale'][...].at[1].set(np.inf)
+      train = dataclasses.replace(agent.state.train, params=params)
+      agent.state = dataclasses.replace(agent.state, train=train)
+    return actions
+
+  monkeypatch.setattr(ActorLearner, 'step', broken_step)
+  message = r'at step 200 \(it began with the update of conv3\.scale in step 124\); the checkpoints'
+  with pytest.raises(UserError, match=message):
+    dqn_train.train(config, tmp_path)
+  assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['100']
