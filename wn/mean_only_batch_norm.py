@@ -112,7 +112,7 @@ class MeanOnlyBatchNorm(nnx.Module):
       if self.axis_name is not None:
         mean = jax.lax.pmean(mean, self.axis_name, axis_index_groups=self.axis_index_groups)
       self.mean[...] = jax.lax.stop_gradient(
-        self.momentum * self.mean[...] + (1 - self.momentum) * mean.astype(jnp.float32)
+        self.momentum * self.mean[...] + (1 - self.momentum) * mean.astype(self.mean[...].dtype)
       )
     x, bias = self.promote_dtype((x, bias), dtype=self.dtype)
     y = x - mean.reshape(feature_shape)
