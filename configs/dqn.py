@@ -75,6 +75,9 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.features = (32, 64, 64)  # of the three convolutions
   config.hidden = 512
 
+  # Arithmetic; ours.
+  config.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
+
   # Replay memory.
   config.replay_capacity = 1_000_000  # frames
   config.learning_starts = 50_000  # agent steps before the first update

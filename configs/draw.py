@@ -58,6 +58,9 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
   config.write_window = 5  # N; without attention not used
   config.init_std = 0.01  # of v and of plain weights; all biases start at 0, forget gates' included
 
+  # Arithmetic; ours.
+  config.dtype = 'float32'  # or 'bfloat16', of the products in the LSTMs; all else is float32
+
   # Optimisation: Adam.
   config.epochs = 100
   config.batch_size = 100

@@ -79,6 +79,9 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   config.init_examples = 100  # for data-dependent initialisation, of both parameterisations; ours
   config.init_scale = 0.1  # of the authors' code for CIFAR-10
 
+  # Arithmetic; ours.
+  config.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
+
   # Optimisation: the authors' Adamax.
   config.epochs = 200  # ours
   config.batch_size = 16 if dataset == 'cifar10' else 100  # MNIST: ours

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import dtypes
 from flax.typing import Dtype
 from jax import lax
 
 import wn
+from experiments.training.precision import promote_all_but_bias
 
 
 class ConvNet(nnx.Module):
@@ -71,7 +71,8 @@ class ConvNet(nnx.Module):
       [conv(2 * width, 2 * width, (3, 3), padding='VALID')]
       + [conv(2 * width, 2 * width, (1, 1)) for _ in range(2)]
     )
-    self.head = unit('Linear', 2 * width, num_classes, dtype=jnp.float32)
+    self.sum_dtype = jnp.promote_types(dtype, jnp.float32)
+    self.head = unit('Linear', 2 * width, num_classes, dtype=self.sum_dtype)
     self.dropout = nnx.Dropout(dropout_rate)
     self.noise_std = noise_std
 
@@ -91,7 +92,7 @@ class ConvNet(nnx.Module):
       x = self.dropout(max_pool(x), deterministic=not train, rngs=rngs)
     for unit in self.block3:
       x = leaky_relu(unit(x, train=train))
-    return self.head(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), train=train)
+    return self.head(jnp.mean(x, axis=(1, 2), dtype=self.sum_dtype), train=train)
 
 
 class Unit(nnx.Module):
@@ -107,7 +108,7 @@ class Unit(nnx.Module):
       use_bias=variant in ('plain', 'wn'),  # the other three add their bias after the mean is out
       kernel_init=nnx.initializers.normal(init_std),
       dtype=dtype,
-      promote_dtype=_promote_all_but_bias,
+      promote_dtype=promote_all_but_bias,
       rngs=rngs,
       **kwargs,
     )
@@ -127,16 +128,6 @@ class Unit(nnx.Module):
     """The pre-activation."""
     t = self.linear(x).astype(self.dtype)
     return t if self.norm is None else self.norm(t, use_running_average=not train)
-
-
-def _promote_all_but_bias(arrays: tuple, dtype: Dtype) -> tuple:
-  """As nnx casts the arrays of a layer before it computes; the bias stays float32.
-
-  Its gradient is a sum over positions and examples, which XLA:CPU takes in the dtype of the bias:
-  in bfloat16 a sum of ones ends at 256.
-  """
-  *operands, bias = arrays
-  return *dtypes.promote_dtype(operands, dtype=dtype), bias
 
 
 class BatchNorm(nnx.BatchNorm):

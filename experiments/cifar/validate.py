@@ -5,8 +5,8 @@ from ml_collections import config_dict
 from experiments.training.checks import check, check_examples, choose
 from experiments.training.data import LOADERS, Dataset
 from experiments.training.errors import UserError
+from experiments.training.precision import DTYPES
 
-_DTYPES = ('float32', 'bfloat16')
 _VARIANTS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn')
 _AT_LEAST_ONE = (
   'width', 'block_depth', 'epochs', 'batch_size', 'init_examples', 'eval_batch_size', 'upscale',
@@ -25,7 +25,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   """
   choose(config, 'variant', _VARIANTS)
   choose(config, 'dataset', tuple(LOADERS))
-  choose(config, 'dtype', _DTYPES)
+  choose(config, 'dtype', DTYPES)
   check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
   check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')

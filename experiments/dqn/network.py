@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.typing import Dtype
 
 import wn
+from experiments.training.precision import promote_all_but_bias
 
 SIDE = 84  # pixels of a frame
 STACK = 4  # frames in an observation
@@ -28,6 +30,7 @@ class QNetwork(nnx.Module):
     param: 'plain' or 'wn'.
     features: (F₁, F₂, F₃), (32, 64, 64) in the paper.
     hidden: units of the dense layer, 512 in the paper.
+    dtype: of the products in all layers but the last; all else has the dtype of the parameters.
     rngs: random streams; `params` is used.
 
   Raises:
@@ -41,6 +44,7 @@ class QNetwork(nnx.Module):
     param: str,
     features: Sequence[int],
     hidden: int,
+    dtype: Dtype = jnp.float32,
     rngs: nnx.Rngs,
   ):
     library = {'plain': nnx, 'wn': wn}[param]
@@ -48,17 +52,21 @@ class QNetwork(nnx.Module):
     def conv(in_features: int, out_features: int, size: int, stride: int) -> nnx.Conv:
       return library.Conv(
         in_features, out_features, (size, size), strides=stride, padding='VALID',
+        dtype=dtype, promote_dtype=promote_all_but_bias,
         **_uniform(size * size * in_features), rngs=rngs,
       )  # fmt: skip
 
-    def linear(in_features: int, out_features: int) -> nnx.Linear:
-      return library.Linear(in_features, out_features, **_uniform(in_features), rngs=rngs)
+    def linear(in_features: int, out_features: int, dtype: Dtype | None) -> nnx.Linear:
+      return library.Linear(
+        in_features, out_features, dtype=dtype, promote_dtype=promote_all_but_bias,
+        **_uniform(in_features), rngs=rngs,
+      )  # fmt: skip
 
     self.conv1 = conv(STACK, features[0], 8, 4)
     self.conv2 = conv(features[0], features[1], 4, 2)
     self.conv3 = conv(features[1], features[2], 3, 1)
-    self.dense = linear(7 * 7 * features[2], hidden)
-    self.out = linear(hidden, num_actions)
+    self.dense = linear(7 * 7 * features[2], hidden, dtype)
+    self.out = linear(hidden, num_actions, None)
 
   def __call__(self, observations: jax.Array) -> jax.Array:
     """Maps uint8 observations [B, stack, 84, 84] to action values [B, num_actions]."""

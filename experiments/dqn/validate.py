@@ -9,6 +9,7 @@ from experiments.dqn import replay
 from experiments.dqn.extra import roms
 from experiments.training.checks import check, choose
 from experiments.training.errors import UserError
+from experiments.training.precision import DTYPES
 
 _AT_LEAST_ONE = (
   'num_envs', 'max_frames', 'hidden', 'replay_capacity', 'batch_size', 'update_period',
@@ -35,6 +36,7 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
   """
   _check_game(config.game)
   choose(config, 'param', ('plain', 'wn'))
+  choose(config, 'dtype', DTYPES)
   if config.variant != f'{config.game}-{config.param}':
     raise UserError(
       f'config.variant={config.variant} is not the game and parameterisation of the config; choose '

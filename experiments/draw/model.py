@@ -6,11 +6,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.typing import Dtype
 
 import wn
 from experiments.draw import attention
 from experiments.draw.attention import Window
 from experiments.training import distributions
+from experiments.training.precision import promote_all_but_bias
 
 LSTMState = tuple[jax.Array, jax.Array]  # cell and output, [B, units] each
 Carry = tuple[jax.Array, LSTMState, LSTMState]  # canvas [B, H, W, C], encoder, decoder
@@ -73,6 +75,7 @@ class Draw(nnx.Module):
     init_std: standard deviation of the initial weights.
     remat: whether to compute a glimpse once more in the backward pass rather than keep its
       intermediate values in memory.
+    dtype: of the products in the LSTMs; all else has the dtype of the parameters.
     rngs: random streams; `params` is used.
   """
 
@@ -89,13 +92,15 @@ class Draw(nnx.Module):
     write_window: int,
     init_std: float,
     remat: bool,
+    dtype: Dtype = jnp.float32,
     rngs: nnx.Rngs,
   ):
     normal = nnx.initializers.normal(init_std)
     linear = lambda a, b: nnx.Linear(a, b, kernel_init=normal, rngs=rngs)
     lstm = lambda a, b: nnx.LSTMCell(
-      a, b, kernel_init=normal, recurrent_kernel_init=normal, rngs=rngs
-    )
+      a, b, kernel_init=normal, recurrent_kernel_init=normal, dtype=dtype,
+      promote_dtype=promote_all_but_bias, rngs=rngs,
+    )  # fmt: skip
     height, width, channels = image_shape
     self.image_shape = image_shape
     self.glimpses = glimpses

@@ -106,6 +106,7 @@ def create_model(
     write_window=config.write_window,
     init_std=config.init_std,
     remat=config.remat,
+    dtype=jnp.dtype(config.dtype),
     rngs=nnx.Rngs(params=key),
   )
   # v takes the plain weights, g their norms.

@@ -9,7 +9,7 @@ _TEST_SEED = 1602
 
 def draw(key: jax.Array, images: jax.Array) -> jax.Array:
   """Float32 bits, drawn with the uint8 grey values / 255 as probabilities: for training."""
-  return jax.random.bernoulli(key, images / 255).astype(jnp.float32)
+  return jax.random.bernoulli(key, images.astype(jnp.float32) / 255).astype(jnp.float32)
 
 
 def draw_once(images: np.ndarray) -> np.ndarray:

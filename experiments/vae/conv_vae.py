@@ -60,7 +60,7 @@ class ConvVAE(nnx.Module):
       [layers.conv(a, b, (3, 3), strides=2) for a, b in itertools.pairwise(maps)]
     )
     self.encoder_dense = layers.linear(size, hidden)
-    self.posterior = layers.linear(hidden, 2 * latents + context)
+    self.posterior = layers.linear(hidden, 2 * latents + context, dtype=None)
     self.flow = (
       Flow(flow_steps, latents, context, width=flow_width, depth=flow_depth, layers=layers)
       if flow_steps
@@ -71,7 +71,7 @@ class ConvVAE(nnx.Module):
     self.decoder_up = nnx.List(
       [layers.conv(a, b, (3, 3)) for a, b in itertools.pairwise(maps[::-1])]
     )
-    self.decoder_out = layers.conv(maps[0], channels, (3, 3))
+    self.decoder_out = layers.conv(maps[0], channels, (3, 3), dtype=None)
 
   def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
     """The terms of the bound for binary images x [B, H, W, C], with one z for each."""

@@ -51,8 +51,9 @@ class MADE(nnx.Module):
     self.context = layers.linear(context, width)
     mask = autoregressive_mask(hidden, inputs - 1)
     # An array for each: the training step gives the buffers of its state away, once each.
-    self.mean = layers.masked_linear(width, features, mask=jnp.array(mask))
-    self.log_scale = layers.masked_linear(width, features, mask=jnp.array(mask))
+    last = lambda: layers.masked_linear(width, features, mask=jnp.array(mask), dtype=None)
+    self.mean = last()
+    self.log_scale = last()
 
   def __call__(self, z: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
     """m and s [B, features] of z [B, features] and context [B, context]."""

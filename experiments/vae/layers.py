@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from flax.typing import Dtype
 
 import wn
+from experiments.training.precision import promote_all_but_bias
 from wn.layers import KernelView
 
 
@@ -38,15 +40,25 @@ class Layers:
     variant: 'plain' or 'wn'.
     init_std: standard deviation of v, and of plain weights.
     log_scale: whether weight-normalised layers have g = exp(s).
+    dtype: of the products of a layer that is not told another; None: that of the parameters.
     rngs: random streams; `params` is used.
 
   Raises:
     KeyError: unknown variant.
   """
 
-  def __init__(self, variant: str, *, init_std: float, log_scale: bool = False, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    variant: str,
+    *,
+    init_std: float,
+    log_scale: bool = False,
+    dtype: Dtype | None = None,
+    rngs: nnx.Rngs,
+  ):
     library = {'plain': nnx, 'wn': wn}[variant]
     common: dict[str, Any] = {'kernel_init': nnx.initializers.normal(init_std), 'rngs': rngs}
+    common |= {'dtype': dtype, 'promote_dtype': promote_all_but_bias}
     common |= {'log_scale': log_scale} if library is wn else {}
     make: Callable[..., Any] = functools.partial
     self.linear = make(library.Linear, **common)

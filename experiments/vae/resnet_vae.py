@@ -47,7 +47,7 @@ class ResNetVAE(nnx.Module):
     halves = [level > 0 and i == 0 for level, depth in enumerate(depths) for i in range(depth)]
     self.layers = nnx.List([LatentLayer(h, z, half, is_iaf, layers) for half in halves])
     self.h_top = nnx.Param(jnp.zeros(h))
-    self.decoder_out = layers.conv_transpose(h, channels, (5, 5), strides=(2, 2))
+    self.decoder_out = layers.conv_transpose(h, channels, (5, 5), strides=(2, 2), dtype=None)
     self.log_scale = nnx.Param(jnp.zeros(()))  # of the discretised logistic
     self.top_shape = (height >> len(depths), width >> len(depths), h)
 
@@ -210,13 +210,13 @@ class AutoregressiveConv(nnx.Module):
 
   def __init__(self, z: int, h: int, layers: Layers):
     maps, hidden = np.arange(1, z + 1), np.arange(h) * z // h
-    conv = lambda a, b: layers.conv(
-      len(a), len(b), (3, 3), mask=jnp.array(convolution_mask(a, b, 3))
+    conv = lambda a, b, **kwargs: layers.conv(
+      len(a), len(b), (3, 3), mask=jnp.array(convolution_mask(a, b, 3)), **kwargs
     )
     self.hidden1 = conv(maps, hidden)
     self.hidden2 = conv(hidden, hidden)
-    self.mean = conv(hidden, maps - 1)
-    self.log_scale = conv(hidden, maps - 1)
+    self.mean = conv(hidden, maps - 1, dtype=None)
+    self.log_scale = conv(hidden, maps - 1, dtype=None)
 
   def __call__(self, z: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
     """m and s [B, H, W, z] of z [B, H, W, z] and context [B, H, W, h]."""

@@ -134,6 +134,7 @@ def create_model(
     config.param,
     init_std=config.init_std,
     log_scale=config.log_scale,
+    dtype=jnp.dtype(config.dtype),
     rngs=nnx.Rngs(params=key),
   )
   if config.dataset == 'cifar10':

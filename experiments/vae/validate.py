@@ -5,6 +5,7 @@ from ml_collections import config_dict
 from experiments.training.checks import check, check_examples, choose
 from experiments.training.data import LOADERS, Dataset
 from experiments.training.errors import UserError
+from experiments.training.precision import DTYPES
 
 _AT_LEAST_ONE = (
   'epochs', 'batch_size', 'init_examples', 'eval_batch_size', 'log_every', 'checkpoint_every',
@@ -23,6 +24,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   choose(config, 'dataset', tuple(LOADERS))
   choose(config, 'posterior', ('diag', 'iaf'))
   choose(config, 'param', ('plain', 'wn'))
+  choose(config, 'dtype', DTYPES)
   if config.variant != f'{config.dataset}-{config.posterior}-{config.param}':
     raise UserError(
       f'config.variant={config.variant} is not the data set, posterior and parameterisation of the '

@@ -255,6 +255,11 @@ def test_the_paper_s_configs_are_valid(spec, monkeypatch):
     ('breakout-wn,tiny', {'game': 'pong'}, 'choose these in --config'),
     ('breakout-wn,tiny', {'param': 'plain'}, 'choose these in --config'),
     ('breakout-wn,tiny', {'optimizer': 'adam'}, 'config.optimizer=adam: choose one of adamax, rms'),
+    (
+      'breakout-wn,tiny',
+      {'dtype': 'float16'},
+      'config.dtype=float16: choose one of float32, bfloat16',
+    ),
     ('breakout-wn,tiny', {'num_envs': 6}, 'must be a multiple of config.update_period=4'),
     ('breakout-wn,tiny', {'target_period': 42}, 'must be a multiple of config.num_envs=4'),
     ('breakout-wn,tiny', {'eval_episodes': 5}, 'must be a multiple of config.eval_envs=2'),

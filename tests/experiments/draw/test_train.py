@@ -175,6 +175,7 @@ def test_windows_are_outlined_where_they_are():
   'spec, changes, message',
   [
     ('wn,tiny', {'glimpses': 0}, 'config.glimpses=0 must be 1 or more'),
+    ('wn,tiny', {'dtype': 'float16'}, 'config.dtype=float16: choose one of float32, bfloat16'),
     ('wn,tiny', {'read_window': 9}, 'config.read_window=9 is larger than the 8×8 images of digits'),
     ('wn,tiny', {'write_window': 9}, 'config.write_window=9 is larger than the 8×8 images'),
     ('wn,tiny', {'write_window': 1}, 'config.write_window=1 must be 2 or more'),

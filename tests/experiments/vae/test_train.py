@@ -204,6 +204,11 @@ def test_the_paper_s_size():
 @pytest.mark.parametrize(
   'spec, changes, message',
   [
+    (
+      'digits-iaf-wn,tiny',
+      {'dtype': 'float16'},
+      'config.dtype=float16: choose one of float32, bfloat16',
+    ),
     ('digits-iaf-wn,tiny', {'latents': 0}, 'config.latents=0 must be 1 or more'),
     ('digits-iaf-wn,tiny', {'flow_steps': 0}, "config.flow_steps=0 must be 1 or more with 'iaf'"),
     ('digits-iaf-wn,tiny', {'flow_depth': 0}, 'config.flow_depth=0 must be 1 or more'),
