@@ -132,8 +132,9 @@ def _is_config(value: Any) -> bool:
     return False
   names = [value.get(key) for key in ('experiment', 'variant', 'protocol')]
   is_name = lambda name: isinstance(name, str) and re.fullmatch(r'\w[\w.+-]*', name)
-  rate = value.get('learning_rate', 0.0)
-  return all(map(is_name, names)) and isinstance(rate, int | float)
+  rate, epochs = value.get('learning_rate', 0.0), value.get('epochs', 1)
+  has_numbers = isinstance(rate, int | float) and isinstance(epochs, int)
+  return all(map(is_name, names)) and has_numbers
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -42,16 +42,21 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
   """
   if seeds < 1:
     raise UserError(f'--seeds {seeds}: give 1 or more.')
-  from experiments.cifar.train import train  # imports JAX, for which the environment is ready now
+  # These import JAX, for which the environment is ready now.
+  from experiments.cifar.train import train
+  from experiments.training import run
 
-  workdirs = []
+  configs = {}
   for seed in range(seeds):
     for variant in VARIANTS:
       config = cifar.get_config(f'{variant},{protocol}')
       config.seed = seed
-      workdirs.append(out / variant / f'seed{seed}')
-      train(config_dict.FrozenConfigDict(config), workdirs[-1])
-  made, _ = sections.make([results.read(workdir) for workdir in workdirs])
+      configs[out / variant / f'seed{seed}'] = config_dict.FrozenConfigDict(config)
+  for workdir, config in configs.items():  # all of them, before the first is trained
+    run.check_workdir(workdir, config)
+  for workdir, config in configs.items():
+    train(config, workdir)
+  made, _ = sections.make([results.read(workdir) for workdir in configs])
   output.write(made, out)
   print(f'\nTest error in % on 500 digits, mean of {seeds} seeds ± standard error:\n')
   print(error_table(curves.evaluations(made[0].runs, METRIC, scale=100)))

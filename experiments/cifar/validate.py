@@ -2,7 +2,7 @@
 
 from ml_collections import config_dict
 
-from experiments.training.checks import check, check_examples, choose
+from experiments.training.checks import check, check_examples, check_switches, choose
 from experiments.training.data import LOADERS, Dataset
 from experiments.training.errors import UserError
 from experiments.training.precision import DTYPES
@@ -31,6 +31,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
   check(config, _NOT_NEGATIVE, lambda value: value >= 0, 'must not be negative')
   check(config, ('seed',), lambda value: 0 <= value < 2**32, 'must be at least 0 and below 2**32')
+  check_switches(config, ('whiten', 'cpu_winograd', 'diagnostics'))
   if config.variant == 'bn' and config.batch_size == 1:
     raise UserError('config.batch_size=1: batch normalisation needs 2 or more.')
   if dataset is None:

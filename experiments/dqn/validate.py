@@ -7,7 +7,7 @@ from ml_collections import config_dict
 
 from experiments.dqn import replay
 from experiments.dqn.extra import roms
-from experiments.training.checks import check, choose
+from experiments.training.checks import check, check_sizes, choose
 from experiments.training.errors import UserError
 from experiments.training.precision import DTYPES
 
@@ -48,8 +48,7 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
   check(config, _PROBABILITIES, lambda value: 0 <= value <= 1, 'must be between 0 and 1')
   check(config, ('seed',), lambda value: 0 <= value < 2**31, 'must be at least 0 and below 2**31')
-  if len(config.features) != 3 or min(config.features) < 1:
-    raise UserError(f'config.features={config.features} must be three numbers, 1 or more each.')
+  check_sizes(config, 'features', 'three numbers', count=3)
   _check_steps(config)
   _check_memory(config)
 

@@ -2,7 +2,7 @@
 
 from ml_collections import config_dict
 
-from experiments.training.checks import check, check_examples, choose
+from experiments.training.checks import check, check_examples, check_switches, choose
 from experiments.training.data import Dataset
 from experiments.training.errors import UserError
 from experiments.training.precision import DTYPES
@@ -25,6 +25,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   choose(config, 'dataset', ('mnist', 'digits'))  # images that can be taken for bits
   choose(config, 'param', ('plain', 'wn'))
   choose(config, 'dtype', DTYPES)
+  check_switches(config, ('attention', 'remat', 'diagnostics'))
   if config.variant != (config.param if config.attention else f'{config.param}-noattention'):
     raise UserError(
       f'config.variant={config.variant} is not the parameterisation and attention of the config; '

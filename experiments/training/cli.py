@@ -55,14 +55,14 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
     if {'-h', '--help', '--helpfull'} & set(sys.argv):
       print(sys.modules['__main__'].__doc__, _HELP, sep='\n')
       return
-    config = _parse(sys.argv)
+    config = _parse(sys.argv, experiment)
     place = processes.find(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if place and alone:
       raise UserError(f'{experiment} runs in one process, on one device: start it as one.')
     environment.prepare(ynn_products=ynn_products)
     with processes.joined(place):
       module = importlib.import_module(f'experiments.{experiment}.train')
-      workdir = Path(_WORKDIR.value or default_workdir(config)).expanduser()
+      workdir = Path(os.path.expanduser(_WORKDIR.value or default_workdir(config)))
       module.train(config, workdir, _DATA_DIR.value)
 
 
@@ -72,10 +72,12 @@ def default_workdir(config: config_dict.ConfigDict) -> str:
   return os.path.join('runs', config.experiment, name, f'seed{config.seed}')
 
 
-def _parse(argv: list[str]) -> config_dict.ConfigDict:
+def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
   try:
     rest = flags.FLAGS(argv)[1:]
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+  except OSError as error:  # of a file that an override is for
+    raise UserError('--config names no file; run from the root of the repository.') from error
+  except Exception as error:  # absl's, or whatever the code of the config file raises
     raise UserError(_last_line(error)) from error
   if rest:
     raise UserError(f'unexpected argument {rest[0]!r}; overrides are written --config.KEY=VALUE.')
@@ -87,14 +89,21 @@ def _parse(argv: list[str]) -> config_dict.ConfigDict:
   for key in ('experiment', 'protocol'):
     if key in config_flags.get_override_values(flags.FLAGS['config']):
       raise UserError(f'--config.{key} cannot be overridden; choose it in --config FILE:SPEC.')
-  return config_dict.FrozenConfigDict(_CONFIG.value)
+  config = _CONFIG.value
+  name = config.experiment if 'experiment' in config else 'no experiment'
+  if name != experiment:
+    raise UserError(f'{path} is a config of {name}, not of {experiment}.')
+  if missing := {'variant', 'protocol', 'seed'} - set(config):
+    raise UserError(f'{path}: the config lacks {", ".join(sorted(missing))}.')
+  return config_dict.FrozenConfigDict(config)
 
 
 def _last_line(error: Exception) -> str:
   """What a flag error says, without the traceback that config_flags puts into its message."""
-  text = str(error)
+  inner = error.args[0] if error.args else error
+  if isinstance(inner, KeyError):  # with a misspelt key, and perhaps a hint in a line of its own
+    return f'the config has no key {str(inner.args[0]).replace(chr(10), ". ")}'
+  text = str(inner if isinstance(error, KeyError) else error)
   if 'Traceback' in text:
     text = text.strip().splitlines()[-1].split(': ', 1)[-1]
-  if isinstance(error, AttributeError):  # a misspelt key arrives as a repr: mend its escapes
-    text = text.replace('\\n', ' ').replace('\\', '').strip('\'" ')
   return text

@@ -69,6 +69,10 @@ def digits(data_dir: str | None = None) -> Dataset:
   )
 
 
+_SHAPES = {
+  'cifar10': {'train': (50_000, 32, 32, 3), 'test': (10_000, 32, 32, 3)},
+  'mnist': {'train': (60_000, 28, 28, 1), 'test': (10_000, 28, 28, 1)},
+}
 LOADERS = {'cifar10': cifar10, 'mnist': mnist, 'digits': digits}
 
 
@@ -89,11 +93,11 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
 
 def default_data_dir() -> Path:
   """The folder where TensorFlow Datasets looks if it is not told another."""
-  return Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+  return Path(os.path.expanduser(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'))
 
 
 def _from_tfds(name: str, data_dir: str | None) -> Dataset:
-  root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+  root = Path(os.path.expanduser(data_dir)) if data_dir else default_data_dir()
   if not root.is_dir():
     raise UserError(
       f'no data folder {root}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
@@ -110,7 +114,7 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
     )
   folder = versions[-1].resolve()
   key = {'dataset': name, 'version': folder.name, 'folder': str(folder)}
-  arrays = cached(name, key, lambda: _decode(folder))
+  arrays = cached(name, key, lambda: _decode(folder, name))
   return Dataset(
     name,
     Split(arrays['train_images'], arrays['train_labels']),
@@ -120,15 +124,18 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
 
 
 def check_format(folder: Path) -> None:
-  """Checks that a folder can be read without TensorFlow.
+  """Checks that a folder NAME/VERSION holds that data set, and can be read without TensorFlow.
 
   Raises:
-    UserError: it holds TFRecord files, the default of TensorFlow Datasets.
+    UserError: it holds another, or TFRecord files, the default of TensorFlow Datasets.
   """
   try:
-    file_format = json.loads((folder / 'dataset_info.json').read_text()).get('fileFormat')
-  except (ValueError, AttributeError) as error:
+    info = dict(json.loads((folder / 'dataset_info.json').read_text()))
+  except (ValueError, TypeError) as error:
     raise UserError(f'{folder}/dataset_info.json is damaged; copy it anew.') from error
+  if (name := info.get('name')) != folder.parent.name:
+    raise UserError(f'{folder} holds the data set {name}; copy or download the right one.')
+  file_format = info.get('fileFormat')
   if file_format != 'array_record':
     raise UserError(
       f'{folder} is in the format {file_format}, which only TensorFlow reads; download it anew '
@@ -163,7 +170,7 @@ def _strings(value: Any) -> Iterator[str]:
       yield from _strings(part)
 
 
-def _decode(folder: Path) -> dict[str, np.ndarray]:
+def _decode(folder: Path, name: str) -> dict[str, np.ndarray]:
   check_format(folder)
   check_features(folder)
   import tensorflow_datasets as tfds  # slow to import, and not needed when the cache has the arrays
@@ -187,4 +194,16 @@ def _decode(folder: Path) -> dict[str, np.ndarray]:
       f'cannot read {folder} ({type(error).__name__}: {str(error)[:200]}); a file is missing or '
       'truncated: copy or download the folder anew.'
     ) from error
+  for split, (count, *shape) in _SHAPES[name].items():
+    images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
+    if images.shape != (count, *shape) or images.dtype != np.uint8 or not _are_classes(labels):
+      raise UserError(
+        f'{folder} holds {images.dtype} images {images.shape} for {split}, which should be uint8 '
+        f'{(count, *shape)}, or labels that are no classes; copy or download it anew.'
+      )
   return arrays
+
+
+def _are_classes(labels: np.ndarray) -> bool:
+  """Whether each label is one of ten classes."""
+  return labels.min() >= 0 and labels.max() < 10

@@ -113,14 +113,19 @@ def read_rows(path: Path) -> list[Row]:
   for number, line in enumerate(lines, start=1):
     try:
       row = json.loads(line)
-      if not isinstance(row, dict) or not {'step', 'epoch', 'seconds'} <= row.keys():
-        raise ValueError('no row of metrics')
     except ValueError as error:
       if number == len(lines):
         break
       raise UserError(f'{path}, line {number}: {error}; restore or remove the file.') from error
+    if not _is_row(row):
+      raise UserError(f'{path}, line {number}: no row of metrics; restore or remove the file.')
     rows.append(row)
   return rows
+
+
+def _is_row(value: Any) -> bool:
+  types = {'step': int, 'epoch': int | float, 'seconds': int | float}
+  return isinstance(value, dict) and all(isinstance(value.get(k), types[k]) for k in types)
 
 
 class Progress:

@@ -26,9 +26,11 @@ def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   """Checks that the directory is free, or belongs to a run of the same config. Writes nothing.
 
   Raises:
-    UserError: the directory holds a run with another config, something that is no run, or links
-      that lead out of it.
+    UserError: the directory holds a run with another config or damaged rows, or something that is
+      no run; or what is written there would end elsewhere.
   """
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f'{workdir} is in the way: it is no directory; move it.')
   check_links(workdir)
   path = workdir / 'config.json'
   new = json.loads(config.to_json())
@@ -38,11 +40,14 @@ def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
     except (ValueError, TypeError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if old.get('experiment') != new['experiment']:
+      raise UserError(f'{workdir} holds no run of {new["experiment"]}; choose another --workdir.')
     if differing:
       changes = ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} now)' for k in differing)
       raise UserError(
         f'{workdir} holds a run with another config: {changes}. Choose another --workdir.'
       )
+    read_rows(workdir / 'metrics.jsonl')
   elif workdir.is_dir() and any(p.name not in _OWN_LEFTOVERS for p in workdir.iterdir()):
     raise UserError(f'{workdir} is not empty and holds no run; choose another --workdir.')
 
@@ -72,8 +77,19 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def is_finished(workdir: Path) -> bool:
-  """Whether the run in the directory has come to its end."""
-  return (workdir / 'summary.json').exists()
+  """Whether the run in the directory has come to its end.
+
+  Raises:
+    UserError: its summary is damaged.
+  """
+  path = workdir / 'summary.json'
+  if not path.exists():
+    return False
+  try:
+    dict(json.loads(path.read_text()))
+  except (ValueError, TypeError) as error:
+    raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
+  return True
 
 
 def write_summary(

@@ -26,6 +26,7 @@ from experiments.training.run import write_json
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.train import restore_model, test_images
+from experiments.vae.validate import validate
 
 
 def main() -> None:
@@ -73,6 +74,9 @@ def evaluate(
   if run.config['experiment'] != 'vae':
     raise UserError(f'{workdir} is a run of {run.config["experiment"]}, not of vae.')
   config = config_dict.FrozenConfigDict(run.config)
+  validate(config)
+  if not (workdir / 'checkpoints').is_dir():
+    raise UserError(f'there are no checkpoints in {workdir}/checkpoints.')
   test_x = test_images(data.load(config.dataset, data_dir))
   model, step = restore_model(config, workdir, test_x.shape[1:])
   graphdef, state = nnx.split(model)

@@ -2,7 +2,13 @@
 
 from ml_collections import config_dict
 
-from experiments.training.checks import check, check_examples, choose
+from experiments.training.checks import (
+  check,
+  check_examples,
+  check_sizes,
+  check_switches,
+  choose,
+)
 from experiments.training.data import LOADERS, Dataset
 from experiments.training.errors import UserError
 from experiments.training.precision import DTYPES
@@ -36,16 +42,15 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   check(config, ('train_examples',), lambda value: value >= 0, 'must not be negative')
   check(config, ('seed',), lambda value: 0 <= value < 2**32, 'must be at least 0 and below 2**32')
   check(config, ('free_bits',), lambda value: value >= 0, 'must not be negative')
+  check_switches(config, ('log_scale', 'diagnostics'))
   if config.dataset == 'cifar10':
     check(config, ('h', 'z'), lambda value: value >= 1, 'must be 1 or more')
-    if not config.depths or min(config.depths) < 1:
-      raise UserError(f'config.depths={config.depths} must be numbers of layers, 1 or more each.')
+    check_sizes(config, 'depths', 'numbers of layers')
   else:
     check(
       config, ('blocks', 'hidden', 'latents', 'flow_depth'), lambda n: n >= 1, 'must be 1 or more'
     )
-    if len(config.maps) != 3 or min(config.maps) < 1:
-      raise UserError(f'config.maps={config.maps} must be three numbers, 1 or more each.')
+    check_sizes(config, 'maps', 'three numbers', count=3)
     if config.posterior == 'iaf':
       check(config, ('flow_steps',), lambda n: n >= 1, "must be 1 or more with 'iaf'")
       check(

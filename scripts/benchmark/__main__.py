@@ -39,6 +39,8 @@ def main() -> None:
         raise UserError(f'--{name} {getattr(args, name)}: give 1 or more.')
     if args.json and args.json.suffix != '.json':
       raise UserError(f'--json {args.json}: give a name that ends in .json.')
+    if args.json:  # now, as it is written when all is measured
+      args.json.parent.mkdir(parents=True, exist_ok=True)
     environment.prepare(ynn_products=args.benchmark == 'dqn')
     if args.benchmark in ('cifar', 'scaling'):
       from scripts.benchmark import single_steps as benchmark

@@ -165,7 +165,6 @@ def picture(results: Sequence[Results], title: str) -> Figure:
 
 def write(path: Path, content: Results, figure: Figure | None = None) -> None:
   """Writes JSON to `path` and the picture beside it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(content, indent=1) + '\n')
   if figure is not None:
     figure.savefig(path.with_suffix('.png'), dpi=150)

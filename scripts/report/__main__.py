@@ -36,10 +36,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = args.block or args.out.resolve().name
     runs, problems = results.find(args.runs)
     made, more_problems = sections.make(runs, steps=args.steps, note=args.note)
-    for problem in problems + more_problems:
-      print(f'left out: {problem}', file=sys.stderr)
+    problems += more_problems
     if not made:
-      raise UserError('no finished run is left to report.')
+      others = f' (and {len(problems) - 1} more that are left out)' if len(problems) > 1 else ''
+      raise UserError(f'no finished run is left to report: {problems[0]}{others}')
+    for problem in problems:
+      print(f'left out: {problem}', file=sys.stderr)
     if args.readme:
       output.check_markers(args.readme, name)
     page = args.readme.parent if args.readme else Path()

@@ -94,7 +94,10 @@ def _split(path: Path, name: str) -> tuple[str, str]:
   begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
   if not path.is_file():
     raise UserError(f'there is no file {path}; give --readme one with the lines {begin} and {end}.')
-  before, found, rest = path.read_text().partition(begin)
+  try:
+    before, found, rest = path.read_text().partition(begin)
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path} is no text in UTF-8.') from error
   _, found_end, after = rest.partition(end)
   if not (found and found_end):
     raise UserError(f'{path} has no lines {begin} and {end}.')

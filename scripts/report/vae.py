@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.results import Run
+from experiments.training.errors import UserError
 from scripts.report import curves, diagnostics
 from scripts.report.parts import Picture, Section, Table
 
@@ -81,9 +82,12 @@ def _likelihoods(runs: Sequence[Run], unit: str) -> dict[str, list[str]]:
   values: dict[int, dict[str, list[float]]] = {}  # samples → variant → of its runs
   for run in runs:
     for path in run.path.glob('likelihood-*.json'):
-      result = json.loads(path.read_text())
-      value = -result['log_likelihood'] if unit == 'nats' else result['bits_per_dim']
-      found = values.setdefault(result['samples'], {})
+      try:
+        result = json.loads(path.read_text())
+        value = -result['log_likelihood'] if unit == 'nats' else result['bits_per_dim']
+        found = values.setdefault(int(result['samples']), {})
+      except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path} is damaged ({error}); restore or remove it.') from error
       found.setdefault(run.config['variant'], []).append(value)
   if not values:
     return {}

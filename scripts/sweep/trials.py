@@ -81,7 +81,7 @@ def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, lis
     except (TypeError, ValueError) as error:
       raise UserError(f'{where}: write (SPEC, {{KEY: VALUE, ...}}).') from error
     config = _config(module, spec, overrides, where)
-    directory = runs.expanduser() / config.experiment / name
+    directory = Path(os.path.expanduser(runs)) / config.experiment / name
     found.append(_trial(path, spec, overrides, config, directory, data_dir))
   if not found:
     raise UserError(f'{sweep} has no trials.')
@@ -124,8 +124,6 @@ def check(trial: Trial) -> None:
   Raises:
     UserError: it holds something else.
   """
-  if trial.workdir.exists() and not trial.workdir.is_dir():
-    raise UserError(f'{trial.workdir} is in the way: it is a file; move it.')
   run.check_workdir(trial.workdir, trial.config)
 
 
