@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from configs import cifar, dqn, draw, vae
-from configs import spec as spec_lib
 
 ROOT = Path(__file__).parent.parent
 CIFAR_SPECS = [f'{v},{p}' for v in cifar.VARIANTS for p in cifar.PROTOCOLS]
@@ -60,21 +59,6 @@ def test_dqn_config_names_its_variant_and_protocol(variant, protocol):
   assert config.variant == f'{config.game}-{config.param}'
 
 
-@pytest.mark.parametrize(
-  'spec, message',
-  [
-    ('breakout', "'breakout': write GAME-PARAM or GAME-PARAM,PROTOCOL"),
-    ('breakout-wn,tiny,scaled', 'write GAME-PARAM'),
-    ('Space Invaders-wn', 'write GAME-PARAM'),
-    ('breakout-nw', "unknown parameterisation 'nw'.*Did you mean 'wn'"),
-    ('breakout-wn,scaledd', "unknown protocol 'scaledd'.*Did you mean 'scaled'"),
-  ],
-)
-def test_bad_dqn_specs_are_explained(spec, message):
-  with pytest.raises(ValueError, match=message):
-    dqn.get_config(spec)
-
-
 @pytest.mark.parametrize('module', [cifar, dqn, draw, vae])
 def test_trials_of_sweeps_are_of_known_specs_and_keys(module):
   for trials in module.SWEEPS.values():
@@ -103,34 +87,3 @@ def keys_read(room):
   text = '\n'.join(path.read_text() for path in room.glob('*.py'))
   text = text.replace(r'config.KEY', '').replace('config.json', '').replace('config.to_json', '')
   return set(re.findall(r'\bconfig\.([a-z]\w*)', text))
-
-
-@pytest.mark.parametrize(
-  'spec, message',
-  [
-    ('wm', "unknown variant 'wm'.*Did you mean 'wn'"),
-    ('wn,scald', "unknown protocol 'scald'.*Did you mean 'scaled'"),
-    ('wn,scaled,tiny', 'too many parts'),
-    ('', 'unknown variant'),
-  ],
-)
-def test_bad_specs_are_explained(spec, message):
-  with pytest.raises(ValueError, match=message):
-    spec_lib.split(spec, cifar.VARIANTS, cifar.PROTOCOLS)
-
-
-@pytest.mark.parametrize(
-  'spec, message',
-  [
-    ('wm', "unknown variant 'wm'.*Did you mean 'wn'"),
-    ('wn,noatention', "unknown option or protocol 'noatention'.*Did you mean 'noattention'"),
-    ('wn,noatention,tiny', "unknown option 'noatention'.*Did you mean 'noattention'"),
-    ('wn,noattention,scald', "unknown protocol 'scald'.*Did you mean 'scaled'"),
-    ('wn,tiny,noattention', "unknown option 'tiny'; choose one of noattention"),
-    ('wn,noattention,tiny,tiny', 'too many parts'),
-    ('wn-noattention', "unknown variant 'wn-noattention'"),
-  ],
-)
-def test_bad_specs_with_an_option_are_explained(spec, message):
-  with pytest.raises(ValueError, match=message):
-    spec_lib.split(spec, draw.PARAMS, draw.PROTOCOLS, draw.OPTIONS)

@@ -1,19 +1,34 @@
 """The training loop on a model of a few numbers, which compiles at once: many faults are tried."""
 
 import dataclasses
+import logging
+import os
+import runpy
+import shlex
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import optax
 import pytest
+
+# Not in a test: the first configures logging, which closes pytest's handlers; the second defines
+# flags, which a test that restores flags would remove.
+import submitit  # noqa: F401
+from absl.testing import flagsaver
+from array_record.python import array_record_data_source  # noqa: F401
 from flax import nnx
 
-from experiments.training import loop, quiet
+from experiments.training import cli, loop, quiet
 from experiments.training.metrics import read_rows
 from experiments.training.state import TrainState
 
+ROOT = Path(__file__).parents[2]
 OPTIMIZER = optax.sgd(0.1)
 
 
@@ -115,5 +130,81 @@ def is_whole(whole):
     assert run.rows == whole[0].rows
     assert {10, 15} <= set(run.checkpoints)  # the best and the last
     jax.tree.map(np.testing.assert_array_equal, state, whole[1])
+
+  return check
+
+
+COMMANDS = {
+  'cifar': 'experiments.cifar',
+  'vae': 'experiments.vae',
+  'draw': 'experiments.draw',
+  'dqn': 'experiments.dqn',
+  'likelihood': 'experiments.vae.likelihood',
+  'download': 'experiments.training.download',
+  'quickstart': 'scripts.quickstart',
+  'sweep': 'scripts.sweep',
+  'report': 'scripts.report',
+  'benchmark': 'scripts.benchmark',
+}
+
+
+def run_here(module, arguments, monkeypatch, capfd, caplog):
+  """The exit code of `python -m MODULE ARGUMENTS`, run in this process, and what is on stderr."""
+  monkeypatch.setattr(sys, 'argv', [module, *arguments])
+  monkeypatch.setattr(cli.interrupts, 'install', lambda: None)  # signals are pytest's
+  monkeypatch.setenv('GLIBC_TUNABLES', '')  # or the process would be replaced by a new one
+  monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # the file of another test
+  capfd.readouterr()
+  with warnings.catch_warnings(), flagsaver.flagsaver():
+    warnings.filterwarnings('ignore', message=f"'{module}.* found in sys.modules")
+    with pytest.raises(SystemExit) as exit_:
+      runpy.run_module(module, run_name='__main__', alter_sys=True)
+  assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+  return exit_.value.code, capfd.readouterr().err
+
+
+def run_apart(module, arguments):
+  """The same in a process of its own."""
+  command = [sys.executable, '-m', module, *arguments]
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  result = subprocess.run(command, env=environment, capture_output=True, text=True)
+  return result.returncode, result.stderr
+
+
+def contents(folder):
+  """Path → (inode, what is in it) of everything below a folder; the inode tells of a new file."""
+  found = {}
+  for root, folders, files in os.walk(folder):
+    for path in (os.path.join(root, name) for name in folders + files):
+      if os.path.islink(path):
+        found[path] = os.readlink(path)
+      else:
+        is_file = os.path.isfile(path)
+        found[path] = os.stat(path).st_ino, Path(path).read_bytes() if is_file else None
+  return found
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capfd, caplog):
+  """Checks that a command gives one line on stderr and the code 2, and writes nothing.
+
+  It runs in `tmp_path`, which is also where its caches would be.
+  """
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('MPLCONFIGDIR', matplotlib.get_cachedir())  # its own cache does not count
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+  def check(command, message, *, apart=False):
+    name, *arguments = shlex.split(command)
+    before = contents(tmp_path)
+    if apart:
+      code, error = run_apart(COMMANDS[name], arguments)
+    else:
+      code, error = run_here(COMMANDS[name], arguments, monkeypatch, capfd, caplog)
+    (line,) = error.splitlines()
+    assert line.startswith('error: ') and message in line
+    assert code == 2
+    assert contents(tmp_path) == before
 
   return check

@@ -30,27 +30,6 @@ def benchmark(monkeypatch):
   return call
 
 
-@pytest.mark.parametrize(
-  'arguments, message',
-  [
-    (['speed'], "invalid choice: 'speed'"),
-    ([], 'the following arguments are required: benchmark'),
-    (['cifar', '--dtype', 'float16'], "invalid choice: 'float16'"),
-    (['cifar', '--rounds', '0'], '--rounds 0: give 1 or more'),
-    (['cifar', '--width', '-3'], '--width -3: give 1 or more'),
-    (['cifar', '--width', 'x'], "argument --width: invalid int value: 'x'"),
-    (['cifar', '--json', 'table.txt'], 'give a name that ends in .json'),
-    (['cifar', '--colour', 'red'], 'unrecognized arguments: --colour red'),
-  ],
-)
-def test_mistakes_are_one_line(benchmark, capsys, arguments, message):
-  with pytest.raises(SystemExit) as exit_:
-    benchmark(*arguments)
-  assert exit_.value.code == 2
-  (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith('error: ') and message in line
-
-
 def test_operations_of_a_step_are_the_hand_count():
   """Multiplications per image: forward and two gradients, but no gradient of the images."""
   first = 32 * 32 * 27 * 96

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from experiments.training.errors import UserError
 from scripts import quickstart
 
 
@@ -18,8 +16,3 @@ def test_quickstart(tmp_path, capsys):
   np.testing.assert_allclose([float(x) for x in table[-1].split()], last)
   for name in ('learning_curves.png', 'index.html'):
     assert (tmp_path / name).exists()
-
-
-def test_quickstart_needs_a_seed(tmp_path):
-  with pytest.raises(UserError, match='give 1 or more'):
-    quickstart.quickstart(tmp_path, seeds=0, protocol='tiny')

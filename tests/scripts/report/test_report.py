@@ -108,11 +108,6 @@ def test_step_times_of_another_size_are_refused(runs, tmp_path):
   found, _ = results.find(runs)
   with pytest.raises(UserError, match='has no step time for plain, float32, winograd, 32, 100'):
     step_times.read(step_file(tmp_path / 'x.json', width=96), found)
-  (tmp_path / 'y.json').write_text('[]')
-  with pytest.raises(UserError, match='does not hold the results of a benchmark'):
-    step_times.read(tmp_path / 'y.json', found)
-  with pytest.raises(UserError, match='there is no file'):
-    step_times.read(tmp_path / 'z.json', found)
 
 
 def test_diagnostics_are_drawn_for_each_parameterisation(make_run, runs):
@@ -205,41 +200,6 @@ def test_a_key_that_came_later_does_not_part_runs(runs):
   del summary['config']['dtype'], summary['config']['diagnostics']
   path.write_text(json.dumps(summary))
   assert len(make(runs)) == 1
-
-
-@pytest.mark.parametrize(
-  'arguments, message',
-  [
-    (['nowhere', '--out', 'out'], 'there is no directory nowhere'),
-    (['.', '--out', 'out'], '. holds no runs'),
-    (['.'], 'the following arguments are required: --out; see python -m scripts.report --help'),
-  ],
-)
-def test_nothing_to_report(arguments, message, tmp_path, monkeypatch, capsys):
-  monkeypatch.chdir(tmp_path)
-  with pytest.raises(SystemExit, match='2'):
-    report.main(arguments)
-  assert capsys.readouterr().err == f'error: {message}.\n'
-  assert not (tmp_path / 'out').exists()
-
-
-def test_only_unfinished_runs(runs, tmp_path, capsys):
-  for path in runs:
-    (path / 'summary.json').unlink()
-  with pytest.raises(SystemExit, match='2'):
-    report.main([*map(str, runs), '--out', str(tmp_path / 'out')])
-  error = capsys.readouterr().err
-  assert error.count('is not finished') == 3
-  assert error.endswith('error: no finished run is left to report.\n')
-
-
-def test_a_readme_without_markers_is_noticed_before_anything_is_written(runs, tmp_path, capsys):
-  readme = tmp_path / 'README.md'
-  readme.write_text('text')
-  with pytest.raises(SystemExit, match='2'):
-    report.main([*map(str, runs), '--out', str(tmp_path / 'out'), '--readme', str(readme)])
-  assert 'has no lines' in capsys.readouterr().err
-  assert not (tmp_path / 'out').exists() and readme.read_text() == 'text'
 
 
 def test_jax_is_not_imported(runs, tmp_path):
