@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 import jax
+from jax._src import cache_key
 
 from experiments.cifar import train as cifar
 from experiments.draw import train as draw
@@ -32,7 +33,7 @@ RUNS = {
 
 def main(directory: Path, experiments: list[str]) -> None:
   os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=0'  # or each copy would start anew to set it
-  jax.config.update('jax_disable_most_optimizations', True)  # compiling is most of the work here
+  keep_programs_for_all(directory / 'compiled')
   codes = {}
   for experiment in experiments:
     one, two = directory / experiment / 'one', directory / experiment / 'two'
@@ -48,6 +49,18 @@ def main(directory: Path, experiments: list[str]) -> None:
   flags = [f'--coordinator=localhost:{free_port()}', '--num-processes=2', '--process-id=1']
   codes['alone'] = wait(start('cifar', directory / 'alone', 1, flags=flags, seconds=0.5))
   print(json.dumps(codes))
+
+
+def keep_programs_for_all(directory):
+  """Compiling is most of the work: process 1 finds what process 0 compiled.
+
+  JAX keeps programs for CPUs by, among others, the number of the process, and those of process 0
+  only.
+  """
+  jax.config.update('jax_compilation_cache_dir', str(directory))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_disable_most_optimizations', True)
+  cache_key._hash_accelerator_config = lambda hash_, devices: None
 
 
 def start(experiment, workdir, index=None, *, flags=(), env=None, kills_itself=True, seconds=None):
@@ -75,8 +88,6 @@ def start(experiment, workdir, index=None, *, flags=(), env=None, kills_itself=T
     module, spec, changes = RUNS[experiment]
     if index is not None:
       jax.config.update('jax_num_cpu_devices', 2)
-      # Between CPUs only process 0 finds what is kept, and would have to wait for process 1.
-      jax.config.update('jax_enable_compilation_cache', False)
     processes._SECONDS = seconds or processes._SECONDS
     if index is None or kills_itself:
       module.pictures.write = lambda *_: None  # once is enough
