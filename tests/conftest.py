@@ -11,6 +11,9 @@ from pathlib import Path
 import filelock
 import pytest
 
+# It configures logging, which closes the streams of the handlers that are there: so before absl's.
+import submitit  # noqa: F401
+
 from experiments.training import environment
 
 environment.set_xla_flags()

@@ -16,11 +16,9 @@ import matplotlib
 import numpy as np
 import optax
 import pytest
-
-# Not in a test: the first configures logging, which closes pytest's handlers; the second defines
-# flags, which a test that restores flags would remove.
-import submitit  # noqa: F401
 from absl.testing import flagsaver
+
+# It defines flags, which a test that restores flags would remove.
 from array_record.python import array_record_data_source  # noqa: F401
 from flax import nnx
 
