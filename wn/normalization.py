@@ -14,6 +14,9 @@ def unit_norm(v: jax.Array, *, unit_axis: int = -1, eps: float = 1e-12) -> jax.A
 
   Returns:
     [v.shape[unit_axis]] norms, float32 (float64 if `v` is).
+
+  Raises:
+    ValueError: `v` has no such axis.
   """
   v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
   squared_norm = jnp.sum(jnp.square(v), axis=_other_axes(v, unit_axis))
@@ -47,8 +50,9 @@ def weight_norm(
     float32 ‖v‖ must be below 1e19, where its square overflows.
 
   Raises:
-    ValueError: `g` does not hold one scale per unit.
+    ValueError: `v` has no such axis, or `g` does not hold one scale per unit.
   """
+  other_axes = _other_axes(v, unit_axis)
   if g.shape != (v.shape[unit_axis],):
     raise ValueError(
       f'g must have shape ({v.shape[unit_axis]},), one scale per index of axis {unit_axis} of v '
@@ -57,9 +61,11 @@ def weight_norm(
   dtype = jnp.promote_types(jnp.promote_types(v.dtype, g.dtype), jnp.float32)
   v = v.astype(dtype)
   scale = g.astype(dtype) / unit_norm(v, unit_axis=unit_axis, eps=eps)
-  return jnp.expand_dims(scale, _other_axes(v, unit_axis)) * v
+  return jnp.expand_dims(scale, other_axes) * v
 
 
 def _other_axes(v: jax.Array, unit_axis: int) -> tuple[int, ...]:
-  unit_axis = range(v.ndim)[unit_axis]
+  if not -v.ndim <= unit_axis < v.ndim:
+    raise ValueError(f'unit_axis={unit_axis} is no axis of v with shape {v.shape}.')
+  unit_axis %= v.ndim
   return tuple(axis for axis in range(v.ndim) if axis != unit_axis)
