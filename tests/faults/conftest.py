@@ -5,6 +5,7 @@ import logging
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 import warnings
@@ -89,6 +90,14 @@ class Run:
 def _quiet():
   """Importing it is not enough: pytest has hooks of its own."""
   quiet.install()
+
+
+@pytest.fixture(autouse=True)
+def _interruptible():
+  """What a shell starts in the background has SIGINT ignored, and so would these tests."""
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture

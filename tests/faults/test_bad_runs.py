@@ -67,7 +67,10 @@ TABLE = {
     ("echo '{' > run/summary.json", 'run/summary.json is damaged'),
     ('ln -sf ../notes.txt run/lock', 'run/lock is a link that leads out of the run; put what'),
     ('ln -s /tmp/no/such run/config.json.tmp', 'run/config.json.tmp is a link that leads out'),
-    ('rmdir run/checkpoints; ln -s ../elsewhere run/checkpoints', 'run/checkpoints is a link out'),
+    (
+      'rmdir run/checkpoints; ln -s ../elsewhere run/checkpoints',
+      'run/checkpoints is a link that leads out',
+    ),
     ('ln -s ../../elsewhere run/checkpoints/12', 'run/checkpoints/12 is a link that leads out'),
     ('ln -s ../run2 run/replay; mkdir run2', 'run/replay is a link that leads out'),
   ],
