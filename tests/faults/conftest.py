@@ -17,10 +17,7 @@ import matplotlib
 import numpy as np
 import optax
 import pytest
-from absl.testing import flagsaver
-
-# It defines flags, which a test that restores flags would remove.
-from array_record.python import array_record_data_source  # noqa: F401
+from absl import flags
 from flax import nnx
 
 from experiments.training import cli, loop, quiet
@@ -162,10 +159,14 @@ def run_here(module, arguments, monkeypatch, capfd, caplog):
   monkeypatch.setenv('GLIBC_TUNABLES', '')  # or the process would be replaced by a new one
   monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # the file of another test
   capfd.readouterr()
-  with warnings.catch_warnings(), flagsaver.flagsaver():
+  with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message=f"'{module}.* found in sys.modules")
     with pytest.raises(SystemExit) as exit_:
       runpy.run_module(module, run_name='__main__', alter_sys=True)
+  for flag in flags.FLAGS.flags_by_module_dict()[cli.__name__]:
+    flag.unparse()
+  for name in [name for name in flags.FLAGS if name.startswith('config.')]:
+    delattr(flags.FLAGS, name)
   assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
   return exit_.value.code, capfd.readouterr().err
 
