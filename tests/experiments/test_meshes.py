@@ -1,19 +1,21 @@
 """Eight devices train as one does."""
 
+import collections
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from flax import nnx
 
-from configs import cifar, draw, vae
+from experiments.cifar import train
 from experiments.training.metrics import read_rows
 from tests.experiments import meshes
 
 ROOT = Path(__file__).parents[2]
-GET_CONFIG = {'cifar': cifar.get_config, 'draw': draw.get_config, 'vae': vae.get_config}
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +30,7 @@ def directory(tmp_path_factory):
 @pytest.mark.parametrize('experiment, spec', [run[:2] for run in meshes.RUNS])
 def test_metrics_are_those_of_one_device(experiment, spec, directory, figures):
   """Initialisation, noise, statistics, gradients and evaluation are those of the global batch."""
-  name = f'{experiment}-{GET_CONFIG[experiment](spec).variant}'
+  name = f'{experiment}-{meshes.config_of(experiment, spec).variant}'
   one, eight = (read_rows(directory / name / count / 'metrics.jsonl') for count in ('1', '8'))
   assert [row['step'] for row in one] == [1, 2, 2]
   largest = 0.0
@@ -38,6 +40,21 @@ def test_metrics_are_those_of_one_device(experiment, spec, directory, figures):
     errors = [abs(row[name] - expected[name]) / max(1e-1, abs(expected[name])) for name in row]
     largest = max(largest, *errors)
   figures(f'eight-devices-{name}', {'largest relative error of a metric': largest})
+
+
+@pytest.mark.parametrize('spec, statistics', [('bn,tiny', 4), ('wn_mean_bn,tiny', 2)])
+def test_a_step_sums_gradients_and_statistics_and_nothing_else(spec, statistics, directory):
+  """Each number once: docs/SCALING.md. ∇g follows from ∇w; the other two are loss and error."""
+  config = meshes.config_of('cifar', spec)
+  create = lambda: train.create_model(config, (16, 16, 1), 10, jax.random.key(0))
+  sizes = collections.Counter()  # of parameters by name; the scale of batch normalisation is no g
+  for path, leaf in nnx.to_flat_state(nnx.state(nnx.eval_shape(create), nnx.Param)):
+    sizes['g' if path[-2:] == ('linear', 'scale') else path[-1]] += leaf.size
+  features = sizes['bias']
+  expected = 4 * (sizes.total() - sizes['g'] + 2 + statistics * features)
+  assert sizes['g'] == (features if 'wn' in spec else 0)
+  result = json.loads((directory / 'bytes.json').read_text())
+  assert result[f'cifar-{config.variant}'] == {'all-reduce': expected}
 
 
 def test_units_on_different_devices(directory, figures):
@@ -51,4 +68,4 @@ def test_units_on_different_devices(directory, figures):
 
 
 def test_deep_q_learning_uses_one_device(directory):
-  assert json.loads((directory / 'dqn.json').read_text()) == ['TFRT_CPU_0']
+  assert json.loads((directory / 'dqn.json').read_text()) == [0]
