@@ -153,7 +153,7 @@ def test_a_data_folder_names_no_classes_of_its_own(tmp_path, cache_dir, monkeypa
   """TensorFlow Datasets would import them."""
   folder = tmp_path / 'data' / 'mnist' / '3.0.1'
   folder.mkdir(parents=True)
-  (folder / 'dataset_info.json').write_text('{"fileFormat": "array_record"}')
+  (folder / 'dataset_info.json').write_text('{"name": "mnist", "fileFormat": "array_record"}')
   (tmp_path / 'evil_module.py').write_text('')
   monkeypatch.syspath_prepend(tmp_path)
   features = {'featuresDict': {'features': {'image': {'pythonClassName': 'evil_module.Image'}}}}
