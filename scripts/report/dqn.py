@@ -27,6 +27,7 @@ PAPER = {
 }
 # Score of random play, Mnih et al. (2015), extended data table 2.
 RANDOM = {'breakout': 1.7, 'enduro': 0.0, 'seaquest': 68.4, 'space_invaders': 148.0}
+_PICTURES = {'episode.gif': 'an episode at the end of training'}  # of a run
 
 
 def section(
@@ -60,7 +61,11 @@ def section(
     text = 'Highest score by learning rate; the best of each in bold.'
     tables.append(Table('learning_rates', _rate_table(rows, best), text))
   about = 'Mean over seeds, with a band of one standard error; the dashed line is random play.'
-  pictures = [Picture('score', _draw(chosen), about)]
+  best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
+  pictures = [
+    Picture('score', _draw(chosen), about),
+    *curves.pictures_of_runs(best_runs, _PICTURES),
+  ]
   return Section(name, title, runs, tables, pictures, {'score': curves.by_run(chosen)}), problems
 
 

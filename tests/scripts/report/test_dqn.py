@@ -42,6 +42,7 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
   make_run('space_invaders-plain', 1, (300, 100, 600))
   make_run('space_invaders-wn', 0, (250, 700, 650))
   make_run('pong-wn', 0, (-20, -10, 3.5))
+  (tmp_path / 'runs' / 'pong-wn00.0001' / 'episode.gif').write_bytes(b'an episode')
   section = make_section(tmp_path, note='A note.')
   table = section.tables[0]
   assert list(table.frame) == [
@@ -55,7 +56,9 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
   ]
   assert '3 times in 0.6 million frames (paper: 200 million)' in table.caption
   assert table.caption.endswith('Learning rate 0.0001. A note.')
-  pong, invaders = section.pictures[0].figure.axes
+  score, episode = section.pictures
+  assert episode.name == 'pong-wn/seed0/episode' and 'an episode at the end' in episode.caption
+  pong, invaders = score.figure.axes
   assert (pong.get_title(), invaders.get_title()) == ('pong', 'space_invaders')
   np.testing.assert_allclose(invaders.lines[0].get_xydata(), [[0.2, 250], [0.4, 300], [0.6, 500]])
   assert list(section.data['score']) == [
