@@ -101,8 +101,8 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
 def _last_line(error: Exception) -> str:
   """What a flag error says, without the traceback that config_flags puts into its message."""
   inner = error.args[0] if error.args else error
-  if isinstance(inner, KeyError):  # with a misspelt key, and perhaps a hint in a line of its own
-    return f'the config has no key {str(inner.args[0]).replace(chr(10), ". ")}'
+  if isinstance(inner, KeyError):  # a misspelt key, and perhaps a line with a hint
+    return f'the config has no key {". ".join(str(inner.args[0]).splitlines())}'
   text = str(inner if isinstance(error, KeyError) else error)
   if 'Traceback' in text:
     text = text.strip().splitlines()[-1].split(': ', 1)[-1]

@@ -1,4 +1,7 @@
-"""The training loop on a model of a few numbers, which compiles at once: many faults are tried."""
+"""What many faults are tried on: a training loop that compiles at once, and all commands.
+
+The loop trains a model of a few numbers. The commands run in this process.
+"""
 
 import dataclasses
 import logging
