@@ -144,14 +144,3 @@ def test_an_address_that_cannot_be_used():
       processes._connect(processes.Place(f'localhost:{port}', 2, 0))
   with pytest.raises(UserError, match=r'nowhere\.invalid:1234 cannot be used'):
     processes._connect(processes.Place('nowhere.invalid:1234', 2, 1))
-
-
-def test_deep_q_learning_runs_in_one_process(monkeypatch, capsys):
-  monkeypatch.setattr(processes, 'find', lambda *_: processes.AUTO)
-  monkeypatch.setattr(two_processes.cli, '_parse', lambda argv: None)
-  with pytest.raises(SystemExit) as exit_:
-    two_processes.cli.run('dqn', alone=True)
-  assert exit_.value.code == 2
-  assert capsys.readouterr().err == (
-    'error: dqn runs in one process, on one device: start it as one.\n'
-  )

@@ -60,6 +60,8 @@ TABLE = {
     ('--config.noise_std=-1', 'config.noise_std=-1.0 must not be negative'),
     ('--config.seed=-1', 'config.seed=-1 must be at least 0'),
     ('--config.seed=4294967296', 'config.seed=4294967296 must be at least 0 and below 2**32'),
+    ('--coordinator=localhost:1', '--num-processes is missing'),
+    ('--num-processes=2 --process-id=0', '--coordinator is missing'),
     ('--config.dtype=float16', 'config.dtype=float16: choose one of float32, bfloat16'),
     ('--config.dataset=imagenet', 'config.dataset=imagenet: choose one of cifar10, mnist, digits'),
     ('--config.batch_size=301', 'config.batch_size=301 is more than the 300 training images'),
@@ -131,6 +133,10 @@ TABLE = {
     ('--config=configs/cifar.py:wn', 'configs/cifar.py is a config of cifar, not of dqn'),
   ],
   'dqn --config=configs/dqn.py:breakout-wn,tiny': [
+    (
+      '--coordinator=localhost:1 --num-processes=2 --process-id=0',
+      'dqn runs in one process, on one device: start it as one',
+    ),
     ('--config.dtype=float16', 'config.dtype=float16: choose one of float32, bfloat16'),
     ('--config.game=pong', 'choose these in --config FILE:SPEC'),
     ('--config.param=plain', 'choose these in --config FILE:SPEC'),
