@@ -159,6 +159,7 @@ def run_here(module, arguments, monkeypatch, capfd, caplog):
   """The exit code of `python -m MODULE ARGUMENTS`, run in this process, and what is on stderr."""
   monkeypatch.setattr(sys, 'argv', [module, *arguments])
   monkeypatch.setattr(cli.interrupts, 'install', lambda: None)  # signals are pytest's
+  monkeypatch.setattr(sys, 'dont_write_bytecode', True)  # Python's, of a config file, is not ours
   monkeypatch.setenv('GLIBC_TUNABLES', '')  # or the process would be replaced by a new one
   monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # the file of another test
   capfd.readouterr()
@@ -177,7 +178,7 @@ def run_here(module, arguments, monkeypatch, capfd, caplog):
 def run_apart(module, arguments):
   """The same in a process of its own."""
   command = [sys.executable, '-m', module, *arguments]
-  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONDONTWRITEBYTECODE': '1'}
   result = subprocess.run(command, env=environment, capture_output=True, text=True)
   return result.returncode, result.stderr
 
