@@ -234,12 +234,10 @@ BOUNDS = {
 LONG_BOUNDS = {
   ('cifar-bn', 'float64'): (1e-5, 1e-4),
   ('vae-conv', 'float64'): (1e-6, 2e-2),
-  ('vae-resnet', 'float64'): (1, 1),
   ('draw', 'float64'): (2e-5, 2e-2),
   ('cifar-wn_mean_bn', 'bfloat16'): (0.2, 1),
   ('cifar-bn', 'bfloat16'): (0.2, 1),
   ('vae-conv', 'bfloat16'): (1e-2, 0.1),
-  ('vae-resnet', 'bfloat16'): (1, 1),
   ('draw', 'bfloat16'): (1e-2, 0.7),
 }
 
