@@ -20,6 +20,8 @@ environment.set_xla_flags()
 
 import jax  # noqa: E402
 
+from experiments.training import run  # noqa: E402
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
@@ -63,12 +65,12 @@ def cache_dir(tmp_path, monkeypatch):
 
 @pytest.fixture
 def figures(request):
-  """Keeps what was measured, in NAME.json of the directory of --figures if that is given."""
+  """Keeps what was measured, with the commit, in NAME.json of the directory of --figures."""
 
   def write(name, values):
     if directory := request.config.getoption('figures'):
       directory.mkdir(parents=True, exist_ok=True)
-      text = json.dumps(values, indent=2)
+      text = json.dumps({'commit': run.commit(), **values}, indent=2)
       row = lambda match: ' '.join(match[0].split())
       text = re.sub(r'\[[^][{}]*\]', row, text)  # a row of numbers on one line
       (directory / f'{name}.json').write_text(text + '\n')

@@ -164,7 +164,7 @@ class Games:
     self._seeds, self._seeded_at = saved['seeds'].copy(), saved['seeded_at'].copy()
     self._actions = list(saved['actions'])
     self._returns, self.ages = saved['returns'].copy(), saved['ages'].copy()
-    self._is_due[:] = saved.get('is_due', True)  # runs of older versions do not have it
+    self._is_due = saved['is_due'].copy()
     first = self._steps - len(self._actions)
     for step in range(first, self._steps + 1):
       if (seeded := self._seeded_at == step).any():

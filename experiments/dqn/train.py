@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from experiments.dqn.journal import Journal
 from experiments.dqn.validate import validate
 from experiments.training import interrupts, nonfinite, run, start
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import Interrupted, UserError
+from experiments.training.errors import Interrupted
 from experiments.training.loop import run_name, sum_of
 from experiments.training.metrics import MetricsLog, Progress
-from experiments.training.nonfinite import NotFinite, check_finite
+from experiments.training.nonfinite import check_finite
 
 BEST_METRIC = 'eval/score'
 
@@ -83,10 +83,20 @@ def train_and_evaluate(
   total, keep = config.epochs * config.steps_per_epoch, config.keep_checkpoints
   checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep, best_metric=BEST_METRIC, best=max)
   journal = Journal(workdir / 'replay', agent.replay, num_envs=config.num_envs, keep=keep)
-  if (state := checkpoints.restore(agent.state)) is not None:
-    print(f'going on from agent step {int(state.step):,} of {total:,}')
-    agent.state = state
-    agent.games.restore(journal.restore(agent.steps))
+
+  def restore() -> AgentState | None:
+    """Takes the agent back to the latest checkpoint, if there is one."""
+    if (state := checkpoints.restore(agent.state)) is not None:
+      agent.state = state
+      agent.games.restore(journal.restore(agent.steps))
+    return state
+
+  def take_step(*_: Any) -> tuple[AgentState, dict[str, float]]:
+    agent.step()
+    return agent.state, agent.take_metrics()
+
+  if restore() is not None:
+    print(f'going on from agent step {agent.steps:,} of {total:,}')
   last_row: int = checkpoints.notes.get('last_row', agent.steps)
 
   with (
@@ -94,7 +104,7 @@ def train_and_evaluate(
     contextlib.closing(checkpoints),
     contextlib.closing(MetricsLog(workdir, resume_step=last_row)) as log,
     contextlib.closing(Progress(run_name(workdir), total, agent.steps, config.epochs)) as progress,
-    _traced(agent, checkpoints, journal),
+    nonfinite.located(restore, take_step, lambda: agent.state.params, stride=config.num_envs),
   ):
 
     def save(games: Arrays, **kwargs: Any) -> None:
@@ -142,33 +152,6 @@ def train_and_evaluate(
         save(agent.games.save(interrupted=True), notes=notes)
       if stop:
         raise Interrupted(stop, f'at agent step {agent.steps:,}')
-
-
-@contextlib.contextmanager
-def _traced(agent: ActorLearner, checkpoints: Checkpoints, journal: Journal) -> Iterator[None]:
-  """Adds to a `NotFinite` what came first."""
-  try:
-    yield
-  except NotFinite as error:
-    raise error.at(_first_not_finite(agent, checkpoints, journal, error.step)) from error
-
-
-def _first_not_finite(
-  agent: ActorLearner, checkpoints: Checkpoints, journal: Journal, last_step: int
-) -> str:
-  """What was not finite first, found by going on from the latest checkpoint once more."""
-  params, found = agent.state.params, None
-
-  def step(*_: Any) -> tuple[AgentState, dict[str, float]]:
-    agent.step()
-    return agent.state, agent.take_metrics()
-
-  with contextlib.suppress(UserError):
-    if (state := checkpoints.restore(agent.state)) is not None:
-      agent.state = state
-      agent.games.restore(journal.restore(agent.steps))
-      found = nonfinite.trace(state, step, last_step, stride=agent.config.num_envs)
-  return found or nonfinite.describe(params)
 
 
 def eval_metrics(returns: np.ndarray) -> dict[str, float]:

@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 
 from experiments.training import checksums, quiet
 from experiments.training.errors import UserError, check_not_replaced
+from experiments.training.run import write_json
 
 _ARRAYS = 'default'
 _METRICS = 'metrics/metrics'
@@ -122,8 +123,9 @@ class Checkpoints:
       check_not_replaced(self._directory, self._descriptor)
       _write_arrays(self._written / _ARRAYS, state)
       if _is_first_process():
-        _write_json(self._written / _METRICS, dict(metrics or {}))
-        _write_json(self._written / _NOTES, dict(notes or {}))
+        (self._written / _METRICS).parent.mkdir()
+        write_json(self._written / _METRICS, dict(metrics or {}))
+        write_json(self._written / _NOTES, dict(notes or {}))
         checksums.write(self._written)
         self._give_name(step)
         check_not_replaced(self._directory, self._descriptor)
@@ -268,11 +270,6 @@ def _restore(folder: Path, state: State) -> State:
 
 def _read_json(path: Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-  path.parent.mkdir(exist_ok=True)
-  path.write_text(json.dumps(value) + '\n')
 
 
 def _is_first_process() -> bool:

@@ -1,4 +1,4 @@
-"""Where arrays lie: the mesh of all devices, of all processes, over which a batch is split."""
+"""The mesh that a batch is split over, of the devices of all processes; the convolution for it."""
 
 import functools
 from collections.abc import Callable

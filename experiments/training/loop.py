@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from flax import nnx
 from experiments.training import interrupts, nonfinite
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.devices import Agreement
-from experiments.training.errors import Interrupted, UserError
+from experiments.training.errors import Interrupted
 from experiments.training.metrics import MetricsLog, NoLog, Progress
-from experiments.training.nonfinite import NotFinite, check_finite
+from experiments.training.nonfinite import check_finite
 from experiments.training.state import TrainState
 
 Metrics = Mapping[str, jax.Array]
@@ -86,7 +86,7 @@ def train(
     contextlib.closing(checkpoints),
     contextlib.closing(log_type(workdir, resume_step=window.last_row)) as log,
     contextlib.closing(Progress(run_name(workdir), total, step, epochs)) as progress,
-    _traced(checkpoints, lambda: state, take_step),
+    nonfinite.located(lambda: checkpoints.restore(state), take_step, lambda: state.params),
   ):
 
     def save(**kwargs: Any) -> None:
@@ -182,30 +182,6 @@ class Window:
       check_finite(step, values)
       self._fetched.append(values)
       self._in_flight = None
-
-
-@contextlib.contextmanager
-def _traced(
-  checkpoints: Checkpoints,
-  state: Callable[[], TrainState],
-  take_step: Callable[[TrainState, int], tuple[TrainState, Metrics]],
-) -> Iterator[None]:
-  """Says of a `NotFinite` where it began, found by going on from the latest checkpoint once more.
-
-  Args:
-    checkpoints: of the run.
-    state: () → the latest.
-    take_step: (state, its step) → (state, metrics).
-  """
-  try:
-    yield
-  except NotFinite as error:
-    where = None
-    if jax.process_count() == 1:  # else one might give up before the others
-      with contextlib.suppress(UserError):
-        if (start := checkpoints.restore(state())) is not None:
-          where = nonfinite.trace(start, take_step, error.step)
-    raise error.at(where or nonfinite.describe(state().params)) from error
 
 
 @jax.jit

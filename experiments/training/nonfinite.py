@@ -1,8 +1,9 @@
 """Numbers that are not finite: found by a check of the metrics, traced to an array afterwards."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -60,6 +61,33 @@ def describe(params: Any) -> str:
   """Which parameters are not finite."""
   name = first_array(params)
   return 'all parameters are finite' if name is None else f'{name} is the first such parameter'
+
+
+@contextlib.contextmanager
+def located(
+  restore: Callable[[], State | None],
+  train_step: Callable[[State, int], tuple[State, Mapping[str, jax.typing.ArrayLike]]],
+  params: Callable[[], Any],
+  *,
+  stride: int = 1,
+) -> Iterator[None]:
+  """Adds to a `NotFinite` where it began, found by going on from the latest checkpoint once more.
+
+  Args:
+    restore: () → the state of the latest checkpoint, or None if there is none.
+    train_step: as of `trace`.
+    params: () → the present parameters.
+    stride: as of `trace`.
+  """
+  try:
+    yield
+  except NotFinite as error:
+    where, present = None, params()
+    if jax.process_count() == 1:  # else one might give up before the others
+      with contextlib.suppress(UserError):
+        if (state := restore()) is not None:
+          where = trace(state, train_step, error.step, stride=stride)
+    raise error.at(where or describe(present)) from error
 
 
 def trace(

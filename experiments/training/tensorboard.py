@@ -16,7 +16,7 @@ class ScalarWriter:
   """An event file.
 
   Not tensorboardX's `SummaryWriter`: that writes in a thread, which ends when the disk is full, and
-  then the program waits for it for ever.
+  then the program waits for it for ever; nor its `RecordWriter`, which waits for the disk itself.
 
   Args:
     directory: of the event files of a run.

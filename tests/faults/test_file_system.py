@@ -136,7 +136,7 @@ def test_directory_taken_over_by_another_run(run, before, whole, tmp_path, capfd
   assert files(run.workdir) == files(whole[0].workdir)
 
 
-@pytest.mark.parametrize('moment', ['_write_arrays', '_write_json'])
+@pytest.mark.parametrize('moment', ['_write_arrays', 'write_json'])
 @pytest.mark.parametrize('by', ['nobody', 'another run'])
 def test_directory_deleted_while_a_checkpoint_is_written(
   by, moment, run, whole, tmp_path, monkeypatch, capfd
