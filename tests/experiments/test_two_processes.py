@@ -64,8 +64,9 @@ def test_cifar(directory, codes, figures):
 
 
 @pytest.mark.long
-def test_draw(tmp_path, figures):
-  check(tmp_path, train(tmp_path, 'draw'), 'draw', figures)
+@pytest.mark.parametrize('experiment', ['vae', 'draw'])
+def test_others(experiment, tmp_path, figures):
+  check(tmp_path, train(tmp_path, experiment), experiment, figures)
 
 
 def test_one_process_reads_what_two_have_written(directory, codes):

@@ -31,8 +31,8 @@ def test_memory_and_files_stay_flat(run, request, figures):
     {'columns': ['step', 'resident MB', 'open descriptors', 'threads'], 'rows': samples},
   )
   late = np.array(samples)[len(samples) // 4 :]  # the first quarter may fill caches
-  more = lambda column: 20_000 * np.polyfit(late[:, 0], late[:, column], 1)[0]  # after 20,000 steps
-  assert more(1) < 30, f'{more(1):.1f} MB more'
+  more = lambda column: steps * np.polyfit(late[:, 0], late[:, column], 1)[0]  # over the whole run
+  assert more(1) < 30, f'{more(1):.1f} MB more'  # orbax keeps about 25 KB of each checkpoint
   assert more(2) < 4 and late[:, 2].max() < late[:, 2].min() + 10
   assert more(3) < 4 and late[:, 3].max() < late[:, 3].min() + 20  # orbax has pools of threads
   assert run.checkpoints == [steps - 40, steps]

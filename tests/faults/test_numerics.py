@@ -54,8 +54,8 @@ def config_of(module, spec, dtype='float32'):
   config = module.get_config(spec)
   config.dtype = dtype
   if module is cifar:
-    # Of ten layers: with three more in each block a maximum of max pooling soon falls on another
-    # pixel, and runs go apart however small the first difference is.
+    # Six layers. With all ten a maximum of max pooling falls on another pixel within the first
+    # tens of steps, and runs go apart however small the first difference is.
     config.block_depth = 1
   if config.variant.startswith('cifar10'):
     config.batch_size = 16
