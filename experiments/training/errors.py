@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -109,11 +110,20 @@ def check_links(directory: Path) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Turns a `UserError`, or an error of the file system, into one line and exit code 2."""
+  """Turns a `UserError`, a full disk or the like, and a lack of memory into one line and code 2."""
   try:
     yield
   except UserError as error:
     _fail(str(error))
+  except (MemoryError, RuntimeError) as error:  # Python's and NumPy's, JAX's
+    if isinstance(error, RuntimeError) and 'Out of memory' not in str(error):
+      raise
+    size = re.search(r'[\d.,]+ (bytes|[KMGTPE]iB)', str(error))
+    when = f' when {size[0]} were asked for' if size else ''
+    _fail(
+      f'out of memory{when}; make the network or config.batch_size smaller, or use a machine with '
+      'more.'
+    )
   except OSError as error:
     if error.strerror is None:  # not from the operating system
       raise

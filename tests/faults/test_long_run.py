@@ -31,8 +31,11 @@ def test_memory_and_files_stay_flat(run, request, figures):
     {'columns': ['step', 'resident MB', 'open descriptors', 'threads'], 'rows': samples},
   )
   late = np.array(samples)[len(samples) // 4 :]  # the first quarter may fill caches
-  more = lambda column: steps * np.polyfit(late[:, 0], late[:, column], 1)[0]  # over the whole run
-  assert more(1) < 30, f'{more(1):.1f} MB more'  # orbax keeps about 25 KB of each checkpoint
-  assert more(2) < 4 and late[:, 2].max() < late[:, 2].min() + 10
-  assert more(3) < 4 and late[:, 3].max() < late[:, 3].min() + 20  # orbax has pools of threads
+  more = lambda column: np.polyfit(late[:, 0], late[:, column], 1)[0]  # a step
+  # Of each of 700 checkpoints in 20,000 steps orbax keeps some 17 KB; all else is flat.
+  assert 20_000 * more(1) < 30, f'{20_000 * more(1):.1f} MB more'
+  assert steps * more(2) < 4 and late[:, 2].max() < late[:, 2].min() + 10
+  assert (
+    steps * more(3) < 4 and late[:, 3].max() < late[:, 3].min() + 20
+  )  # orbax has pools of threads
   assert run.checkpoints == [steps - 40, steps]

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.training.errors import one_line_errors
@@ -26,9 +29,31 @@ def test_full_disk_is_one_line(capsys):
   assert line.startswith('error: No space left on device: runs/metrics.jsonl')
 
 
+@pytest.mark.parametrize(
+  'allocate, size',
+  [
+    (lambda: jnp.zeros((10**7, 10**7)), '400000000000000 bytes'),
+    (lambda: jax.jit(lambda x: x + jnp.zeros((10**7, 10**7)))(0.0), '400000000000000 bytes'),
+    (lambda: np.zeros((10**8, 10**8)), '71.1 PiB'),
+    (lambda: bytearray(10**17), ''),
+  ],
+)
+def test_lack_of_memory_is_one_line(allocate, size, capsys):
+  with pytest.raises(SystemExit) as exit_, one_line_errors():
+    jax.block_until_ready(allocate())
+  assert exit_.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  asked = f' when {size} were asked for' if size else ''
+  assert line.startswith(
+    f'error: out of memory{asked}; make the network or config.batch_size small'
+  )
+
+
 def test_errors_of_the_program_keep_their_traceback():
   with pytest.raises(ZeroDivisionError), one_line_errors():
     _ = 1 / 0
+  with pytest.raises(RuntimeError, match='a mistake'), one_line_errors():
+    raise RuntimeError('a mistake')
 
 
 def test_interruption_is_one_line(capsys, monkeypatch):
