@@ -76,7 +76,7 @@ def machine() -> Results:
   return {
     'processor': processor,
     'cores': os.cpu_count(),
-    'load_average_before': os.getloadavg()[0],
+    'load_average_after': os.getloadavg()[0],
     'commit': run.commit(),
     'versions': versions,
     'environment': settings,
