@@ -58,14 +58,14 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-  """Turns an error of the file system into one that names the file.
+def writing(path: Path) -> Iterator[Path]:
+  """Turns an error of the file system into one that names the file; gives its path.
 
   Raises:
     UserError: the operating system refused something inside.
   """
   try:
-    yield
+    yield path
   except OSError as error:
     raise UserError(
       f'cannot write {path} ({error.strerror or error}); mend this and run the same command again '

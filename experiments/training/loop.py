@@ -74,6 +74,7 @@ def train(
   if step:
     print(f'going on from step {step} of {total}')
   window = Window(step, checkpoints.notes)
+  is_evaluated = not checkpoints.notes.get('evaluate')
   order = functools.lru_cache(maxsize=1)(order)
   log_type = NoLog if jax.process_index() else MetricsLog
   agreed = Agreement()
@@ -84,7 +85,7 @@ def train(
   with (
     interrupts.deferred() as pending,
     contextlib.closing(checkpoints),
-    contextlib.closing(log_type(workdir, resume_step=window.last_row)) as log,
+    contextlib.closing(log_type(workdir, window.last_row, evaluated=is_evaluated)) as log,
     contextlib.closing(Progress(run_name(workdir), total, step, epochs)) as progress,
     nonfinite.located(lambda: checkpoints.restore(state), take_step, lambda: state.params),
   ):
@@ -106,7 +107,7 @@ def train(
       save(metrics=results)
 
     check_finite(step, {'the sum of the parameters': float(sum_of(state.params))})
-    if checkpoints.notes.get('evaluate'):
+    if not is_evaluated:
       end_epoch()
     while step < total:
       state, metrics = take_step(state, step)

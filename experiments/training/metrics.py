@@ -27,14 +27,17 @@ class MetricsLog:
   Args:
     workdir: directory of the run.
     resume_step: step of the checkpoint that the run goes on from; 0 for a new run.
+    evaluated: whether an evaluation at that step, whose row follows that of training, was over.
 
   Raises:
     UserError: the rows up to that step are damaged or missing.
   """
 
-  def __init__(self, workdir: Path, resume_step: int = 0):
+  def __init__(self, workdir: Path, resume_step: int = 0, *, evaluated: bool = True):
     self._path = path = workdir / 'metrics.jsonl'
-    rows = [row for row in read_rows(path) if row['step'] <= resume_step]
+    rows = read_rows(path)
+    last = [row for row in rows if row['step'] == resume_step]
+    rows = [row for row in rows if row['step'] < resume_step] + (last if evaluated else last[:1])
     if (rows[-1]['step'] if rows else 0) != resume_step:
       raise UserError(
         f'{path} lacks the rows up to step {resume_step}, the step of the latest checkpoint; '
@@ -72,8 +75,9 @@ class MetricsLog:
     """Waits until the rows are on the disk, so that not even a loss of power loses one.
 
     Raises:
-      UserError: they cannot be written.
+      UserError: they cannot be written, or are not in the directory any more.
     """
+    check_not_replaced(self._path, self._file.fileno())
     with writing(self._path):
       os.fsync(self._file.fileno())
 
@@ -86,8 +90,8 @@ class MetricsLog:
 class NoLog(MetricsLog):
   """A log that writes nothing: of all processes of a run but the first, which writes the rows."""
 
-  def __init__(self, workdir: Path, resume_step: int = 0):
-    del workdir, resume_step
+  def __init__(self, workdir: Path, resume_step: int = 0, *, evaluated: bool = True):
+    del workdir, resume_step, evaluated
     self._start = time.monotonic()
 
   def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:

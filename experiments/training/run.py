@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from experiments.training.errors import UserError, check_links
+from experiments.training.errors import UserError, check_links, writing
 from experiments.training.metrics import read_rows
 
 _OWN_LEFTOVERS = ('config.json.tmp', 'lock')  # of a process that was killed at its start
@@ -56,7 +56,8 @@ def create_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   """Makes the directory of a run and keeps the config in it; leaves one that is there as it is."""
   workdir.mkdir(parents=True, exist_ok=True)
   if not (workdir / 'config.json').exists():
-    write_json(workdir / 'config.json', json.loads(config.to_json()))
+    with writing(workdir / 'config.json') as path:
+      write_json(path, json.loads(config.to_json()))
 
 
 @contextlib.contextmanager
@@ -125,7 +126,8 @@ def write_summary(
     'device': {'kind': jax.devices()[0].device_kind, 'count': jax.device_count()},
     'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
-  write_json(workdir / 'summary.json', summary)
+  with writing(workdir / 'summary.json') as path:
+    write_json(path, summary)
   return summary
 
 

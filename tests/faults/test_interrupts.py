@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.training import interrupts, loop
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import Interrupted, one_line_errors
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,29 @@ def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(run, is_whole):
   assert run.checkpoints == [3, 5] and not any('test/error' in row for row in run.rows)
   with pytest.raises(Interrupted):  # again, now at the start
     run(evaluate=evaluate)
+  is_whole(run, run())
+
+
+def test_an_evaluation_that_could_not_be_saved_is_not_counted_twice(run, is_whole, monkeypatch):
+  """It is interrupted, and when it is done again, killed between its row and its checkpoint."""
+  save = Checkpoints.save
+
+  def interrupted(state):
+    os.kill(os.getpid(), signal.SIGTERM)
+    loop.evaluate_in_batches(lambda indices, weights: 0, 10, 5)
+
+  def killed_save(self, state, metrics=None, notes=None):
+    if metrics:
+      raise KeyboardInterrupt
+    save(self, state, metrics, notes)
+
+  with pytest.raises(Interrupted):
+    run(evaluate=interrupted)
+  monkeypatch.setattr(Checkpoints, 'save', killed_save)
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  assert [row['step'] for row in run.rows] == [3, 4, 5, 5]
+  monkeypatch.setattr(Checkpoints, 'save', save)
   is_whole(run, run())
 
 
