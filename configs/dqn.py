@@ -66,7 +66,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
 
   # Environments.
   config.game = game
-  config.num_envs = 8  # ours: games played side by side; 1 in the paper
+  config.num_envs = 8  # ours: games played side by side, a multiple of update_period; theirs: 1
   config.repeat_action_probability = 0.0  # sticky actions: 0.25 in Machado et al. (2018)
   config.max_frames = 108_000  # of a game in training: 30 minutes; ours
 
@@ -79,7 +79,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
 
   # Replay memory.
-  config.replay_capacity = 1_000_000  # frames
+  config.replay_capacity = 1_000_000  # agent steps, each with one frame of 84×84
   config.learning_starts = 50_000  # agent steps before the first update
   config.batch_size = 32
 
@@ -89,6 +89,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.target_period = 10_000  # agent steps between copies of the target network
   config.epsilon_start = 1.0
   config.epsilon_end = 0.1
+  config.epsilon_delay = 50_000  # agent steps before it falls: those without updates
   config.epsilon_steps = 1_000_000  # agent steps from the one to the other, in a straight line
 
   # Optimisation: Adamax in the paper, which does not give its values.
@@ -104,8 +105,8 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.epochs = 200
   config.steps_per_epoch = 250_000  # agent steps before each evaluation
   config.eval_epsilon = 0.05
-  config.eval_episodes = 30  # of each evaluation; theirs also ends after 125,000 agent steps
-  config.final_eval_episodes = 30  # of the last one
+  config.eval_episodes = 30  # of each evaluation; ours: theirs has 125,000 agent steps
+  config.final_eval_episodes = 30  # of the last one, as in their final test
   config.eval_envs = 10  # ours: games played side by side, each an equal share of the episodes
   config.eval_max_frames = 18_000  # of an episode: 5 minutes
 
@@ -121,6 +122,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
     config.learning_starts = 10_000
     # Each copy lets values reach one step further back; a discount of 0.99 looks 100 steps ahead.
     config.target_period = 400
+    config.epsilon_delay = 0
     config.epsilon_steps = 30_000  # the first tenth
     config.learning_rate = 0.0005
     config.eval_episodes = 10
@@ -134,6 +136,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
     config.learning_starts = 80
     config.batch_size = 4
     config.target_period = 40
+    config.epsilon_delay = 80
     config.epsilon_steps = 400
     config.epochs = 2
     config.steps_per_epoch = 400

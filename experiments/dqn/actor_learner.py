@@ -28,8 +28,9 @@ class ActorLearner:
   """Takes one step in every environment at a time, and the updates that belong to it.
 
   A step in N environments is N agent steps. Its actions come from the parameters after all updates
-  of the step before, however long anything takes, so that the same seed gives the same run. While
-  the environments move, N / `update_period` minibatches are drawn and learnt from.
+  of the step before, however long anything takes, so that the same seed gives the same run (bit for
+  bit on a CPU). While the environments move, N / `update_period` minibatches are drawn and learnt
+  from.
 
   Seed and number of agent steps decide all random numbers but those of the environments.
 
@@ -93,7 +94,11 @@ class ActorLearner:
     """Probability of a random action in the next step."""
     config = self.config
     return agent.epsilon(
-      self.steps, start=config.epsilon_start, end=config.epsilon_end, steps=config.epsilon_steps
+      self.steps,
+      start=config.epsilon_start,
+      end=config.epsilon_end,
+      steps=config.epsilon_steps,
+      delay=config.epsilon_delay,
     )
 
   def step(self) -> np.ndarray:
@@ -107,7 +112,7 @@ class ActorLearner:
         self._leaves = self._copy_to_target(self._leaves)
       self.learn()
     step = games.receive()
-    self.replay.add(frames, ages, actions, step.rewards, step.life_lost, step.truncated)
+    self.replay.add(frames, ages, actions, step.rewards, step.terminal, step.truncated)
     self._returns += step.returns
     self.steps += config.num_envs
     return actions

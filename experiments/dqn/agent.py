@@ -91,9 +91,9 @@ def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTran
   )
 
 
-def epsilon(step: int, *, start: float, end: float, steps: int) -> float:
-  """Probability of a random action: from `start` to `end` over the first `steps` agent steps."""
-  return end + (start - end) * max(0.0, 1 - step / steps)
+def epsilon(step: int, *, start: float, end: float, steps: int, delay: int) -> float:
+  """Probability of a random action: from `start` to `end` in `steps` agent steps after `delay`."""
+  return end + (start - end) * max(0.0, 1 - max(0, step - delay) / steps)
 
 
 def stack(frames: jax.Array, ages: jax.Array) -> jax.Array:

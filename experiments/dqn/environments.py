@@ -8,6 +8,7 @@ action. `FIRE` is not pressed for the agent, actions that have no effect in a ga
 a lost life does not start the game anew.
 """
 
+import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -27,13 +28,13 @@ class Step(NamedTuple):
 
   Attributes:
     rewards: [N] int32, as the game counts.
-    life_lost: [N] bool, a life or the game was lost: the return after this step is 0.
+    terminal: [N] bool, a life or the game was lost: the return after this step is 0.
     truncated: [N] bool, the game was cut off for its length.
     returns: rewards of the whole game for each that ended, in the order of the games.
   """
 
   rewards: np.ndarray
-  life_lost: np.ndarray
+  terminal: np.ndarray
   truncated: np.ndarray
   returns: list[float]
 
@@ -51,7 +52,7 @@ def make(
   Args:
     game: name in snake_case.
     num_envs: how many.
-    max_frames: of a game, those at its start included.
+    max_frames: of a game, after those without an action at its start.
     repeat_action_probability: that a frame has the action of the frame before it.
     color: single frames [210, 160, 3] instead of observations.
   """
@@ -76,9 +77,18 @@ def make(
   )
 
 
-def seeds(*numbers: int, count: int) -> np.ndarray:
-  """`count` seeds of environments, of their own for each sequence of numbers."""
-  return (np.random.SeedSequence(numbers).generate_state(count) >> 1).astype(np.int64)
+class Purpose(enum.IntEnum):
+  """What environments are seeded for."""
+
+  TRAINING = 0
+  EVALUATION = 1
+  PICTURE = 2
+
+
+def seeds(seed: int, step: int, purpose: Purpose, *, count: int) -> np.ndarray:
+  """`count` seeds of environments, others for each seed of a run, step and purpose."""
+  numbers = np.random.SeedSequence((seed, step, purpose)).generate_state(count)
+  return (numbers >> 1).astype(np.int64)
 
 
 class Games:
@@ -105,7 +115,7 @@ class Games:
     n = env.num_envs
     self._steps = 0  # of each environment
     self._is_due = np.zeros(n, bool)  # to be seeded anew
-    self._seeds = seeds(seed, 0, count=n)
+    self._seeds = seeds(seed, 0, Purpose.TRAINING, count=n)
     self._seeded_at = np.zeros(n, np.int64)  # in steps
     self._actions: list[np.ndarray] = []  # the last ones, since the first of `_seeded_at`
     self._returns = np.zeros(n)
@@ -123,7 +133,7 @@ class Games:
     self.observations, rewards, terminated, truncated, info = self._env.recv()
     lives = info['lives']
     is_over = terminated | truncated
-    life_lost = terminated | (~is_over & (lives < self._lives))  # after the end: of the next game
+    terminal = terminated | (~is_over & (lives < self._lives))  # after the end: of the next game
     self._steps += 1
     self._returns += rewards
     returns = self._returns[is_over].tolist()
@@ -131,11 +141,12 @@ class Games:
     self.ages = np.where(is_over, 0, self.ages + 1)
     self._lives = lives
     if (renewed := is_over & self._is_due).any():
-      self._seeds[renewed] = seeds(self._seed, self._steps, count=len(lives))[renewed]
+      new = seeds(self._seed, self._steps, Purpose.TRAINING, count=len(lives))
+      self._seeds[renewed] = new[renewed]
       self._seeded_at[renewed] = self._steps
       self._is_due[renewed] = False
       self._reset(renewed)
-    return Step(rewards, life_lost, truncated & ~terminated, returns)
+    return Step(rewards, terminal, truncated & ~terminated, returns)
 
   def save(self, *, interrupted: bool = False) -> Arrays:
     """What `restore` needs; from now on environments are seeded anew when their game is over.
@@ -170,7 +181,7 @@ class Games:
       if (seeded := self._seeded_at == step).any():
         self._reset(seeded)
       if step < self._steps:
-        # An environment that was seeded later plays on at random until then.
+        # What an environment that was seeded later plays until then does not count.
         actions = self._actions[step - first].astype(np.int64)
         self.observations, _, _, _, info = self._env.step(actions)
         self._lives = info['lives']

@@ -6,14 +6,16 @@ checkpoint of that step and never changed, so that a run that is killed at any m
 of its latest checkpoint.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from experiments.dqn.environments import Arrays
 from experiments.dqn.replay import Replay, Row
-from experiments.training.errors import UserError
+from experiments.training.errors import UserError, writing
 
 _ROWS, _GAMES = 'rows/', 'games/'
 
@@ -40,23 +42,28 @@ class Journal:
 
     Args:
       games: as `Games.save` returns them.
+
+    Raises:
+      UserError: the file system refuses it.
     """
     count = self._replay.count
     if count == self._saved:  # restored, and nothing was played since: the file is there
       return
-    self._directory.mkdir(exist_ok=True)
     first = max(self._saved, count - self._replay.capacity)
     rows = self._replay.newest(count - first)
     arrays = {f'{_ROWS}{name}': array for name, array in rows._asdict().items()}
     arrays |= {f'{_GAMES}{name}': array for name, array in games.items()}
-    temporary = self._directory / 'tmp.npz'
-    with temporary.open('wb') as file:
-      np.savez(file, first=first, **arrays)
-      os.fsync(file.fileno())  # `np.savez` has flushed it
-    os.replace(temporary, self._path(count))
+    with writing(self._path(count)) as path:
+      self._directory.mkdir(exist_ok=True)
+      temporary = self._directory / 'tmp.npz'
+      with temporary.open('wb') as file:
+        np.savez(file, first=first, **arrays)
+        os.fsync(file.fileno())  # `np.savez` has flushed it
+      os.replace(temporary, path)
     self._saved = count
     ends = self._ends()
-    oldest = ends[-self._keep :][0] - self._replay.capacity
+    # One more than is kept: until there is a checkpoint for the newest, those before it count.
+    oldest = ends[-self._keep - 1 :][0] - self._replay.capacity
     for end in ends:
       if end <= oldest:
         self._path(end).unlink()
@@ -76,27 +83,33 @@ class Journal:
     for end in self._ends():
       if end > count:
         self._path(end).unlink()
-    games, last, rows = self._read(count)
-    parts = [(last, rows)]
-    while last > max(0, count - self._replay.capacity):
-      _, last, rows = self._read(last)
-      parts.append((last, rows))
-    for first, rows in reversed(parts):
-      self._replay.put(first, rows)
+    first, ends = count, []
+    while not ends or first > max(0, count - self._replay.capacity):
+      ends.append(first)
+      with self._reading(first) as arrays:
+        if not 0 <= (start := int(arrays['first'])) < first:
+          raise ValueError(f'its rows begin at {start}')
+      first = start
+    for end in reversed(ends):  # one at a time: together they take as much as the memory itself
+      with self._reading(end) as arrays:
+        self._replay.put(
+          int(arrays['first']), Row(**{name: arrays[f'{_ROWS}{name}'] for name in Row._fields})
+        )
+        games = {name[len(_GAMES) :]: arrays[name] for name in arrays if name.startswith(_GAMES)}
     self._saved = count
     return games
 
-  def _read(self, end: int) -> tuple[Arrays, int, Row]:
-    """Games, number of the first row, and rows of the file whose rows end before `end`."""
+  @contextlib.contextmanager
+  def _reading(self, end: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of the file whose rows end before `end`, each read when it is asked for.
+
+    Raises:
+      UserError: the file cannot be read, or what is inside is not as it should be.
+    """
     path = self._path(end)
     try:
       with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
-        games = {name[len(_GAMES) :]: arrays[name] for name in arrays if name.startswith(_GAMES)}
-        rows = Row(**{name: arrays[f'{_ROWS}{name}'] for name in Row._fields})
-        first = int(arrays['first'])
-        if not 0 <= first < end:
-          raise ValueError(f'its rows begin at {first}')
-        return games, first, rows
+        yield arrays
     except Exception as error:  # the file system, zipfile, zlib and NumPy each have their own
       reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
       raise UserError(

@@ -9,7 +9,7 @@ from ml_collections import config_dict
 from PIL import Image
 
 from experiments.dqn import evaluation
-from experiments.dqn.environments import seeds
+from experiments.dqn.environments import Purpose, seeds
 from experiments.training.metrics import Row, read_rows
 
 _GIF_BYTES = 3_000_000
@@ -26,7 +26,7 @@ def write(workdir: Path, config: config_dict.FrozenConfigDict, policy: evaluatio
   """
   title = '/'.join(workdir.parts[-2:])
   score(read_rows(workdir / 'metrics.jsonl'), title).savefig(workdir / 'score.png', dpi=150)
-  frames, _ = evaluation.record(policy, config, seeds(config.seed, count=1))
+  frames, _ = evaluation.record(policy, config, seeds(config.seed, 0, Purpose.PICTURE, count=1))
   (workdir / 'episode.gif').write_bytes(gif(frames))
 
 
@@ -67,7 +67,12 @@ def gif(frames: np.ndarray, max_bytes: int = _GIF_BYTES) -> bytes:
     ]
     buffer = io.BytesIO()
     images[0].save(
-      buffer, 'GIF', save_all=True, append_images=images[1:], duration=_GIF_MILLISECONDS, loop=0
+      buffer,
+      'GIF',
+      save_all=True,
+      append_images=images[1:],
+      duration=stride * _GIF_MILLISECONDS,
+      loop=0,
     )
     if buffer.tell() <= max_bytes:
       break

@@ -20,7 +20,7 @@ class Row(NamedTuple):
     ages: [N] agent steps since the game began, at most 3 as older ones are not seen.
     actions: [N] uint8.
     rewards: [N] int8, clipped to −1 … 1.
-    life_lost: [N] bool, whether a life or the game was lost in this step.
+    terminal: [N] bool, whether a life or the game was lost in this step.
     truncated: [N] bool, whether the game was cut off after it: what came of it is not known.
   """
 
@@ -28,7 +28,7 @@ class Row(NamedTuple):
   ages: np.ndarray
   actions: np.ndarray
   rewards: np.ndarray
-  life_lost: np.ndarray
+  terminal: np.ndarray
   truncated: np.ndarray
 
 
@@ -52,7 +52,7 @@ class Replay:
       ages=np.zeros(shape, np.uint8),
       actions=np.zeros(shape, np.uint8),
       rewards=np.zeros(shape, np.int8),
-      life_lost=np.zeros(shape, bool),
+      terminal=np.zeros(shape, bool),
       truncated=np.zeros(shape, bool),
     )
 
@@ -62,7 +62,7 @@ class Replay:
     ages: np.ndarray,
     actions: np.ndarray,
     rewards: np.ndarray,
-    life_lost: np.ndarray,
+    terminal: np.ndarray,
     truncated: np.ndarray,
   ) -> None:
     """Adds a row, over the oldest one if the memory is full; arguments as in `Row`.
@@ -70,7 +70,7 @@ class Replay:
     Ages and rewards are clipped here.
     """
     ages, rewards = np.minimum(ages, STACK - 1), np.clip(rewards, -1, 1)
-    row = Row(frames, ages, actions, rewards, life_lost, truncated)
+    row = Row(frames, ages, actions, rewards, terminal, truncated)
     for array, value in zip(self._rows, row):
       array[self.count % self.capacity] = value
     self.count += 1
@@ -102,7 +102,7 @@ class Replay:
       ages=self._rows.ages[pairs],
       a_tm1=self._rows.actions[rows, envs].astype(np.int32),
       r_t=self._rows.rewards[rows, envs].astype(np.float32),
-      discount_t=1 - self._rows.life_lost[rows, envs].astype(np.float32),
+      discount_t=1 - self._rows.terminal[rows, envs].astype(np.float32),
     )
     return Batch(*(array.reshape(batches, batch_size, *array.shape[1:]) for array in batch))
 

@@ -12,7 +12,7 @@ from ml_collections import config_dict
 from experiments.dqn import evaluation, pictures
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.agent import AgentState
-from experiments.dqn.environments import FRAME_SKIP, Arrays, seeds
+from experiments.dqn.environments import FRAME_SKIP, Arrays, Purpose, seeds
 from experiments.dqn.journal import Journal
 from experiments.dqn.validate import validate
 from experiments.training import interrupts, nonfinite, run, start
@@ -38,6 +38,8 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
   """
   del data_dir
   start.on_games(config, workdir, validate=validate, run_experiment=run_experiment)
+  # Nothing goes on with a finished run; it may also have been killed before it came here.
+  shutil.rmtree(workdir / 'replay', ignore_errors=True)
 
 
 def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
@@ -48,7 +50,7 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
 
   def evaluate() -> dict[str, float]:
     episodes = config.final_eval_episodes if agent.steps == total else config.eval_episodes
-    env_seeds = seeds(config.seed, agent.steps, count=config.eval_envs)
+    env_seeds = seeds(config.seed, agent.steps, Purpose.EVALUATION, count=config.eval_envs)
     return eval_metrics(evaluation.play(agent.eval_policy(), config, episodes, env_seeds))
 
   train_and_evaluate(agent, evaluate, config, workdir)
@@ -56,7 +58,6 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
   summary = run.write_summary(
     workdir, config, best_metric=BEST_METRIC, num_params=agent.num_params, best=max
   )
-  shutil.rmtree(workdir / 'replay')  # nothing goes on with a finished run
   final, best = summary['final'][BEST_METRIC], summary['best'][BEST_METRIC]
   print(f'score {final:.1f}, at best {best:.1f}; all of it is in {workdir}')
 
@@ -98,18 +99,23 @@ def train_and_evaluate(
   if restore() is not None:
     print(f'going on from agent step {agent.steps:,} of {total:,}')
   last_row: int = checkpoints.notes.get('last_row', agent.steps)
+  is_evaluated = not checkpoints.notes.get('evaluate')
 
   with (
     interrupts.deferred() as pending,
     contextlib.closing(checkpoints),
-    contextlib.closing(MetricsLog(workdir, resume_step=last_row)) as log,
+    contextlib.closing(MetricsLog(workdir, last_row, evaluated=is_evaluated)) as log,
     contextlib.closing(Progress(run_name(workdir), total, agent.steps, config.epochs)) as progress,
     nonfinite.located(restore, take_step, lambda: agent.state.params, stride=config.num_envs),
   ):
 
+    def check_parameters() -> None:
+      params = agent.state.train.params
+      check_finite(agent.steps, {'the sum of the parameters': float(sum_of(params))})
+
     def save(games: Arrays, **kwargs: Any) -> None:
       state = agent.state
-      check_finite(agent.steps, {'the sum of the parameters': float(sum_of(state.train.params))})
+      check_parameters()
       log.sync()  # a checkpoint without its rows could not be gone on from
       journal.save(games)
       checkpoints.save(state, **kwargs)
@@ -127,7 +133,8 @@ def train_and_evaluate(
       progress.epoch(epoch, log.seconds, {**metrics, **results})
       save(agent.games.save(), metrics=results)
 
-    if checkpoints.notes.get('evaluate'):
+    check_parameters()
+    if not is_evaluated:
       end_epoch({})
     agent.start_window(checkpoints.notes.get('window'))
     while agent.steps < total:

@@ -6,6 +6,7 @@ import psutil
 from ml_collections import config_dict
 
 from experiments.dqn import replay
+from experiments.dqn.environments import FRAME_SKIP
 from experiments.dqn.extra import roms
 from experiments.training.checks import check, check_sizes, choose
 from experiments.training.errors import UserError
@@ -46,6 +47,7 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
   check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
   check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
+  check(config, ('epsilon_delay',), lambda value: value >= 0, 'must be 0 or more')
   check(config, _PROBABILITIES, lambda value: 0 <= value <= 1, 'must be between 0 and 1')
   check(config, ('seed',), lambda value: 0 <= value < 2**31, 'must be at least 0 and below 2**31')
   check_sizes(config, 'features', 'three numbers', count=3)
@@ -65,6 +67,11 @@ def _check_game(game: str) -> None:
 
 def _check_steps(config: config_dict.FrozenConfigDict) -> None:
   n = config.num_envs
+  if config.max_frames <= FRAME_SKIP:
+    raise UserError(
+      f'config.max_frames={config.max_frames} must be above {FRAME_SKIP}, the frames of an agent '
+      'step: nothing is learnt from a step that ends its game for its length.'
+    )
   if n % config.update_period:
     raise UserError(
       f'config.num_envs={n} must be a multiple of config.update_period={config.update_period}, as '
@@ -91,9 +98,9 @@ def _check_steps(config: config_dict.FrozenConfigDict) -> None:
 
 
 def _check_memory(config: config_dict.FrozenConfigDict) -> None:
-  # The rows since the last checkpoint are copied when they are written.
-  frames = config.replay_capacity + min(config.replay_capacity, config.checkpoint_every)
-  needed, available = replay.num_bytes(frames), psutil.virtual_memory().available
+  # The rows since the last checkpoint are copied when they are written, and when they are read.
+  steps = config.replay_capacity + min(config.replay_capacity, config.checkpoint_every)
+  needed, available = replay.num_bytes(steps), psutil.virtual_memory().available
   if needed > available:
     raise UserError(
       f'config.replay_capacity={config.replay_capacity} needs {needed / 2**30:.1f} GiB of memory, '

@@ -1,8 +1,9 @@
 """The straightforward loop of deep Q-learning that ours is measured against.
 
 One environment, which waits for the network and is waited for; the action of every step by a call
-of its own; whole observations in the replay memory; one update after every fourth step, whose loss
-is read at once. Network, action and update are those of `experiments.dqn`.
+of its own; whole observations in the replay memory; one update after every `update_period` steps,
+whose loss is read at once. Network, action and update are those of `experiments.dqn`. For the time
+alone: ε is constant, and games that are cut off for their length are not told from others.
 """
 
 import functools
@@ -30,7 +31,10 @@ class SingleEnvironment:
     self.config = config
     self.steps = 0
     self._env = environments.make(
-      config.game, 1, max_frames=config.max_frames, repeat_action_probability=0.0
+      config.game,
+      1,
+      max_frames=config.max_frames,
+      repeat_action_probability=config.repeat_action_probability,
     )
     self._observation, info = self._env.reset(seed=np.array([config.seed]))
     self._lives = info['lives'][0]
@@ -58,18 +62,20 @@ class SingleEnvironment:
     return int(self._state.train.step)
 
   def step(self) -> None:
-    """One agent step and, after every fourth, one update."""
+    """One agent step and, after every `update_period` of them, one update."""
     self._key, key = jax.random.split(self._key)
-    action = np.asarray(self._act(self._state.train.params, key, self._observation, 0.1))
+    action = np.asarray(
+      self._act(self._state.train.params, key, self._observation, self.config.epsilon_end)
+    )
     before = self._observation
     self._observation, reward, terminated, _, info = self._env.step(action)
-    life_lost = terminated[0] or info['lives'][0] < self._lives
+    terminal = terminated[0] or info['lives'][0] < self._lives
     self._lives = info['lives'][0]
     place = self.steps % len(self._actions)
     self._observations[place] = before[0], self._observation[0]
     self._actions[place] = action[0]
     self._rewards[place] = np.clip(reward[0], -1, 1)
-    self._discounts[place] = not life_lost
+    self._discounts[place] = not terminal
     self.steps += 1
     if self.steps > self.config.learning_starts:
       if self.steps % self.config.target_period == 0:

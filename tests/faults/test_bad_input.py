@@ -142,6 +142,8 @@ TABLE = {
     ('--config.param=plain', 'choose these in --config FILE:SPEC'),
     ('--config.optimizer=adam', 'config.optimizer=adam: choose one of adamax, rmsprop'),
     ('--config.num_envs=6', 'config.num_envs=6 must be a multiple of config.update_period=4'),
+    ('--config.max_frames=4', 'config.max_frames=4 must be above 4'),
+    ('--config.epsilon_delay=-1', 'config.epsilon_delay=-1 must be 0 or more'),
     ('--config.target_period=42', 'must be a multiple of config.num_envs=4'),
     ('--config.eval_episodes=5', 'must be a multiple of config.eval_envs=2'),
     ('--config.learning_starts=4', 'config.learning_starts=4 must be 8 or more'),

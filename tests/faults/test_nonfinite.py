@@ -12,6 +12,7 @@ from ml_collections import config_dict
 
 from configs import cifar, dqn
 from experiments.cifar import train as cifar_train
+from experiments.dqn import agent as dqn_agent
 from experiments.dqn import train as dqn_train
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.training import nonfinite
@@ -148,6 +149,21 @@ def test_a_parameter_of_an_experiment_before_its_first_step(tmp_path, monkeypatc
   monkeypatch.setattr(cifar_train, 'create_model', create_broken)
   with pytest.raises(UserError, match=r'nan at step 0 \(block2\.0\.linear\.kernel is the first'):
     cifar_train.train(frozen(cifar, 'bn,tiny', block_depth=1), tmp_path)
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+def test_a_parameter_of_deep_q_learning_before_its_first_step(tmp_path, monkeypatch):
+  create = dqn_agent.create
+
+  def create_broken(*args):
+    graphdef, state = create(*args)
+    kernel = state.params['conv2']['kernel']
+    kernel[...] = kernel[...].at[0, 0, 0, 0].set(np.nan)
+    return graphdef, state
+
+  monkeypatch.setattr(dqn_agent, 'create', create_broken)
+  with pytest.raises(UserError, match=r'nan at step 0 \(conv2\.kernel is the first'):
+    dqn_train.train(frozen(dqn, 'breakout-plain,tiny'), tmp_path)
   assert not list((tmp_path / 'checkpoints').iterdir())
 
 

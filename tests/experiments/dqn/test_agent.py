@@ -98,10 +98,10 @@ def test_one_update_by_hand():
 
 
 def test_epsilon_falls_in_a_straight_line():
-  schedule = functools.partial(agent.epsilon, start=1.0, end=0.1, steps=1_000_000)
-  assert [schedule(step) for step in (0, 250_000, 500_000, 1_000_000, 50_000_000)] == pytest.approx(
-    [1.0, 0.775, 0.55, 0.1, 0.1]
-  )
+  schedule = functools.partial(agent.epsilon, start=1.0, end=0.1, steps=1_000_000, delay=50_000)
+  assert [
+    schedule(step) for step in (0, 50_000, 300_000, 550_000, 1_050_000, 50_000_000)
+  ] == pytest.approx([1.0, 1.0, 0.775, 0.55, 0.1, 0.1])
 
 
 def test_actions_are_greedy_but_for_a_share_of_epsilon():

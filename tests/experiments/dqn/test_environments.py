@@ -1,5 +1,7 @@
 """Games of the Arcade Learning Environment: preprocessing, ends of games, lives, going back."""
 
+import itertools
+
 import ale_py
 import cv2
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from ale_py import roms
 
 from experiments.dqn import environments
-from experiments.dqn.environments import Games
+from experiments.dqn.environments import Games, Purpose
 
 
 def make(game='breakout', num_envs=2, max_frames=108_000, repeat_action_probability=0.0):
@@ -76,6 +78,18 @@ def test_preprocessing_is_that_of_an_independent_implementation(game):
   assert scored and observations.std() > 0
 
 
+def test_games_begin_with_up_to_29_frames_without_an_action():
+  env = make(num_envs=8, max_frames=8)
+  _, info = env.reset(seed=np.arange(8))
+  counts = [info['episode_frame_number']]
+  for _ in range(60):
+    _, _, _, truncated, info = env.step(np.zeros(8, np.int64))
+    counts.append(info['episode_frame_number'][truncated])
+  counts = np.concatenate(counts)
+  assert len(counts) > 200
+  assert counts.max() == 29 and len(np.unique(counts)) > 20
+
+
 def random_steps(games, count, seed=0):
   """Plays; → what `receive` returned, with observations and ages after it."""
   rng = np.random.default_rng(seed)
@@ -91,7 +105,7 @@ def test_ends_of_games_and_lives():
   env = make()
   games = Games(env, seed=3)
   reference = make()  # the same games, with all that the environment tells
-  reference.reset(seed=environments.seeds(3, 0, count=2))
+  reference.reset(seed=environments.seeds(3, 0, Purpose.TRAINING, count=2))
   rng = np.random.default_rng(0)
   lives, totals, ages = np.array([5, 5]), np.zeros(2), np.zeros(2, int)
   finished, expected_returns, lost = [], [], np.zeros(2, int)
@@ -103,8 +117,8 @@ def test_ends_of_games_and_lives():
     np.testing.assert_array_equal(games.observations, observations)
     np.testing.assert_array_equal(step.rewards, rewards)
     now = np.where(terminated, 0, info['lives'])
-    np.testing.assert_array_equal(step.life_lost, now < lives)
-    lost += step.life_lost
+    np.testing.assert_array_equal(step.terminal, now < lives)
+    lost += step.terminal
     totals += rewards
     ages = np.where(terminated, 0, ages + 1)
     np.testing.assert_array_equal(games.ages, ages)
@@ -122,10 +136,10 @@ def test_ends_of_games_and_lives():
 
 def test_a_game_that_is_cut_off_is_truncated_and_no_life_is_lost():
   games = Games(make(max_frames=200), seed=0)
-  cut = [step for step, _, _ in random_steps(games, 60) if step.truncated.any()]
-  assert cut
-  for step in cut:
-    assert not step.life_lost[step.truncated].any()
+  cut = {i: s for i, (s, _, _) in enumerate(random_steps(games, 120), 1) if s.truncated.any()}
+  assert list(cut) == [50, 100]  # of four frames each, those without an action not counted
+  for step in cut.values():
+    assert not step.terminal[step.truncated].any()
     assert len(step.returns) == step.truncated.sum()
 
 
@@ -154,5 +168,6 @@ def test_restored_games_go_on_as_they_would_have(repeat_action_probability):
 
 
 def test_seeds_differ():
-  drawn = [environments.seeds(*numbers, count=8) for numbers in ((0, 0), (0, 1), (1, 0), (1, 1))]
-  assert len(np.unique(drawn)) == 32 and np.min(drawn) >= 0
+  numbers = itertools.product((0, 1), (0, 1), Purpose)
+  drawn = [environments.seeds(*three, count=8) for three in numbers]
+  assert len(np.unique(drawn)) == 2 * 2 * 3 * 8 and np.min(drawn) >= 0

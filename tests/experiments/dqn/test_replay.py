@@ -1,12 +1,13 @@
 """The replay memory against a list of everything that happened; its files."""
 
 import collections
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from experiments.dqn.journal import Journal
-from experiments.dqn.replay import Replay
+from experiments.dqn.replay import Replay, num_bytes
 from experiments.training.errors import UserError
 
 N = 3
@@ -33,13 +34,13 @@ def play(count, seed=0):
     actions, rewards = rng.integers(18, size=N), rng.integers(-30, 30, size=N)
     is_over = rng.random(N) < 0.15
     truncated = is_over & (rng.random(N) < 0.2)
-    life_lost = (is_over | (rng.random(N) < 0.1)) & ~truncated
-    rows.append((frames, ages, actions, rewards, life_lost, truncated))
+    terminal = (is_over | (rng.random(N) < 0.1)) & ~truncated
+    rows.append((frames, ages, actions, rewards, terminal, truncated))
     ages = np.where(is_over, 0, ages + 1)
   for row in range(count - 1):
-    _, _, actions, rewards, life_lost, truncated = rows[row]
+    _, _, actions, rewards, terminal, truncated = rows[row]
     for env in np.flatnonzero(~truncated):
-      reward, discount = np.sign(rewards[env]), 1.0 - life_lost[env]
+      reward, discount = np.sign(rewards[env]), 1.0 - terminal[env]
       s_tm1, s_t = observations[row][env], observations[row + 1][env]
       transitions[row, env] = (s_tm1, actions[env], reward, discount, s_t)
   return rows, transitions
@@ -119,11 +120,15 @@ def sample(replay):
 
 
 @pytest.mark.parametrize('stop', [1, 2, 3, 4, 5, 6])
-def test_memory_and_games_come_back_from_files(tmp_path, stop):
-  """Saves every 12 rows; a run goes on after each, also when a later part of it was lost."""
+@pytest.mark.parametrize('keep', [1, 2])
+def test_memory_and_games_come_back_from_files(tmp_path, stop, keep):
+  """Saves every 12 rows; a run goes on after each, also when a later part of it was lost.
+
+  As when it is killed after a `save` and before there is a checkpoint for it.
+  """
   rows, _ = play(90)
   replay = Replay(25, N)
-  journal = Journal(tmp_path, replay, num_envs=N, keep=2)
+  journal = Journal(tmp_path, replay, num_envs=N, keep=keep)
   expected = None
   for count, row in enumerate(rows, start=1):
     replay.add(*row)
@@ -134,7 +139,7 @@ def test_memory_and_games_come_back_from_files(tmp_path, stop):
     if count == 12 * stop + 15:  # one more file, and three rows that are in none
       break
   again = Replay(25, N)
-  journal = Journal(tmp_path, again, num_envs=N, keep=2)
+  journal = Journal(tmp_path, again, num_envs=N, keep=keep)
   assert journal.restore(12 * stop * N)['count'] == 12 * stop
   assert again.count == 12 * stop
   for a, b in zip(sample(again), expected):
@@ -143,7 +148,7 @@ def test_memory_and_games_come_back_from_files(tmp_path, stop):
     again.add(*row)
   journal.save({'count': np.array(again.count)})
   third = Replay(25, N)
-  Journal(tmp_path, third, num_envs=N, keep=2).restore(12 * (stop + 1) * N)
+  Journal(tmp_path, third, num_envs=N, keep=keep).restore(12 * (stop + 1) * N)
   for a, b in zip(sample(third), sample(again)):
     np.testing.assert_array_equal(a, b)
 
@@ -155,9 +160,25 @@ def test_files_of_rows_that_are_no_longer_needed_are_removed(tmp_path):
     replay.add(*row)
     if count % 10 == 0:
       journal.save({})
-  # Restoring the one before last, of 110 rows, needs rows 85 to 109.
+  # Of 120 rows there may be no checkpoint yet; the one before last, of 100, needs rows 75 to 99.
   kept = {path.stem for path in tmp_path.iterdir()}
-  assert kept == {str(N * end) for end in (90, 100, 110, 120)}
+  assert kept == {str(N * end) for end in (80, 90, 100, 110, 120)}
+
+
+def test_restoring_takes_no_more_memory_than_one_file(tmp_path):
+  replay = Replay(400, N)
+  journal = Journal(tmp_path, replay, num_envs=N, keep=2)
+  row = play(1)[0][0]
+  for count in range(1, 401):
+    replay.add(*row)
+    if count % 100 == 0:
+      journal.save({})
+  again = Replay(400, N)
+  tracemalloc.start()
+  Journal(tmp_path, again, num_envs=N, keep=2).restore(400 * N)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 1.5 * num_bytes(100 * N)
 
 
 @pytest.mark.parametrize('damage', ['missing', 'cut off'])

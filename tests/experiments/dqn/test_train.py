@@ -1,6 +1,7 @@
 """The experiment from end to end on real games, how often it learns, resuming."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -13,14 +14,15 @@ import numpy as np
 import psutil
 import pytest
 from ml_collections import config_dict
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from configs import dqn
-from experiments.dqn import environments, evaluation, pictures
+from experiments.dqn import agent, environments, evaluation, pictures
 from experiments.dqn import train as train_lib
 from experiments.dqn.actor_learner import ActorLearner
-from experiments.dqn.environments import Games
+from experiments.dqn.environments import Games, Purpose
 from experiments.dqn.validate import validate
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import Interrupted, UserError
 from experiments.training.metrics import read_rows
 
@@ -39,13 +41,13 @@ def frozen(spec='breakout-wn,tiny', **changes):
   ],
 )
 def test_a_whole_run(spec, changes, tmp_path):
-  train_lib.train(frozen(spec, **changes), tmp_path)
+  train_lib.train(frozen(spec, final_eval_episodes=6, **changes), tmp_path)
   rows = read_rows(tmp_path / 'metrics.jsonl')
   training = [row for row in rows if 'train/epsilon' in row]
   assert [row['step'] for row in training] == [80, 160, 200, 240, 320, 400, 480, 560, 600, 640,
                                                720, 800]  # fmt: skip
-  assert training[0]['train/epsilon'] == pytest.approx(0.82)
-  assert [row['train/epsilon'] for row in training[5:]] == [0.1] * 7
+  epsilon = [row['train/epsilon'] for row in training]
+  assert epsilon[:3] == pytest.approx([1.0, 0.82, 0.73]) and epsilon[6:] == [0.1] * 6
   assert all(row['frames'] == 4 * row['step'] for row in rows)
   assert 'train/loss' not in training[0] and training[0]['updates_per_second'] == 0
   for row in training[1:]:
@@ -54,7 +56,7 @@ def test_a_whole_run(spec, changes, tmp_path):
     assert ratio == pytest.approx(4)
   evaluations = [row for row in rows if 'eval/score' in row]
   assert [row['epoch'] for row in evaluations] == [1, 2]
-  assert all(row['eval/episodes'] == 4 for row in evaluations)
+  assert [row['eval/episodes'] for row in evaluations] == [4, 6]
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['final'] == evaluations[-1]
   assert summary['best']['eval/score'] == max(row['eval/score'] for row in evaluations)
@@ -86,6 +88,47 @@ def test_one_update_for_four_agent_steps_and_copies_of_the_target_network():
       expected_target = params  # before the updates of this step
     agent.step()
   assert (params != initial).any() and (expected_target != initial).any()
+
+
+def test_what_is_remembered_is_what_happened(monkeypatch):
+  """Against the same games with all that the environment tells, through lost lives and ends."""
+  config = frozen('breakout-plain,tiny', max_frames=400, learning_starts=800, replay_capacity=1600)
+  learner = ActorLearner(config)
+  env = environments.make('breakout', 4, max_frames=400, repeat_action_probability=0.0)
+  env_seeds = environments.seeds(config.seed, 0, Purpose.TRAINING, count=4)
+  observations, info = env.reset(seed=env_seeds)
+  lives, expected = info['lives'], {}
+  for row in range(150):
+    actions = learner.step()
+    following, rewards, terminated, truncated, info = env.step(actions.astype(np.int64))
+    for i in np.flatnonzero(~truncated):
+      discount = 0 if terminated[i] or info['lives'][i] < lives[i] else 1
+      expected[row, i] = observations[i], actions[i], np.sign(rewards[i]), discount, following[i]
+    observations, lives = following, info['lives']
+  assert len(expected) < 4 * 150  # games were cut off
+  del expected[149, 0], expected[149, 1], expected[149, 2], expected[149, 3]
+  rows, envs = np.array(list(expected)).T
+  monkeypatch.setattr(learner.replay, '_draw', lambda *_: (rows.copy(), envs.copy()))
+  batch = learner.replay.sample(np.random.default_rng(0), 1, len(expected))
+  frames, ages, a_tm1, r_t, discount_t = (array[0] for array in batch)
+  s_tm1, s_t = agent.stack(frames[:, :-1], ages[:, 0]), agent.stack(frames[:, 1:], ages[:, 1])
+  for got, wanted in zip((s_tm1, a_tm1, r_t, discount_t), zip(*expected.values())):
+    np.testing.assert_array_equal(got, np.array(wanted))
+  goes_on = discount_t == 1
+  assert 0 < np.sum(~goes_on) < 100 and r_t.any()
+  wanted = np.array([following for *_, following in expected.values()])
+  np.testing.assert_array_equal(s_t[goes_on], wanted[goes_on])
+
+
+def test_evaluation_has_an_epsilon_of_its_own():
+  observations = np.random.default_rng(0).integers(256, size=(1, 4, 84, 84)).astype(np.uint8)
+  counts = {}
+  for eval_epsilon in (0.0, 1.0):
+    policy = ActorLearner(frozen(eval_epsilon=eval_epsilon, epsilon_end=0.5)).eval_policy()
+    actions = [policy(step, observations)[0] for step in range(200)]
+    counts[eval_epsilon] = np.bincount(actions, minlength=4)
+  assert sorted(counts[0.0]) == [0, 0, 0, 200]  # greedy
+  assert counts[1.0].min() > 25  # of 50 expected
 
 
 def first_actions(config, steps=1000):
@@ -185,6 +228,74 @@ def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(tmp_path, monkey
   assert 'eval/score' in rows[-1] and (tmp_path / 'summary.json').exists()
 
 
+def test_an_evaluation_that_could_not_be_saved_is_not_counted_twice(tmp_path, monkeypatch):
+  """As when the process is killed between its row and its checkpoint."""
+  config = frozen(epochs=1, steps_per_epoch=80, eval_episodes=2, final_eval_episodes=2)
+  play, save = evaluation.play, Checkpoints.save
+
+  def interrupted_play(*args):
+    interrupt()
+    return play(*args)
+
+  def killed_save(self, state, metrics=None, notes=None):
+    if metrics:
+      kill()
+    save(self, state, metrics, notes)
+
+  monkeypatch.setattr(evaluation, 'play', interrupted_play)
+  with pytest.raises(Interrupted):
+    train_lib.train(config, tmp_path)
+  monkeypatch.setattr(evaluation, 'play', play)
+  monkeypatch.setattr(Checkpoints, 'save', killed_save)
+  with pytest.raises(Killed):
+    train_lib.train(config, tmp_path)
+  assert [row['step'] for row in logged(tmp_path)] == [80, 80]
+  monkeypatch.setattr(Checkpoints, 'save', save)
+  train_lib.train(config, tmp_path)
+  rows = logged(tmp_path)
+  assert [row['step'] for row in rows] == [80, 80] and 'eval/score' in rows[-1]
+
+
+def test_nothing_is_kept_in_a_directory_that_is_another_run_s_by_now(tmp_path, monkeypatch):
+  """Neither rows nor games, when a signal comes between two rows."""
+  step = ActorLearner.step
+
+  def broken_step(learner):
+    actions = step(learner)
+    if learner.steps == 124:
+      (tmp_path / 'run').rename(tmp_path / 'moved')
+      (tmp_path / 'run').mkdir()
+      interrupt()
+    return actions
+
+  monkeypatch.setattr(ActorLearner, 'step', broken_step)
+  with pytest.raises(UserError, match='was deleted, moved or replaced'):
+    train_lib.train(frozen(), tmp_path / 'run')
+  assert not list((tmp_path / 'run').iterdir())
+
+
+def test_replay_memory_on_a_full_disk(tmp_path, monkeypatch):
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, 'No space left on device')  # as of a write: it names no file
+
+  monkeypatch.setattr(np, 'savez', full)
+  with pytest.raises(UserError, match=r'cannot write .*/replay/200\.npz \(No space left on device'):
+    train_lib.train(frozen(), tmp_path)
+  monkeypatch.undo()
+  train_lib.train(frozen(), tmp_path)
+  assert (tmp_path / 'summary.json').exists()
+
+
+def test_what_is_left_of_a_finished_run_is_removed(tmp_path):
+  """It was killed while it removed its replay memory."""
+  config = frozen(epochs=1, steps_per_epoch=80)
+  train_lib.train(config, tmp_path)
+  (tmp_path / 'replay').mkdir()
+  (tmp_path / 'replay' / '80.npz').touch()
+  train_lib.train(config, tmp_path)
+  assert not (tmp_path / 'replay').exists()
+
+
 def test_training_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
   monkeypatch.setattr(ActorLearner, 'take_metrics', lambda agent: {'train/loss': np.nan})
   with pytest.raises(UserError, match='train/loss is nan at step 80'):
@@ -229,11 +340,13 @@ def test_mean_and_standard_error_of_a_score():
 def test_a_gif_keeps_to_its_size():
   noise = np.random.default_rng(0).integers(256, size=(40, 32, 32, 3)).astype(np.uint8)
   whole, small = pictures.gif(noise), pictures.gif(noise, max_bytes=10_000)
+  length = lambda image: sum(f.info['duration'] for f in ImageSequence.Iterator(image))
   assert len(small) <= 10_000 < len(whole)
   with Image.open(io.BytesIO(whole)) as image:
-    assert image.n_frames == 40
+    assert image.n_frames == 40 and length(image) == 1600
   with Image.open(io.BytesIO(small)) as image:
     assert 1 < image.n_frames < 40
+    assert 1600 <= length(image) < 1600 + 40 * 40 / image.n_frames  # it plays as fast
 
 
 @pytest.mark.parametrize('spec', dqn.SWEEPS['table2'])
