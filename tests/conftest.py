@@ -27,7 +27,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 def pytest_addoption(parser):
   group = parser.getgroup('the long set of tests/faults')
-  group.addoption('--long', action='store_true', help='run it; hours')
+  group.addoption('--long', action='store_true', help='run it; 10 minutes')
   group.addoption('--kills', type=int, default=100, help='how many, over all experiments')
   group.addoption('--steps', type=int, default=20_000, help='of the run that watches memory')
   group.addoption('--seed', type=int, default=0, help='of the random moments')

@@ -234,7 +234,7 @@ def _random_numbers_in_float32(monkeypatch):
 
 
 # Bounds on the error of the loss in any step, relative to the loss, and on that of the parameters
-# after the last, relative to the way that they have come: three to ten times what was measured.
+# after the last, relative to the way that they have come: 3 to 13 times what was measured.
 BOUNDS = {
   ('cifar-wn_mean_bn', 'float64'): (1e-5, 1e-4),
   ('draw', 'float64'): (2e-5, 2e-2),
