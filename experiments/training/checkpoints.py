@@ -227,13 +227,8 @@ def _check(directory: Path) -> Iterator[tuple[Path, str | None]]:
     UserError: at the end, if all are damaged.
   """
   damages = []
-  folders = _folders(directory)
-  for i, folder in enumerate(folders):
-    # A run that began with a version of this file that wrote none has older ones without.
-    has_sums = any((other / checksums.NAME).exists() for other in folders[i:])
-    damage = None if folder.is_dir() else 'it is no folder'
-    if has_sums and not damage:
-      damage = checksums.damage(folder)
+  for folder in _folders(directory):
+    damage = checksums.damage(folder) if folder.is_dir() else 'it is no folder'
     yield folder, damage
     damages.append(damage)
   if damages and all(damages):
