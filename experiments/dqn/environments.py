@@ -77,12 +77,19 @@ def make(
   )
 
 
+def num_actions(game: str) -> int:
+  """How many actions have an effect in a game."""
+  env = make(game, 1, max_frames=FRAME_SKIP, repeat_action_probability=0.0)
+  return int(env.single_action_space.n)
+
+
 class Purpose(enum.IntEnum):
   """What environments are seeded for."""
 
   TRAINING = 0
   EVALUATION = 1
   PICTURE = 2
+  SCORE = 3
 
 
 def seeds(seed: int, step: int, purpose: Purpose, *, count: int) -> np.ndarray:

@@ -13,14 +13,15 @@ from experiments.training.errors import UserError
 from experiments.training.precision import DTYPES
 
 _AT_LEAST_ONE = (
-  'num_envs', 'max_frames', 'hidden', 'replay_capacity', 'batch_size', 'update_period',
-  'target_period', 'epsilon_steps', 'epochs', 'steps_per_epoch', 'eval_episodes',
-  'final_eval_episodes', 'eval_envs', 'eval_max_frames', 'log_every', 'checkpoint_every',
-  'keep_checkpoints',
+  'num_envs', 'max_frames', 'replay_capacity', 'update_period', 'target_period', 'epsilon_steps',
+  'epochs', 'steps_per_epoch', 'eval_episodes', 'final_eval_episodes', 'log_every',
+  'checkpoint_every', 'keep_checkpoints',
 )  # fmt: skip
+_PROBABILITIES = ('discount', 'epsilon_start', 'epsilon_end')
+# Of the network, its optimiser and the evaluation.
+_SIZES = ('hidden', 'batch_size', 'eval_envs', 'eval_max_frames')
 _POSITIVE = ('learning_rate', 'eps', 'rmsprop_eps')
 _BELOW_ONE = ('b1', 'b2', 'rmsprop_decay', 'repeat_action_probability')
-_PROBABILITIES = ('discount', 'epsilon_start', 'epsilon_end', 'eval_epsilon')
 _MULTIPLES_OF_NUM_ENVS = (
   'replay_capacity', 'learning_starts', 'target_period', 'steps_per_epoch', 'log_every',
   'checkpoint_every',
@@ -35,6 +36,20 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
   Raises:
     UserError: something cannot be used; the message names it.
   """
+  validate_player(config)
+  check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
+  check(config, ('epsilon_delay',), lambda value: value >= 0, 'must be 0 or more')
+  check(config, _PROBABILITIES, lambda value: 0 <= value <= 1, 'must be between 0 and 1')
+  _check_steps(config)
+  _check_memory(config)
+
+
+def validate_player(config: config_dict.FrozenConfigDict) -> None:
+  """Checks the values that it takes to play with the network of a run.
+
+  Raises:
+    UserError: something cannot be used; the message names it.
+  """
   _check_game(config.game)
   choose(config, 'param', ('plain', 'wn'))
   choose(config, 'dtype', DTYPES)
@@ -44,15 +59,12 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
       'these in --config FILE:SPEC.'
     )
   choose(config, 'optimizer', ('adamax', 'rmsprop'))
-  check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
+  check(config, _SIZES, lambda value: value >= 1, 'must be 1 or more')
   check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
-  check(config, ('epsilon_delay',), lambda value: value >= 0, 'must be 0 or more')
-  check(config, _PROBABILITIES, lambda value: 0 <= value <= 1, 'must be between 0 and 1')
+  check(config, ('eval_epsilon',), lambda value: 0 <= value <= 1, 'must be between 0 and 1')
   check(config, ('seed',), lambda value: 0 <= value < 2**31, 'must be at least 0 and below 2**31')
   check_sizes(config, 'features', 'three numbers', count=3)
-  _check_steps(config)
-  _check_memory(config)
 
 
 def _check_game(game: str) -> None:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -156,11 +156,9 @@ class Checkpoints:
 
   def _delete_old(self) -> None:
     folders = _folders(self._directory)
-    values = {folder: _read_json(folder / _METRICS).get(self._best_metric) for folder in folders}
-    values = {folder: value for folder, value in values.items() if value is not None}
     kept = folders[: self._keep]
-    if values:
-      kept.append(self._best(values, key=values.__getitem__))  # the latest of equals
+    if best := _best(folders, self._best_metric, self._best):
+      kept.append(best)
     for folder in folders:
       if folder not in kept:
         # None is ever half deleted under its own name.
@@ -196,6 +194,30 @@ def restore_latest(directory: Path, state: State) -> State:
       return _restore(folder, state)
     warnings.append(f'{folder} is damaged ({damage}); the checkpoint before it is used.')
   raise UserError(f'there are no checkpoints in {directory}.')
+
+
+def restore_best(
+  directory: Path, state: State, metric: str, best: Callable[..., Any] = min
+) -> tuple[State, float]:
+  """The undamaged state with the best value of a metric, and that value; writes nothing.
+
+  Args:
+    directory: of the checkpoints of a run, which may be in training.
+    state: for the structure and the shapes.
+    metric: name of the metric.
+    best: `min` or `max`: which value is the best.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  damages = dict(_check(directory))
+  for folder, damage in damages.items():
+    if damage is not None:
+      _warn(f'{folder} is damaged ({damage}); it is left out.')
+  folder = _best([folder for folder in damages if damages[folder] is None], metric, best)
+  if folder is None:
+    raise UserError(f'there is no checkpoint of an evaluation in {directory}.')
+  return _restore(folder, state), _read_json(folder / _METRICS)[metric]
 
 
 def _tidy_up(directory: Path) -> None:
@@ -244,6 +266,13 @@ def _folders(directory: Path) -> list[Path]:
     return []
   folders = [path for path in directory.iterdir() if path.name.isdecimal()]
   return sorted(folders, key=lambda path: int(path.name), reverse=True)
+
+
+def _best(folders: Sequence[Path], metric: str, best: Callable[..., Any]) -> Path | None:
+  """The checkpoint with the best value of a metric, the first of equals; None if none has one."""
+  values = {folder: _read_json(folder / _METRICS).get(metric) for folder in folders}
+  values = {folder: value for folder, value in values.items() if value is not None}
+  return best(values, key=values.__getitem__) if values else None
 
 
 def _write_arrays(folder: Path, state: HasStep) -> None:

@@ -1,7 +1,9 @@
 """What the sections share: evaluations as rows, means over seeds, tables and learning curves."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from experiments.results import Run
+from experiments.training.errors import UserError
 from scripts.report.parts import Picture
 
 
@@ -126,6 +129,41 @@ def mean_and_error(values: pd.Series) -> str:
     return '–'
   error = f' ± {values.sem():.2f}' if len(values) > 1 else ''
   return f'{values.mean():.2f}{error}'
+
+
+def afterwards(
+  runs: Sequence[Run], name: str, value: Callable[[dict[str, Any]], float]
+) -> tuple[int, dict[str, str]] | None:
+  """What was measured on finished runs, from the `NAME-N.json` that are in any of them.
+
+  Args:
+    runs: finished runs.
+    name: of the files.
+    value: of what is in a file.
+
+  Returns:
+    The largest N, and variant → `mean_and_error` of those of its runs that have the file. None if
+    no run has one.
+
+  Raises:
+    UserError: a file is damaged.
+  """
+  values: dict[int, dict[str, list[float]]] = {}  # N → variant → of its runs
+  for run in runs:
+    for path in run.path.glob(f'{name}-*.json'):
+      if not (number := path.stem.removeprefix(f'{name}-')).isdecimal():
+        continue
+      try:
+        measured = float(value(json.loads(path.read_text())))
+      except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path} is damaged ({error}); restore or remove it.') from error
+      values.setdefault(int(number), {}).setdefault(run.config['variant'], []).append(measured)
+  if not values:
+    return None
+  number = max(values)
+  variants = dict.fromkeys(run.config['variant'] for run in runs)
+  series = {name: pd.Series(values[number].get(name, []), dtype=float) for name in variants}
+  return number, {name: mean_and_error(column) for name, column in series.items()}
 
 
 def about_time(runs: Sequence[Run]) -> str:

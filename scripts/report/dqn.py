@@ -55,13 +55,14 @@ def section(
   best = _best_rates(rows)
   chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
   tried = rows['learning_rate'].nunique()
-  caption = ' '.join(filter(None, [_caption(config, tried), note]))
-  tables = [Table('table', _table(chosen, with_rates=tried > 1), caption)]
+  best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
+  anew = curves.afterwards(best_runs, 'score', lambda result: result['score'])
+  caption = ' '.join(filter(None, [_caption(config, tried, anew is not None), note]))
+  tables = [Table('table', _table(chosen, anew, with_rates=tried > 1), caption)]
   if tried > 1:
     text = 'Highest score by learning rate; the best of each in bold.'
     tables.append(Table('learning_rates', _rate_table(rows, best), text))
   about = 'Mean over seeds, with a band of one standard error; the dashed line is random play.'
-  best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
   pictures = [
     Picture('score', _draw(chosen), about),
     *curves.pictures_of_runs(best_runs, _PICTURES),
@@ -89,25 +90,32 @@ def _best_rates(rows: pd.DataFrame) -> dict[str, float]:
   return {variant: means[variant].idxmax() for variant in means.index.unique('variant')}
 
 
-def _table(rows: pd.DataFrame, *, with_rates: bool) -> pd.DataFrame:
-  """Table 2: a row for each game and parameterisation."""
+def _table(
+  rows: pd.DataFrame, anew: tuple[int, dict[str, str]] | None, *, with_rates: bool
+) -> pd.DataFrame:
+  """Table 2: a row for each game and parameterisation.
+
+  Args:
+    rows: the evaluations.
+    anew: how many episodes were played anew, and variant → score, if any were.
+    with_rates: whether there are several learning rates.
+  """
   cells = []
   highest, last = _highest(rows), curves.last_epoch(rows)
-  for (game, param), group in highest.groupby(['game', 'param'], sort=False):
+  for (game, param, variant), group in highest.groupby(['game', 'param', 'variant'], sort=False):
     row = {'game': game, 'parameterisation': f'`{param}`', 'seeds': str(len(group))}
     if with_rates:
       row['learning rate'] = f'{group["learning_rate"].iloc[0]:g}'
     final = last[(last['game'] == game) & (last['param'] == param)]
     paper, random = PAPER.get(game, {}).get(param), RANDOM.get(game)
-    cells.append(
-      row
-      | {
-        'highest score': curves.mean_and_error(group['value']),
-        'last score': curves.mean_and_error(final['value']),
-        'random play': '–' if random is None else f'{random:g}',
-        'paper, 200 million frames': '–' if paper is None else f'{paper:,}',
-      }
-    )
+    row['highest score'] = curves.mean_and_error(group['value'])
+    if anew:
+      episodes, scores = anew
+      row[f'its network again, {episodes} episodes'] = scores[variant]
+    row['last score'] = curves.mean_and_error(final['value'])
+    row['random play'] = '–' if random is None else f'{random:g}'
+    row['paper, 200 million frames'] = '–' if paper is None else f'{paper:,}'
+    cells.append(row)
   return pd.DataFrame(cells)
 
 
@@ -124,14 +132,15 @@ def _rate_table(rows: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
   return pd.DataFrame(cells)
 
 
-def _caption(config: dict[str, Any], tried: int) -> str:
+def _caption(config: dict[str, Any], tried: int, is_played_anew: bool) -> str:
   frames = 4e-6 * config['epochs'] * config['steps_per_epoch']
   text = (
     f'Score of {config["eval_episodes"]} episodes with ε = {config["eval_epsilon"]:g}, evaluated '
     f'{config["epochs"]} times in {frames:g} million frames (paper: 200 million); last: the mean '
     f'of {config["final_eval_episodes"]} episodes at the end. The highest of several noisy scores '
-    'is above what the network would score again.'
+    'is above what the network would score again'
   )
+  text += ', which is beside it.' if is_played_anew else '.'
   if tried > 1:
     return f'{text} The best of {tried} learning rates for each by the highest score.'
   return f'{text} Learning rate {config["learning_rate"]:g}.'

@@ -111,8 +111,8 @@ def _record(section: Section, folder: Path) -> None:
     rate = [f'learning_rate={run.config["learning_rate"]:g}'] if len(rates) > 1 else []
     target = folder.joinpath(run.config['variant'], *rate, f'seed{run.config["seed"]}')
     target.mkdir(parents=True, exist_ok=True)
-    likelihoods = sorted(path.name for path in run.path.glob('likelihood-*.json'))
-    for name in ('metrics.jsonl', 'summary.json', *likelihoods):
+    afterwards = (*run.path.glob('likelihood-*.json'), *run.path.glob('score-*.json'))
+    for name in ('metrics.jsonl', 'summary.json', *sorted(path.name for path in afterwards)):
       if (run.path / name).resolve() != (target / name).resolve():
         shutil.copyfile(run.path / name, target / name)
 

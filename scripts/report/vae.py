@@ -1,14 +1,10 @@
 """Figure 2 of the paper from runs of the variational autoencoders."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from experiments.results import Run
-from experiments.training.errors import UserError
 from scripts.report import curves, diagnostics
 from scripts.report.parts import Picture, Section, Table
 
@@ -57,7 +53,10 @@ def section(
   )
   tried = rows['learning_rate'].nunique()
   table = curves.table(chosen, (1, 2, 5, 10), with_rates=tried > 1)
-  table = table.assign(**_likelihoods(best_runs, unit))
+  nll = lambda result: -result['log_likelihood'] if is_binary else result['bits_per_dim']
+  if likelihoods := curves.afterwards(best_runs, 'likelihood', nll):
+    samples, cells = likelihoods
+    table[f'−log p(x), {samples} samples'] = list(cells.values())
   tables = [Table('table', table, ' '.join(filter(None, [caption, note])))]
   if tried > 1:
     rates = 'The bound after the last epoch, by learning rate; the best of each in bold.'
@@ -75,28 +74,6 @@ def section(
     *diagnostics.pictures(best_runs),
   ]
   return Section(name, title, runs, tables, pictures, {'bound': curves.by_run(chosen)}), problems
-
-
-def _likelihoods(runs: Sequence[Run], unit: str) -> dict[str, list[str]]:
-  """A column of −log p(x) by importance sampling, if `likelihood-K.json` is in any of the runs."""
-  values: dict[int, dict[str, list[float]]] = {}  # samples → variant → of its runs
-  for run in runs:
-    for path in run.path.glob('likelihood-*.json'):
-      try:
-        result = json.loads(path.read_text())
-        value = -result['log_likelihood'] if unit == 'nats' else result['bits_per_dim']
-        found = values.setdefault(int(result['samples']), {})
-      except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path} is damaged ({error}); restore or remove it.') from error
-      found.setdefault(run.config['variant'], []).append(value)
-  if not values:
-    return {}
-  samples = max(values)
-  variants = dict.fromkeys(run.config['variant'] for run in runs)
-  cells = [
-    curves.mean_and_error(pd.Series(values[samples].get(v, []), dtype=float)) for v in variants
-  ]
-  return {f'−log p(x), {samples} samples': cells}
 
 
 def _size(config: dict[str, Any]) -> tuple[str, str]:

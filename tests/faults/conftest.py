@@ -147,6 +147,7 @@ COMMANDS = {
   'draw': 'experiments.draw',
   'dqn': 'experiments.dqn',
   'likelihood': 'experiments.vae.likelihood',
+  'score': 'experiments.dqn.score',
   'download': 'experiments.training.download',
   'quickstart': 'scripts.quickstart',
   'sweep': 'scripts.sweep',

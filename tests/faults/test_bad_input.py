@@ -165,6 +165,15 @@ TABLE = {
     ('--workdir=run --sample=3', 'unrecognized arguments: --sample=3'),
     ('--workdir=run', 'there is no directory run'),
   ],
+  'score': [
+    ('', 'the following arguments are required: --workdir'),
+    ('--workdir=run --episodes=0', '--episodes 0: give 1 or more'),
+    ('--workdir=run --episodes=all', "argument --episodes: invalid int value: 'all'"),
+    ('--workdir=run --epsilon=1.5', '--epsilon 1.5: give a value between 0 and 1'),
+    ('--workdir=run --epsilon=nan', '--epsilon nan: give a value between 0 and 1'),
+    ('--workdir=run --episode=3', 'unrecognized arguments: --episode=3'),
+    ('--workdir=run', 'there is no directory run'),
+  ],
   'download': [
     ('', 'the following arguments are required: name'),
     ('cifar', "invalid choice: 'cifar' (choose from"),

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from configs import cifar, draw, vae
+from configs import cifar, dqn, draw, vae
 
 ROWS = [{'step': 6 * i, 'epoch': float(i), 'seconds': 1.0, 'test/error': 0.5} for i in (1, 2, 3)]
 TRAIN = 'cifar --config=configs/cifar.py:wn,tiny --workdir=run'
 LIKELIHOOD = 'likelihood --workdir=vae'
+SCORE = 'score --workdir=dqn'
 SWEEP = 'sweep configs/cifar.py:tiny'
 TRIAL = 'runs/cifar/tiny/plain-tiny-learning_rate=0.001-seed=0'
 
@@ -29,11 +30,12 @@ def write_run(path, config, rows=ROWS):
 
 @pytest.fixture
 def work(tmp_path, refused):
-  """A run that is not finished, two that are, and what no run may write to."""
+  """A run that is not finished, three that are, and what no run may write to."""
   write_run(tmp_path / 'run', cifar.get_config('wn,tiny'))
   for name, config in (
     ('finished', cifar.get_config('wn,tiny')),
     ('vae', vae.get_config('digits-diag-plain,tiny')),
+    ('dqn', dqn.get_config('breakout-wn,tiny')),
   ):
     write_run(tmp_path / name, config)
     (tmp_path / name / 'summary.json').write_text(json.dumps({'config': config.to_dict()}))
@@ -122,6 +124,23 @@ TABLE = {
       'config.latents=None must be 1 or',
     ),
     ("sed -i 's/plain/wn/2' vae/summary.json", 'is not the data set, posterior and parameterisat'),
+  ],
+  SCORE: [
+    ('rm -r dqn', 'there is no directory dqn'),
+    ('rm -r dqn; cp -r run dqn', 'dqn is a run of cifar, not of dqn'),
+    ('rm -r dqn/checkpoints', 'there is no checkpoint of an evaluation in dqn/checkpoints'),
+    ('', 'there is no checkpoint of an evaluation in dqn/checkpoints'),
+    ('mkdir dqn/checkpoints/400', 'all checkpoints in dqn/checkpoints are damaged'),
+    ('echo {} > dqn/summary.json', 'dqn/summary.json is missing or is not of a run'),
+    ("sed -i 's/features/futures/' dqn/summary.json", "the config has no 'features'"),
+    ("sed -i 's/eval_envs.: 2/eval_envs\": 0/' dqn/summary.json", 'config.eval_envs=0 must be 1'),
+    ("sed -i 's/breakout/breakfast/' dqn/summary.json", "unknown game 'breakfast'"),
+  ],
+  'report dqn --out=out': [
+    (
+      "sed -i 's/test.error/eval\\/score/; 3d' dqn/metrics.jsonl; echo x > dqn/score-5.json",
+      'dqn/score-5.json is damaged',
+    ),
   ],
   'quickstart --protocol=tiny --seeds=1 --out=out': [
     ('touch out', 'Not a directory: out/plain/seed0'),

@@ -119,6 +119,19 @@ def test_when_all_are_damaged_they_are_left_alone(damage, damaged):
   assert sorted(run.workdir.rglob('*')) == before
 
 
+def test_the_best_is_that_of_the_undamaged(damaged, capsys):
+  run, newest = damaged
+  best = lambda choose: checkpoints.restore_best(newest.parent, run.state(), 'test/error', choose)
+  errors = {row['step']: row['test/error'] for row in run.rows if 'test/error' in row}
+  for choose, step in ((min, 10), (max, 15)):
+    state, error = best(choose)
+    assert (int(state.step), error) == (step, errors[step])
+  assert not capsys.readouterr().err
+  DAMAGES['truncated'](newest)
+  assert int(best(max)[0].step) == 10
+  assert f'warning: {newest} is damaged' in capsys.readouterr().err
+
+
 def test_a_state_that_does_not_fit_is_no_damage(damaged):
   """As after a change of the code: nothing is renamed."""
   newest = damaged[1]

@@ -170,4 +170,4 @@ def test_restored_games_go_on_as_they_would_have(repeat_action_probability):
 def test_seeds_differ():
   numbers = itertools.product((0, 1), (0, 1), Purpose)
   drawn = [environments.seeds(*three, count=8) for three in numbers]
-  assert len(np.unique(drawn)) == 2 * 2 * 3 * 8 and np.min(drawn) >= 0
+  assert len(np.unique(drawn)) == 2 * 2 * len(Purpose) * 8 and np.min(drawn) >= 0

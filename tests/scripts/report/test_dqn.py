@@ -7,7 +7,7 @@ import pytest
 
 from configs import dqn
 from experiments import results
-from scripts.report import sections
+from scripts.report import output, sections
 
 
 @pytest.fixture
@@ -54,6 +54,7 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
     ['space_invaders', '`plain`', '2', '550.00 ± 50.00', '500.00 ± 100.00', '148', '1,779'],
     ['space_invaders', '`wn`', '1', '700.00', '650.00', '148', '2,179'],
   ]
+  assert 'would score again. Learning' in table.caption
   assert '3 times in 0.6 million frames (paper: 200 million)' in table.caption
   assert table.caption.endswith('Learning rate 0.0001. A note.')
   score, episode = section.pictures
@@ -65,6 +66,23 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
     'epoch', 'pong-wn/seed0', 'space_invaders-plain/seed0', 'space_invaders-plain/seed1',
     'space_invaders-wn/seed0',
   ]  # fmt: skip
+
+
+def test_the_best_network_played_anew(make_run, tmp_path):
+  for seed in (0, 1):
+    make_run('breakout-plain', seed, (5, 20))
+    make_run('breakout-wn', seed, (5, 20))
+    path = tmp_path / 'runs' / f'breakout-wn{seed}0.0001'
+    for name, score in (('30', 9), ('100', 12.5 + seed), ('100-epsilon-1', 1)):
+      (path / f'score-{name}.json').write_text(json.dumps({'score': score}))
+  section = make_section(tmp_path)
+  table = section.tables[0].frame
+  assert list(table)[3:6] == ['highest score', 'its network again, 100 episodes', 'last score']
+  assert table['its network again, 100 episodes'].tolist() == ['–', '13.00 ± 0.50']
+  assert 'would score again, which is beside it.' in section.tables[0].caption
+  output.write([section], tmp_path / 'out')
+  copied = {path.name for path in (tmp_path / 'out/breakout-wn/seed1').glob('score-*')}
+  assert copied == {'score-30.json', 'score-100.json', 'score-100-epsilon-1.json'}
 
 
 def test_the_best_rate_is_that_of_the_largest_highest_score(make_run, tmp_path):
