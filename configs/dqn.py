@@ -66,9 +66,9 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
 
   # Environments.
   config.game = game
-  config.num_envs = 8  # ours: games played side by side, a multiple of update_period; theirs: 1
+  config.num_envs = 8  # ours: games played side by side; theirs: 1
   config.repeat_action_probability = 0.0  # sticky actions: 0.25 in Machado et al. (2018)
-  config.max_frames = 108_000  # of a game in training: 30 minutes; ours
+  config.max_frames = 108_000  # of a training episode: 30 minutes; ours
 
   # Network.
   config.param = param

@@ -30,7 +30,7 @@ class ActorLearner:
   A step in N environments is N agent steps. Its actions come from the parameters after all updates
   of the step before, however long anything takes, so that the same seed gives the same run (bit for
   bit on a CPU). While the environments move, N / `update_period` minibatches are drawn and learnt
-  from.
+  from; with fewer environments than that, one in every `update_period` / N steps.
 
   Seed and number of agent steps decide all random numbers but those of the environments.
 
@@ -110,7 +110,8 @@ class ActorLearner:
     if self.steps >= config.learning_starts:
       if self.steps % config.target_period == 0:
         self._leaves = self._copy_to_target(self._leaves)
-      self.learn()
+      if self.steps % config.update_period == 0:
+        self.learn()
     step = games.receive()
     self.replay.add(frames, ages, actions, step.rewards, step.terminal, step.truncated)
     self._returns += step.returns
@@ -120,7 +121,7 @@ class ActorLearner:
   def learn(self) -> None:
     """Draws the minibatches of one step and begins the updates on them."""
     config = self.config
-    updates = config.num_envs // config.update_period
+    updates = max(1, config.num_envs // config.update_period)
     rng = np.random.default_rng((config.seed, self.steps))
     batches = jax.device_put(self.replay.sample(rng, updates, config.batch_size))
     self._leaves, self._sums = self._update(self._leaves, self._sums, batches)
@@ -136,8 +137,8 @@ class ActorLearner:
   def take_metrics(self) -> dict[str, float]:
     """Metrics of the agent steps since the last call.
 
-    Waits for the updates. Without an update or the end of a game in that time, what depends on them
-    is left out.
+    Waits for the updates. Without an update or the end of an episode in that time, what depends on
+    them is left out.
     """
     window = self.window()
     metrics = {

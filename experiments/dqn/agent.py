@@ -42,8 +42,8 @@ class Batch(NamedTuple):
 
   Attributes:
     frames: [B, 5, 84, 84] uint8: the four of s_tm1 are the first, those of s_t the last.
-    ages: [B, 2] how many frames of the game came before the newest of s_tm1 and of s_t; frames
-      older than that are of the game before, and count as black.
+    ages: [B, 2] how many frames of the episode came before the newest of s_tm1 and of s_t;
+      frames older than that are of the episode before, and count as black.
     a_tm1: [B] int32, actions.
     r_t: [B] float32, rewards in −1 … 1.
     discount_t: [B] float32, 0 where a life or the game was lost, else 1: it multiplies γ.
@@ -101,10 +101,10 @@ def stack(frames: jax.Array, ages: jax.Array) -> jax.Array:
 
   Args:
     frames: [B, 4, H, W].
-    ages: [B] how many frames of the game came before the last of each row.
+    ages: [B] how many frames of the episode came before the last of each row.
 
   Returns:
-    [B, 4, H, W]: frames of the game before it are 0.
+    [B, 4, H, W]: frames of the episode before it are 0.
   """
   back = jnp.arange(STACK - 1, -1, -1)[None, :]  # how far back each frame lies
   is_seen = back <= ages[:, None]

@@ -3,9 +3,9 @@
 The Arcade Learning Environment's vector environment does the preprocessing in C++ threads: an
 action is repeated for four frames, the last two are turned grey and joined by their maximum, the
 result is resized to 84×84 (area interpolation), and the newest four such frames are an observation.
-Before the first frame of a game there are black ones. A game begins with 0 to 29 frames without an
-action. `FIRE` is not pressed for the agent, actions that have no effect in a game are left out, and
-a lost life does not start the game anew.
+Before the first frame of an episode there are black ones. An episode begins with 0 to 29 frames
+without an action and ends with the game: a lost life does not reset the environment. `FIRE` is not
+pressed for the agent, and actions that have no effect in a game are left out.
 """
 
 import enum
@@ -29,8 +29,8 @@ class Step(NamedTuple):
   Attributes:
     rewards: [N] int32, as the game counts.
     terminal: [N] bool, a life or the game was lost: the return after this step is 0.
-    truncated: [N] bool, the game was cut off for its length.
-    returns: rewards of the whole game for each that ended, in the order of the games.
+    truncated: [N] bool, the episode was cut off for its length.
+    returns: of the whole episodes that ended, in the order of the environments.
   """
 
   rewards: np.ndarray
@@ -52,7 +52,7 @@ def make(
   Args:
     game: name in snake_case.
     num_envs: how many.
-    max_frames: of a game, after those without an action at its start.
+    max_frames: of an episode, after those without an action at its start.
     repeat_action_probability: that a frame has the action of the frame before it.
     color: single frames [210, 160, 3] instead of observations.
   """
@@ -101,11 +101,11 @@ def seeds(seed: int, step: int, purpose: Purpose, *, count: int) -> np.ndarray:
 class Games:
   """Training games in lockstep, which can be brought back to where they were.
 
-  The vector environment cannot save its games. But a game that was started from a seed is decided
-  by its actions, and so are the games that follow it. `save` returns the actions since each
-  environment was last seeded, and `restore` plays them again. To keep these short, an environment
-  is seeded anew when its game is over for the first time after a `save`. (Seeding takes 70 ms, too
-  long for every game.)
+  The vector environment cannot save its state. But an episode that was started from a seed is
+  decided by its actions, and so are the episodes that follow it. `save` returns the actions since
+  each environment was last seeded, and `restore` plays them again. To keep these short, an
+  environment is seeded anew when an episode ends for the first time after a `save`. (Seeding takes
+  70 ms, too long for every episode.)
 
   Args:
     env: as `make` returns it.
@@ -113,7 +113,7 @@ class Games:
 
   Attributes:
     observations: [N, 4, 84, 84] uint8, what the agent sees now.
-    ages: [N] agent steps since each game began.
+    ages: [N] agent steps since each episode began.
   """
 
   def __init__(self, env: vector_env.AtariVectorEnv, seed: int):
@@ -140,7 +140,7 @@ class Games:
     self.observations, rewards, terminated, truncated, info = self._env.recv()
     lives = info['lives']
     is_over = terminated | truncated
-    terminal = terminated | (~is_over & (lives < self._lives))  # after the end: of the next game
+    terminal = terminated | (~is_over & (lives < self._lives))  # after the end: of the next episode
     self._steps += 1
     self._returns += rewards
     returns = self._returns[is_over].tolist()
@@ -156,7 +156,7 @@ class Games:
     return Step(rewards, terminal, truncated & ~terminated, returns)
 
   def save(self, *, interrupted: bool = False) -> Arrays:
-    """What `restore` needs; from now on environments are seeded anew when their game is over.
+    """What `restore` needs; from now on environments are seeded anew when their episode ends.
 
     Args:
       interrupted: this is a `save` that an uninterrupted run does not have: nothing is seeded anew

@@ -53,7 +53,7 @@ def record(
 ) -> tuple[np.ndarray, float]:
   """One episode in colour: its frames [T, 210, 160, 3], one for each agent step, and its return.
 
-  A second environment with the same seed and actions shows the same game; the agent sees the first.
+  A second environment with the same seed and actions shows the same; the agent sees the first.
 
   Args:
     policy: chooses the actions.

@@ -31,9 +31,9 @@ def write(workdir: Path, config: config_dict.FrozenConfigDict, policy: evaluatio
 
 
 def score(rows: list[Row], title: str) -> Figure:
-  """Score of the evaluations, with its standard error, and return of training games, by frames.
+  """Score of the evaluations, with its standard error, and return of training episodes, by frames.
 
-  Training games are played with more random actions.
+  Training episodes are played with more random actions.
   """
   figure = Figure(figsize=(6, 4), layout='constrained')
   axes = figure.subplots()

@@ -17,11 +17,11 @@ class Row(NamedTuple):
 
   Attributes:
     frames: [N, 84, 84] uint8, the newest frame when the action was chosen.
-    ages: [N] agent steps since the game began, at most 3 as older ones are not seen.
+    ages: [N] agent steps since the episode began, at most 3 as older ones are not seen.
     actions: [N] uint8.
     rewards: [N] int8, clipped to −1 … 1.
     terminal: [N] bool, whether a life or the game was lost in this step.
-    truncated: [N] bool, whether the game was cut off after it: what came of it is not known.
+    truncated: [N] bool, whether the episode was cut off after it: what came of it is not known.
   """
 
   frames: np.ndarray
@@ -79,7 +79,7 @@ class Replay:
     """Transitions drawn uniformly, with replacement, from those that are known to their end.
 
     Left out are the newest row, whose next frame is not there yet; when the memory is full, the
-    oldest three, whose earlier frames are no longer there; and steps where a game was cut off.
+    oldest three, whose earlier frames are no longer there; and steps where an episode was cut off.
 
     Args:
       rng: random numbers.

@@ -82,12 +82,12 @@ def _check_steps(config: config_dict.FrozenConfigDict) -> None:
   if config.max_frames <= FRAME_SKIP:
     raise UserError(
       f'config.max_frames={config.max_frames} must be above {FRAME_SKIP}, the frames of an agent '
-      'step: nothing is learnt from a step that ends its game for its length.'
+      'step: nothing is learnt from a step that ends its episode for its length.'
     )
-  if n % config.update_period:
+  if n % config.update_period and config.update_period % n:
     raise UserError(
-      f'config.num_envs={n} must be a multiple of config.update_period={config.update_period}, as '
-      'a step of all environments is followed by whole updates.'
+      f'config.num_envs={n} must be a multiple or a divisor of config.update_period='
+      f'{config.update_period}, as updates follow steps of all environments.'
     )
   for key in _MULTIPLES_OF_NUM_ENVS:
     if config[key] % n:

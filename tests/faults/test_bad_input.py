@@ -141,7 +141,10 @@ TABLE = {
     ('--config.game=pong', 'choose these in --config FILE:SPEC'),
     ('--config.param=plain', 'choose these in --config FILE:SPEC'),
     ('--config.optimizer=adam', 'config.optimizer=adam: choose one of adamax, rmsprop'),
-    ('--config.num_envs=6', 'config.num_envs=6 must be a multiple of config.update_period=4'),
+    (
+      '--config.num_envs=6',
+      'config.num_envs=6 must be a multiple or a divisor of config.update_period=4',
+    ),
     ('--config.max_frames=4', 'config.max_frames=4 must be above 4'),
     ('--config.epsilon_delay=-1', 'config.epsilon_delay=-1 must be 0 or more'),
     ('--config.target_period=42', 'must be a multiple of config.num_envs=4'),

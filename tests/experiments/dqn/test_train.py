@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import signal
 import time
@@ -72,16 +73,18 @@ def snapshot(agent):
   return int(state.train.step), flat(state.train.params), flat(state.target_params)
 
 
-def test_one_update_for_four_agent_steps_and_copies_of_the_target_network():
-  """Learning starts at 80 agent steps, each step is 8 of them; a copy every 80."""
-  config = frozen(num_envs=8, target_period=80, learning_starts=80)
+@pytest.mark.parametrize('num_envs', [8, 2, 1])
+def test_one_update_for_four_agent_steps_and_copies_of_the_target_network(num_envs):
+  """Learning starts at 80 agent steps; a copy every 80."""
+  config = frozen(num_envs=num_envs, target_period=80, learning_starts=80)
+  validate(config)
   agent = ActorLearner(config)
   _, _, initial = snapshot(agent)
   expected_target = initial
-  for steps in range(0, 400, 8):
+  for steps in range(0, 400, num_envs):
     assert agent.steps == steps
     updates, params, target = snapshot(agent)
-    assert updates == max(0, steps - 80) // 4
+    assert updates == max(0, math.ceil((steps - 80) / 4))
     np.testing.assert_array_equal(target, expected_target)
     if steps >= 80 and steps % 80 == 0:
       expected_target = params  # before the updates of this step
