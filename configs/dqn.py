@@ -36,6 +36,11 @@ SWEEPS = {
     for game in ('space_invaders', 'breakout')
     for param in PARAMS
   ],
+  'scaled_2m': [  # million frames
+    (f'space_invaders-{param},scaled', {'epochs': 10, 'eval_episodes': 30, 'seed': seed})
+    for seed in (0, 1)
+    for param in PARAMS
+  ],
   'scaled_rates': [
     (f'space_invaders-{param},scaled', {'learning_rate': rate, 'seed': 0})
     for rate in RATES
