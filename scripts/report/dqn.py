@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -58,7 +59,8 @@ def section(
   best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
   anew = curves.afterwards(best_runs, 'score', lambda result: result['score'])
   caption = ' '.join(filter(None, [_caption(config, tried, anew is not None), note]))
-  tables = [Table('table', _table(chosen, anew, with_rates=tried > 1), caption)]
+  table = _table(chosen, anew, _training_returns(best_runs), with_rates=tried > 1)
+  tables = [Table('table', table, caption)]
   if tried > 1:
     text = 'Highest score by learning rate; the best of each in bold.'
     tables.append(Table('learning_rates', _rate_table(rows, best), text))
@@ -84,6 +86,18 @@ def _highest(rows: pd.DataFrame) -> pd.DataFrame:
   return rows.groupby(keys, sort=False)['value'].max().reset_index()
 
 
+def _training_returns(runs: Sequence[Run]) -> pd.DataFrame:
+  """Mean return of the training episodes in the last tenth of each run that has any then."""
+  means = []
+  for run in runs:
+    rows = run.metrics.reindex(columns=['step', 'train/episode_return', 'train/episodes'])
+    rows = rows[rows['step'] > 0.9 * rows['step'].max()].dropna()
+    if len(rows):
+      mean = np.average(rows['train/episode_return'], weights=rows['train/episodes'])
+      means.append((run.config['variant'], mean))
+  return pd.DataFrame(means, columns=['variant', 'value'])
+
+
 def _best_rates(rows: pd.DataFrame) -> dict[str, float]:
   """Variant → the learning rate whose highest score is the largest, as a mean over seeds."""
   means = _highest(rows).groupby(['variant', 'learning_rate'], sort=False)['value'].mean()
@@ -91,13 +105,18 @@ def _best_rates(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def _table(
-  rows: pd.DataFrame, anew: tuple[int, dict[str, str]] | None, *, with_rates: bool
+  rows: pd.DataFrame,
+  anew: tuple[int, dict[str, str]] | None,
+  training: pd.DataFrame,
+  *,
+  with_rates: bool,
 ) -> pd.DataFrame:
   """Table 2: a row for each game and parameterisation.
 
   Args:
     rows: the evaluations.
     anew: how many episodes were played anew, and variant → score, if any were.
+    training: of `_training_returns`.
     with_rates: whether there are several learning rates.
   """
   cells = []
@@ -113,6 +132,8 @@ def _table(
       episodes, scores = anew
       row[f'its network again, {episodes} episodes'] = scores[variant]
     row['last score'] = curves.mean_and_error(final['value'])
+    returns = training.loc[training['variant'] == variant, 'value']
+    row['training, last tenth'] = curves.mean_and_error(returns)
     row['random play'] = '–' if random is None else f'{random:g}'
     row['paper, 200 million frames'] = '–' if paper is None else f'{paper:,}'
     cells.append(row)
@@ -137,8 +158,9 @@ def _caption(config: dict[str, Any], tried: int, is_played_anew: bool) -> str:
   text = (
     f'Score of {config["eval_episodes"]} episodes with ε = {config["eval_epsilon"]:g}, evaluated '
     f'{config["epochs"]} times in {frames:g} million frames (paper: 200 million); last: the mean '
-    f'of {config["final_eval_episodes"]} episodes at the end. The highest of several noisy scores '
-    'is above what the network would score again'
+    f'of {config["final_eval_episodes"]} episodes at the end; training: its episodes in the last '
+    f'tenth, with ε = {config["epsilon_end"]:g}, while the network changes. The highest of several '
+    'noisy scores is above what the network would score again'
   )
   text += ', which is beside it.' if is_played_anew else '.'
   if tried > 1:

@@ -23,7 +23,13 @@ def make_run(tmp_path):
       {'step': 50_000 * epoch, 'epoch': epoch, 'seconds': 60 * epoch, 'eval/score': score}
       for epoch, score in enumerate(scores, start=1)
     ]
-    rows.insert(0, {'step': 1000, 'epoch': 0.02, 'seconds': 1, 'train/episode_return': 1.0})
+    training = [(1000, 1, 1), (45_000 * len(scores), 7, 1)]  # not in the last tenth
+    training += [(46_000 * len(scores), 10 * seed, 3), (49_000 * len(scores), 40, 1)]
+    rows[:0] = [
+      {'step': step, 'epoch': step / 50_000, 'seconds': 1, 'train/episode_return': mean}
+      | {'train/episodes': count}
+      for step, mean, count in training
+    ]
     (path / 'summary.json').write_text(json.dumps({'config': config, 'final': rows[-1]}))
     (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
@@ -46,13 +52,22 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
   section = make_section(tmp_path, note='A note.')
   table = section.tables[0]
   assert list(table.frame) == [
-    'game', 'parameterisation', 'seeds', 'highest score', 'last score', 'random play',
-    'paper, 200 million frames',
+    'game', 'parameterisation', 'seeds', 'highest score', 'last score', 'training, last tenth',
+    'random play', 'paper, 200 million frames',
   ]  # fmt: skip
   assert table.frame.values.tolist() == [
-    ['pong', '`wn`', '1', '3.50', '3.50', '–', '–'],
-    ['space_invaders', '`plain`', '2', '550.00 ± 50.00', '500.00 ± 100.00', '148', '1,779'],
-    ['space_invaders', '`wn`', '1', '700.00', '650.00', '148', '2,179'],
+    ['pong', '`wn`', '1', '3.50', '3.50', '10.00', '–', '–'],
+    [
+      'space_invaders',
+      '`plain`',
+      '2',
+      '550.00 ± 50.00',
+      '500.00 ± 100.00',
+      '13.75 ± 3.75',
+      '148',
+      '1,779',
+    ],
+    ['space_invaders', '`wn`', '1', '700.00', '650.00', '10.00', '148', '2,179'],
   ]
   assert 'would score again. Learning' in table.caption
   assert '3 times in 0.6 million frames (paper: 200 million)' in table.caption
