@@ -36,7 +36,7 @@ SWEEPS = {
     for game in ('space_invaders', 'breakout')
     for param in PARAMS
   ],
-  'scaled_2m': [  # million frames
+  'scaled_2m': [  # 2 million frames, and 30 episodes in each evaluation
     (f'space_invaders-{param},scaled', {'epochs': 10, 'eval_episodes': 30, 'seed': seed})
     for seed in (0, 1)
     for param in PARAMS

@@ -30,7 +30,7 @@ class ActorLearner:
   A step in N environments is N agent steps. Its actions come from the parameters after all updates
   of the step before, however long anything takes, so that the same seed gives the same run (bit for
   bit on a CPU). While the environments move, N / `update_period` minibatches are drawn and learnt
-  from; with fewer environments than that, one in every `update_period` / N steps.
+  from, or, with N < `update_period`, one in every `update_period` / N steps.
 
   Seed and number of agent steps decide all random numbers but those of the environments.
 

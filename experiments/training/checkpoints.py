@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -156,9 +156,11 @@ class Checkpoints:
 
   def _delete_old(self) -> None:
     folders = _folders(self._directory)
+    values = {folder: _read_json(folder / _METRICS).get(self._best_metric) for folder in folders}
+    values = {folder: value for folder, value in values.items() if value is not None}
     kept = folders[: self._keep]
-    if best := _best(folders, self._best_metric, self._best):
-      kept.append(best)
+    if values:
+      kept.append(self._best(values, key=values.__getitem__))  # the latest of equals
     for folder in folders:
       if folder not in kept:
         # None is ever half deleted under its own name.
@@ -196,28 +198,23 @@ def restore_latest(directory: Path, state: State) -> State:
   raise UserError(f'there are no checkpoints in {directory}.')
 
 
-def restore_best(
-  directory: Path, state: State, metric: str, best: Callable[..., Any] = min
-) -> tuple[State, float]:
-  """The undamaged state with the best value of a metric, and that value; writes nothing.
+def restore_at(directory: Path, step: int, state: State) -> State:
+  """The state of a certain step of a run, which may be in training; writes nothing.
 
   Args:
-    directory: of the checkpoints of a run, which may be in training.
+    directory: of its checkpoints.
+    step: of the state.
     state: for the structure and the shapes.
-    metric: name of the metric.
-    best: `min` or `max`: which value is the best.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: it is not there, damaged, or cannot be read.
   """
-  damages = dict(_check(directory))
-  for folder, damage in damages.items():
-    if damage is not None:
-      _warn(f'{folder} is damaged ({damage}); it is left out.')
-  folder = _best([folder for folder in damages if damages[folder] is None], metric, best)
-  if folder is None:
-    raise UserError(f'there is no checkpoint of an evaluation in {directory}.')
-  return _restore(folder, state), _read_json(folder / _METRICS)[metric]
+  folder = directory / str(step)
+  if not folder.is_dir():
+    raise UserError(f'there is no checkpoint {folder}.')
+  if damage := checksums.damage(folder):
+    raise UserError(f'the checkpoint {folder} is damaged ({damage}).')
+  return _restore(folder, state)
 
 
 def _tidy_up(directory: Path) -> None:
@@ -266,13 +263,6 @@ def _folders(directory: Path) -> list[Path]:
     return []
   folders = [path for path in directory.iterdir() if path.name.isdecimal()]
   return sorted(folders, key=lambda path: int(path.name), reverse=True)
-
-
-def _best(folders: Sequence[Path], metric: str, best: Callable[..., Any]) -> Path | None:
-  """The checkpoint with the best value of a metric, the first of equals; None if none has one."""
-  values = {folder: _read_json(folder / _METRICS).get(metric) for folder in folders}
-  values = {folder: value for folder, value in values.items() if value is not None}
-  return best(values, key=values.__getitem__) if values else None
 
 
 def _write_arrays(folder: Path, state: HasStep) -> None:

@@ -9,7 +9,6 @@ with an interrupted one.
 
 import contextlib
 import functools
-import json
 from pathlib import Path
 
 import jax
@@ -22,6 +21,7 @@ from ml_collections import config_dict
 from experiments import results
 from experiments.training import data, environment, interrupts
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.training.parts import Parts
 from experiments.training.run import write_json
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE
@@ -82,23 +82,17 @@ def evaluate(
   graphdef, state = nnx.split(model)
   estimate = jax.jit(functools.partial(log_likelihood, graphdef, samples=samples))
 
-  # A line for each batch that is done with this checkpoint.
-  path = workdir / f'likelihood-{samples}.jsonl'
-  key = {'step': step, 'batch': batch}
-  done = _read(path, key)
-  with path.open('a') as file:
-    starts = range(0, len(test_x), batch)
+  starts = range(0, len(test_x), batch)
+  path, key = workdir / f'likelihood-{samples}.jsonl', {'step': step, 'batch': batch}
+  with contextlib.closing(Parts(path, key)) as parts:
     for start in tqdm.tqdm(starts, unit='batch', disable=None):
-      if start in done:
+      if start in parts.done:
         continue
       x = test_x[start : start + batch]
       filled = np.resize(x, (batch, *x.shape[1:]))  # one shape for all batches
       values = estimate(state, filled, jax.random.fold_in(jax.random.key(samples), start))
-      done[start] = np.asarray(values)[: len(x)].tolist()
-      # A line break before it: the last line may have been cut off.
-      file.write('\n' + json.dumps({**key, 'start': start, 'values': done[start]}))
-      file.flush()
-  values = np.concatenate([done[start] for start in starts])
+      parts.add(start, np.asarray(values)[: len(x)].tolist())
+  values = np.concatenate([parts.done[start] for start in starts])
   result = {
     'log_likelihood': float(values.mean()),
     'standard_error': float(values.std(ddof=1) / np.sqrt(len(values))),
@@ -120,17 +114,6 @@ def log_likelihood(
   weight = lambda key: model.bound(x, posterior, key).log_weight
   log_weights = jax.lax.map(weight, jax.random.split(key, samples))  # [K, B]
   return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(samples)
-
-
-def _read(path: Path, key: dict[str, int]) -> dict[int, list[float]]:
-  """Start of a batch → its values, of the whole lines that belong to `key`."""
-  done: dict[int, list[float]] = {}
-  for line in path.read_text().splitlines() if path.exists() else []:
-    with contextlib.suppress(ValueError):
-      row = json.loads(line)
-      if {name: row[name] for name in key} == key:
-        done[row['start']] = row['values']
-  return done
 
 
 if __name__ == '__main__':

@@ -4,11 +4,13 @@
     [--steps results/benchmark/step-width32.json] [--note 'One sentence.']
 
 RUNS are directories of runs, or directories with runs somewhere below them. Reads `config.json`,
-`summary.json` and `metrics.jsonl` only. Runs that are unfinished or damaged are named and left out.
+`summary.json`, `metrics.jsonl` and what was measured afterwards (`likelihood-K.json`,
+`score-N.json`), and shows the pictures of the runs. Runs that are unfinished or damaged are named
+and left out.
 
 Runs of one experiment that differ only in parameterisation, seed and learning rate make a section.
 Each has a directory in --out (a single one has --out itself) with tables as Markdown and CSV,
-figures as PNG and SVG, and a copy of the metrics and the summary of each run. `index.html` in --out
+figures as PNG and SVG, and copies of what was read. `index.html` in --out
 shows all of it and needs no other file. --readme also replaces the part of that file between the
 lines `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is that of --out without --block.
 """

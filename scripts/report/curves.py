@@ -132,38 +132,41 @@ def mean_and_error(values: pd.Series) -> str:
 
 
 def afterwards(
-  runs: Sequence[Run], name: str, value: Callable[[dict[str, Any]], float]
+  runs: Sequence[Run], name: str, value: Callable[[dict[str, Any], Run], float]
 ) -> tuple[int, dict[str, str]] | None:
   """What was measured on finished runs, from the `NAME-N.json` that are in any of them.
 
   Args:
     runs: finished runs.
     name: of the files.
-    value: of what is in a file.
+    value: (what is in a file, its run) → number.
 
   Returns:
-    The largest N, and variant → `mean_and_error` of those of its runs that have the file. None if
-    no run has one.
+    The N that most runs have, the largest of several; and variant → `mean_and_error`, with a remark
+    if not all of its runs have the file. None if no run has one.
 
   Raises:
     UserError: a file is damaged.
   """
-  values: dict[int, dict[str, list[float]]] = {}  # N → variant → of its runs
+  values: dict[int, list[tuple[str, float]]] = {}  # N → variant and number of the runs that have it
   for run in runs:
     for path in run.path.glob(f'{name}-*.json'):
-      if not (number := path.stem.removeprefix(f'{name}-')).isdecimal():
-        continue
-      try:
-        measured = float(value(json.loads(path.read_text())))
-      except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path} is damaged ({error}); restore or remove it.') from error
-      values.setdefault(int(number), {}).setdefault(run.config['variant'], []).append(measured)
+      if (number := path.stem.removeprefix(f'{name}-')).isdecimal():
+        try:
+          measured = float(value(json.loads(path.read_text()), run))
+        except (ValueError, KeyError, TypeError) as error:
+          raise UserError(f'{path} is damaged ({error}); restore or remove it.') from error
+        values.setdefault(int(number), []).append((run.config['variant'], measured))
   if not values:
     return None
-  number = max(values)
-  variants = dict.fromkeys(run.config['variant'] for run in runs)
-  series = {name: pd.Series(values[number].get(name, []), dtype=float) for name in variants}
-  return number, {name: mean_and_error(column) for name, column in series.items()}
+  number = max(values, key=lambda n: (len(values[n]), n))
+  counts = pd.Series([run.config['variant'] for run in runs]).value_counts(sort=False)
+  cells = {}
+  for variant, count in counts.items():
+    found = pd.Series([x for of, x in values[number] if of == variant], dtype=float)
+    remark = f' (of {len(found)})' if 0 < len(found) < count else ''
+    cells[variant] = mean_and_error(found) + remark
+  return number, cells
 
 
 def about_time(runs: Sequence[Run]) -> str:

@@ -57,9 +57,9 @@ def section(
   chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
   tried = rows['learning_rate'].nunique()
   best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
-  anew = curves.afterwards(best_runs, 'score', lambda result: result['score'])
-  caption = ' '.join(filter(None, [_caption(config, tried, anew is not None), note]))
-  table = _table(chosen, anew, _training_returns(best_runs), with_rates=tried > 1)
+  again = curves.afterwards(best_runs, 'score', _score_again)
+  caption = ' '.join(filter(None, [_caption(config, tried, again is not None), note]))
+  table = _table(chosen, again, _training_returns(best_runs), with_rates=tried > 1)
   tables = [Table('table', table, caption)]
   if tried > 1:
     text = 'Highest score by learning rate; the best of each in bold.'
@@ -86,6 +86,13 @@ def _highest(rows: pd.DataFrame) -> pd.DataFrame:
   return rows.groupby(keys, sort=False)['value'].max().reset_index()
 
 
+def _score_again(result: dict[str, Any], run: Run) -> float:
+  """The score of `experiments.dqn.score`."""
+  if result['highest_score'] != run.metrics[METRIC].max():
+    raise ValueError('it is of a network that has not the highest score')
+  return result['score']
+
+
 def _training_returns(runs: Sequence[Run]) -> pd.DataFrame:
   """Mean return of the training episodes in the last tenth of each run that has any then."""
   means = []
@@ -106,7 +113,7 @@ def _best_rates(rows: pd.DataFrame) -> dict[str, float]:
 
 def _table(
   rows: pd.DataFrame,
-  anew: tuple[int, dict[str, str]] | None,
+  again: tuple[int, dict[str, str]] | None,
   training: pd.DataFrame,
   *,
   with_rates: bool,
@@ -115,7 +122,7 @@ def _table(
 
   Args:
     rows: the evaluations.
-    anew: how many episodes were played anew, and variant → score, if any were.
+    again: in how many episodes the best networks were re-evaluated, and variant → score.
     training: of `_training_returns`.
     with_rates: whether there are several learning rates.
   """
@@ -128,9 +135,9 @@ def _table(
     final = last[(last['game'] == game) & (last['param'] == param)]
     paper, random = PAPER.get(game, {}).get(param), RANDOM.get(game)
     row['highest score'] = curves.mean_and_error(group['value'])
-    if anew:
-      episodes, scores = anew
-      row[f'its network again, {episodes} episodes'] = scores[variant]
+    if again:
+      episodes, scores = again
+      row[f're-evaluated, {episodes} episodes'] = scores[variant]
     row['last score'] = curves.mean_and_error(final['value'])
     returns = training.loc[training['variant'] == variant, 'value']
     row['training, last tenth'] = curves.mean_and_error(returns)
@@ -153,16 +160,15 @@ def _rate_table(rows: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
   return pd.DataFrame(cells)
 
 
-def _caption(config: dict[str, Any], tried: int, is_played_anew: bool) -> str:
+def _caption(config: dict[str, Any], tried: int, is_reevaluated: bool) -> str:
   frames = 4e-6 * config['epochs'] * config['steps_per_epoch']
   text = (
     f'Score of {config["eval_episodes"]} episodes with ε = {config["eval_epsilon"]:g}, evaluated '
     f'{config["epochs"]} times in {frames:g} million frames (paper: 200 million); last: the mean '
-    f'of {config["final_eval_episodes"]} episodes at the end; training: its episodes in the last '
-    f'tenth, with ε = {config["epsilon_end"]:g}, while the network changes. The highest of several '
-    'noisy scores is above what the network would score again'
+    f'of {config["final_eval_episodes"]} episodes at the end; training: its own episodes in the '
+    'last tenth, while the network changes. The highest of several noisy scores is high by luck too'
   )
-  text += ', which is beside it.' if is_played_anew else '.'
+  text += '; re-evaluated: the same network in other episodes.' if is_reevaluated else '.'
   if tried > 1:
     return f'{text} The best of {tried} learning rates for each by the highest score.'
   return f'{text} Learning rate {config["learning_rate"]:g}.'

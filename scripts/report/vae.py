@@ -53,7 +53,7 @@ def section(
   )
   tried = rows['learning_rate'].nunique()
   table = curves.table(chosen, (1, 2, 5, 10), with_rates=tried > 1)
-  nll = lambda result: -result['log_likelihood'] if is_binary else result['bits_per_dim']
+  nll = lambda result, _: -result['log_likelihood'] if is_binary else result['bits_per_dim']
   if likelihoods := curves.afterwards(best_runs, 'likelihood', nll):
     samples, cells = likelihoods
     table[f'−log p(x), {samples} samples'] = list(cells.values())

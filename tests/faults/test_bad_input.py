@@ -266,11 +266,10 @@ def test_more_replay_than_memory_says_how_much_there_is(refused, monkeypatch):
   )
 
 
+@pytest.mark.parametrize('command', ['dqn --config=configs/dqn.py:pong-wn', 'score --workdir=run'])
 @pytest.mark.parametrize('package', ['ale_py', 'gymnasium', 'rlax'])
-def test_without_the_extra(package, refused, monkeypatch):
+def test_without_the_extra(package, command, refused, monkeypatch):
   monkeypatch.setitem(sys.modules, package, None)
   for module in [m for m in sys.modules if m.startswith(('experiments.dqn', 'ale_py.'))]:
     monkeypatch.delitem(sys.modules, module)
-  refused(
-    'dqn --config=configs/dqn.py:pong-wn', f'{package} is not installed; run: pip install .[rl]'
-  )
+  refused(command, f'{package} is not installed; run: pip install .[rl]')

@@ -17,6 +17,7 @@ ROWS = [{'step': 6 * i, 'epoch': float(i), 'seconds': 1.0, 'test/error': 0.5} fo
 TRAIN = 'cifar --config=configs/cifar.py:wn,tiny --workdir=run'
 LIKELIHOOD = 'likelihood --workdir=vae'
 SCORE = 'score --workdir=dqn'
+EVALUATED = "sed -i 's/test.error/eval\\/score/' dqn/metrics.jsonl"
 SWEEP = 'sweep configs/cifar.py:tiny'
 TRIAL = 'runs/cifar/tiny/plain-tiny-learning_rate=0.001-seed=0'
 
@@ -128,9 +129,10 @@ TABLE = {
   SCORE: [
     ('rm -r dqn', 'there is no directory dqn'),
     ('rm -r dqn; cp -r run dqn', 'dqn is a run of cifar, not of dqn'),
-    ('rm -r dqn/checkpoints', 'there is no checkpoint of an evaluation in dqn/checkpoints'),
-    ('', 'there is no checkpoint of an evaluation in dqn/checkpoints'),
-    ('mkdir dqn/checkpoints/400', 'all checkpoints in dqn/checkpoints are damaged'),
+    ('', 'dqn has no evaluation yet'),
+    (EVALUATED, 'there is no checkpoint dqn/checkpoints/18'),
+    (f'{EVALUATED}; rm -r dqn/checkpoints', 'there is no checkpoint dqn/checkpoints/18'),
+    (f'{EVALUATED}; mkdir dqn/checkpoints/18', 'the checkpoint dqn/checkpoints/18 is damaged'),
     ('echo {} > dqn/summary.json', 'dqn/summary.json is missing or is not of a run'),
     ("sed -i 's/features/futures/' dqn/summary.json", "the config has no 'features'"),
     ("sed -i 's/eval_envs.: 2/eval_envs\": 0/' dqn/summary.json", 'config.eval_envs=0 must be 1'),
@@ -138,7 +140,7 @@ TABLE = {
   ],
   'report dqn --out=out': [
     (
-      "sed -i 's/test.error/eval\\/score/; 3d' dqn/metrics.jsonl; echo x > dqn/score-5.json",
+      f'{EVALUATED}; sed -i 3d dqn/metrics.jsonl; echo x > dqn/score-5.json',
       'dqn/score-5.json is damaged',
     ),
   ],

@@ -119,17 +119,15 @@ def test_when_all_are_damaged_they_are_left_alone(damage, damaged):
   assert sorted(run.workdir.rglob('*')) == before
 
 
-def test_the_best_is_that_of_the_undamaged(damaged, capsys):
+def test_a_checkpoint_that_is_asked_for_is_not_replaced_by_another(damaged):
   run, newest = damaged
-  best = lambda choose: checkpoints.restore_best(newest.parent, run.state(), 'test/error', choose)
-  errors = {row['step']: row['test/error'] for row in run.rows if 'test/error' in row}
-  for choose, step in ((min, 10), (max, 15)):
-    state, error = best(choose)
-    assert (int(state.step), error) == (step, errors[step])
-  assert not capsys.readouterr().err
+  at = lambda step: checkpoints.restore_at(newest.parent, step, run.state())
+  assert [int(at(step).step) for step in (10, 12, 15)] == [10, 12, 15]
+  with pytest.raises(UserError, match=f'there is no checkpoint {newest.with_name("11")}'):
+    at(11)
   DAMAGES['truncated'](newest)
-  assert int(best(max)[0].step) == 10
-  assert f'warning: {newest} is damaged' in capsys.readouterr().err
+  with pytest.raises(UserError, match=f'the checkpoint {newest} is damaged'):
+    at(15)
 
 
 def test_a_state_that_does_not_fit_is_no_damage(damaged):

@@ -12,9 +12,10 @@ from ml_collections import config_dict
 
 from configs import dqn
 from experiments.dqn import agent, environments, evaluation, score
+from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.environments import Purpose
+from experiments.dqn.reevaluation import reevaluate
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import UserError
 
 NOOP, FIRE = 0, 1  # of Space Invaders
 CONFIG = dqn.get_config('space_invaders-wn,tiny')
@@ -31,20 +32,25 @@ def always(action, step):
 
 
 def write_run(path, *checkpoints):
-  """A run with one checkpoint for each (step, action, score or None)."""
+  """A run with one checkpoint for each (step, action, score)."""
   path.mkdir()
   (path / 'config.json').write_text(CONFIG.to_json())
-  (path / 'metrics.jsonl').write_text('{"step": 400, "epoch": 1.0, "seconds": 9.0}\n')
+  rows = [{'step': 80, 'epoch': 0.2, 'seconds': 9.0, 'train/loss': 1.0}]
+  rows += [
+    {'step': step, 'epoch': step / 400, 'seconds': 9.0, 'eval/score': value}
+    for step, _, value in checkpoints
+  ]
+  (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   writer = Checkpoints(path / 'checkpoints', keep=1, best_metric='eval/score', best=max)
   for step, action, value in checkpoints:
-    writer.save(always(action, step), {} if value is None else {'eval/score': value})
+    writer.save(always(action, step), {'eval/score': value})
   writer.close()
   return path
 
 
 def test_it_is_that_of_the_best_network_in_other_episodes(tmp_path):
   workdir = write_run(tmp_path / 'run', (400, FIRE, 7.0), (800, NOOP, 2.0))
-  result = score.evaluate(workdir, 5)
+  result = reevaluate(workdir, 5)
   seeds = environments.seeds(CONFIG.seed, 400, Purpose.SCORE, count=5)
   assert len(set(seeds)) == 5
   assert not set(seeds) & set(environments.seeds(CONFIG.seed, 400, Purpose.EVALUATION, count=5))
@@ -59,16 +65,60 @@ def test_it_is_that_of_the_best_network_in_other_episodes(tmp_path):
   assert (result['step'], result['frames'], result['highest_score']) == (400, 1600, 7.0)
   assert (result['episodes'], result['epsilon']) == (5, 0.0)
   assert result == json.loads((workdir / 'score-5.json').read_text())
-  assert result == score.evaluate(workdir, 5)
+  assert result == reevaluate(workdir, 5)
 
 
 def test_random_play_does_not_depend_on_the_network(tmp_path):
   runs = [write_run(tmp_path / f'run{action}', (400, action, 1.0)) for action in (NOOP, FIRE)]
-  first, second = (score.evaluate(run, 4, epsilon=1.0) for run in runs)
+  first, second = (reevaluate(run, 4, epsilon=1.0) for run in runs)
   assert first == second == json.loads((runs[0] / 'score-4-epsilon-1.json').read_text())
   assert len(set(first['returns'])) > 1
 
 
-def test_a_run_without_an_evaluation_has_no_score(tmp_path):
-  with pytest.raises(UserError, match='there is no checkpoint of an evaluation in'):
-    score.evaluate(write_run(tmp_path / 'run', (200, FIRE, None)), 3)
+def test_of_equal_scores_the_checkpoint_that_is_kept(tmp_path):
+  run = write_run(tmp_path / 'run', (400, FIRE, 7.0), (800, FIRE, 7.0), (1200, NOOP, 2.0))
+  assert reevaluate(run, 3)['step'] == 800
+
+
+def test_action_noise_differs_in_all_steps_and_episodes(tmp_path, monkeypatch):
+  """And from that of the evaluation."""
+  changes = {'eval_envs': 30, 'eval_epsilon': 1.0}
+  monkeypatch.setattr(f'{__name__}.CONFIG', CONFIG.copy_and_resolve_references())
+  CONFIG.update(changes)
+  observations = np.zeros((30, 4, 84, 84), np.uint8)
+  learner = ActorLearner(config_dict.FrozenConfigDict(CONFIG))
+  learner.steps = 400
+  policies = [learner.eval_policy()]
+
+  def play(policy, config, episodes, env_seeds):
+    policies.append(policy)
+    return np.zeros((episodes, 1))
+
+  monkeypatch.setattr(evaluation, 'play', play)
+  reevaluate(write_run(tmp_path / 'run', (400, FIRE, 7.0)), 60)
+  assert len(policies) == 3
+  actions = [tuple(policy(step, observations)) for policy in policies for step in range(3)]
+  assert len(set(actions)) == 9
+
+
+def test_it_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+  run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
+  whole = reevaluate(run, 9, epsilon=1.0)
+  path = run / 'score-9-epsilon-1.jsonl'
+  path.write_text(path.read_text()[:-9])  # the last of three parts is cut off
+  play, calls = evaluation.play, []
+  monkeypatch.setattr(evaluation, 'play', lambda *args: calls.append(args) or play(*args))
+  assert reevaluate(run, 9, epsilon=1.0) == whole
+  assert len(calls) == 1
+
+
+def test_the_command_says_what_it_found(tmp_path, monkeypatch, capsys):
+  run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
+  monkeypatch.setattr('sys.argv', ['score', f'--workdir={run}', '--episodes=2', '--epsilon=0'])
+  for name in ('environment.prepare', 'interrupts.install'):  # pytest's own are in place
+    monkeypatch.setattr(f'experiments.training.{name}', lambda **_: None)
+  score.main()
+  assert capsys.readouterr().out == (
+    'score 105.0 ± 0.0 (2 episodes, ε = 0, network of 1,600 frames, whose 7.0 is the highest score '
+    'of the run)\n'
+  )

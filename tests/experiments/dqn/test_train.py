@@ -73,10 +73,14 @@ def snapshot(agent):
   return int(state.train.step), flat(state.train.params), flat(state.target_params)
 
 
-@pytest.mark.parametrize('num_envs', [8, 2, 1])
-def test_one_update_for_four_agent_steps_and_copies_of_the_target_network(num_envs):
-  """Learning starts at 80 agent steps; a copy every 80."""
-  config = frozen(num_envs=num_envs, target_period=80, learning_starts=80)
+@pytest.mark.parametrize(
+  'num_envs, learning_starts, target_period', [(8, 80, 80), (2, 82, 42), (1, 81, 70)]
+)
+def test_one_update_for_four_agent_steps_and_copies_of_the_target_network(
+  num_envs, learning_starts, target_period
+):
+  """The first update is at the first multiple of four, the first copy at one of its period."""
+  config = frozen(num_envs=num_envs, target_period=target_period, learning_starts=learning_starts)
   validate(config)
   agent = ActorLearner(config)
   _, _, initial = snapshot(agent)
@@ -84,9 +88,9 @@ def test_one_update_for_four_agent_steps_and_copies_of_the_target_network(num_en
   for steps in range(0, 400, num_envs):
     assert agent.steps == steps
     updates, params, target = snapshot(agent)
-    assert updates == max(0, math.ceil((steps - 80) / 4))
+    assert updates == max(0, math.ceil(steps / 4) - math.ceil(learning_starts / 4))
     np.testing.assert_array_equal(target, expected_target)
-    if steps >= 80 and steps % 80 == 0:
+    if steps >= learning_starts and steps % target_period == 0:
       expected_target = params  # before the updates of this step
     agent.step()
   assert (params != initial).any() and (expected_target != initial).any()

@@ -7,6 +7,7 @@ import pytest
 
 from configs import dqn
 from experiments import results
+from experiments.training.errors import UserError
 from scripts.report import output, sections
 
 
@@ -69,7 +70,7 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
     ],
     ['space_invaders', '`wn`', '1', '700.00', '650.00', '10.00', '148', '2,179'],
   ]
-  assert 'would score again. Learning' in table.caption
+  assert 're-evaluated' not in table.caption
   assert '3 times in 0.6 million frames (paper: 200 million)' in table.caption
   assert table.caption.endswith('Learning rate 0.0001. A note.')
   score, episode = section.pictures
@@ -83,21 +84,30 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
   ]  # fmt: skip
 
 
-def test_the_best_network_played_anew(make_run, tmp_path):
+def test_the_best_network_re_evaluated(make_run, tmp_path):
   for seed in (0, 1):
     make_run('breakout-plain', seed, (5, 20))
     make_run('breakout-wn', seed, (5, 20))
     path = tmp_path / 'runs' / f'breakout-wn{seed}0.0001'
     for name, score in (('30', 9), ('100', 12.5 + seed), ('100-epsilon-1', 1)):
-      (path / f'score-{name}.json').write_text(json.dumps({'score': score}))
+      (path / f'score-{name}.json').write_text(json.dumps({'score': score, 'highest_score': 20}))
   section = make_section(tmp_path)
   table = section.tables[0].frame
-  assert list(table)[3:6] == ['highest score', 'its network again, 100 episodes', 'last score']
-  assert table['its network again, 100 episodes'].tolist() == ['–', '13.00 ± 0.50']
-  assert 'would score again, which is beside it.' in section.tables[0].caption
+  assert list(table)[3:6] == ['highest score', 're-evaluated, 100 episodes', 'last score']
+  assert table['re-evaluated, 100 episodes'].tolist() == ['–', '13.00 ± 0.50']
+  assert 're-evaluated: the same network in other' in section.tables[0].caption
   output.write([section], tmp_path / 'out')
   copied = {path.name for path in (tmp_path / 'out/breakout-wn/seed1').glob('score-*')}
   assert copied == {'score-30.json', 'score-100.json', 'score-100-epsilon-1.json'}
+
+  (path / 'score-100.json').unlink()  # of seed 1: 30 episodes are what all have
+  assert make_section(tmp_path).tables[0].frame['re-evaluated, 30 episodes'][1] == '9.00 ± 0.00'
+  (path / 'score-30.json').unlink()
+  table = make_section(tmp_path).tables[0].frame
+  assert table['re-evaluated, 100 episodes'].tolist() == ['–', '12.50 (of 1)']
+  (path / 'score-100.json').write_text('{"score": 7.0, "highest_score": 19.0}')
+  with pytest.raises(UserError, match=r'score-100.json is damaged \(it is of a network that has'):
+    make_section(tmp_path)
 
 
 def test_the_best_rate_is_that_of_the_largest_highest_score(make_run, tmp_path):

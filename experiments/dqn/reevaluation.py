@@ -1,0 +1,93 @@
+"""The best network of a run in episodes that did not choose it."""
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from ml_collections import config_dict
+
+from experiments import results
+from experiments.dqn import agent, environments, evaluation
+from experiments.dqn.environments import FRAME_SKIP, Purpose
+from experiments.dqn.train import BEST_METRIC, eval_metrics
+from experiments.dqn.validate import validate_player
+from experiments.training import checkpoints
+from experiments.training.errors import UserError, writing
+from experiments.training.parts import Parts
+from experiments.training.run import commit, write_json
+
+
+def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> dict[str, Any]:
+  """Plays with the network of the highest score and writes its score into the run.
+
+  Args:
+    workdir: directory of the run, which may be in training.
+    episodes: how many to play, each from a seed of its own.
+    epsilon: probability of a random action; None: that of the run's evaluations.
+
+  Returns:
+    `score`, the mean return; `standard_error` of that mean; all `returns`; `episodes`, `epsilon`;
+    `step` and `frames` of the network, and its `highest_score`; `commit` of the source.
+
+  Raises:
+    UserError: there is no such run, or not the checkpoint of its highest score.
+  """
+  if not workdir.is_dir():
+    raise UserError(f'there is no directory {workdir}.')
+  run = results.read(workdir)
+  if run.config['experiment'] != 'dqn':
+    raise UserError(f'{workdir} is a run of {run.config["experiment"]}, not of dqn.')
+  config = config_dict.FrozenConfigDict(run.config)
+  validate_player(config)
+  if BEST_METRIC not in run.metrics:
+    raise UserError(f'{workdir} has no evaluation yet.')
+  highest = run.metrics[BEST_METRIC].max()
+  step = int(run.metrics['step'][run.metrics[BEST_METRIC] == highest].max())  # latest of equals
+  name = f'score-{episodes}'
+  if epsilon is None or epsilon == config.eval_epsilon:
+    epsilon = config.eval_epsilon
+  else:
+    name = f'{name}-epsilon-{epsilon:g}'
+
+  num_actions = environments.num_actions(config.game)
+  graphdef, state = agent.create(config, num_actions, jax.random.key(config.seed))
+  state = checkpoints.restore_at(workdir / 'checkpoints', step, state)
+  act = jax.jit(functools.partial(agent.act, graphdef=graphdef))
+  env_seeds = environments.seeds(config.seed, step, Purpose.SCORE, count=episodes)
+  starts = range(0, episodes, config.eval_envs)
+  path, key = workdir / f'{name}.jsonl', {'step': step, 'epsilon': epsilon}
+  with (
+    contextlib.closing(Parts(path, key)) as parts,
+    tqdm.tqdm(total=episodes, unit='episode', disable=None) as progress,
+  ):
+    for start in starts:
+      side_by_side = env_seeds[start : start + config.eval_envs]
+      if start not in parts.done:
+        noise = jax.random.key(side_by_side[0])
+        policy = lambda step, observations, noise=noise: np.asarray(
+          act(state.params, jax.random.fold_in(noise, step), observations, epsilon)
+        )
+        played = evaluation.play(policy, config, len(side_by_side), side_by_side)
+        parts.add(start, played.ravel().tolist())
+      progress.update(len(side_by_side))
+
+  returns = [value for start in starts for value in parts.done[start]]
+  metrics = eval_metrics(np.array(returns))
+  result = {
+    'score': metrics['eval/score'],
+    'standard_error': metrics['eval/standard_error'],
+    'episodes': episodes,
+    'epsilon': epsilon,
+    'step': step,
+    'frames': step * FRAME_SKIP,
+    'highest_score': float(highest),
+    'returns': returns,
+    'commit': commit(),
+  }
+  with writing(workdir / f'{name}.json') as path:
+    write_json(path, result)
+  return result
