@@ -59,14 +59,17 @@ def section(
   best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
   again = curves.afterwards(best_runs, 'score', _score_again)
   caption = ' '.join(filter(None, [_caption(config, tried, again is not None), note]))
-  table = _table(chosen, again, _training_returns(best_runs), with_rates=tried > 1)
+  episodes = _training_episodes(best_runs)
+  is_late = episodes['step'] > 0.9 * config['epochs'] * config['steps_per_epoch']
+  late = _mean_returns(episodes[is_late], ['variant', 'seed'])
+  table = _table(chosen, again, late, with_rates=tried > 1)
   tables = [Table('table', table, caption)]
   if tried > 1:
     text = 'Highest score by learning rate; the best of each in bold.'
     tables.append(Table('learning_rates', _rate_table(rows, best), text))
   about = 'Mean over seeds, with a band of one standard error; the dashed line is random play.'
   pictures = [
-    Picture('score', _draw(chosen), about),
+    Picture('score', _draw(chosen, episodes, config['steps_per_epoch']), about),
     *curves.pictures_of_runs(best_runs, _PICTURES),
   ]
   return Section(name, title, runs, tables, pictures, {'score': curves.by_run(chosen)}), problems
@@ -93,16 +96,23 @@ def _score_again(result: dict[str, Any], run: Run) -> float:
   return result['score']
 
 
-def _training_returns(runs: Sequence[Run]) -> pd.DataFrame:
-  """Mean return of the training episodes in the last tenth of each run that has any then."""
-  means = []
+def _training_episodes(runs: Sequence[Run]) -> pd.DataFrame:
+  """A row wherever the training wrote returns down: their mean as value, and their count."""
+  frames = []
   for run in runs:
-    rows = run.metrics.reindex(columns=['step', 'train/episode_return', 'train/episodes'])
-    rows = rows[rows['step'] > 0.9 * rows['step'].max()].dropna()
-    if len(rows):
-      mean = np.average(rows['train/episode_return'], weights=rows['train/episodes'])
-      means.append((run.config['variant'], mean))
-  return pd.DataFrame(means, columns=['variant', 'value'])
+    columns = {'step': 'step', 'train/episode_return': 'value', 'train/episodes': 'count'}
+    rows = run.metrics.reindex(columns=list(columns)).rename(columns=columns).dropna()
+    game, param = run.config['game'], run.config['param']
+    rows = rows.assign(variant=run.config['variant'], game=game, param=param)
+    frames.append(rows.assign(seed=run.config['seed']))
+  return pd.concat(frames, ignore_index=True)
+
+
+def _mean_returns(episodes: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+  """Mean return of the training episodes in each group."""
+  totals = episodes.assign(total=episodes['value'] * episodes['count'])
+  sums = totals.groupby(by, sort=False)[['total', 'count']].sum()
+  return (sums['total'] / sums['count']).rename('value').reset_index()
 
 
 def _best_rates(rows: pd.DataFrame) -> dict[str, float]:
@@ -123,7 +133,7 @@ def _table(
   Args:
     rows: the evaluations.
     again: in how many episodes the best networks were re-evaluated, and variant → score.
-    training: of `_training_returns`.
+    training: mean return of each run's episodes at the end of its training.
     with_rates: whether there are several learning rates.
   """
   cells = []
@@ -174,16 +184,21 @@ def _caption(config: dict[str, Any], tried: int, is_reevaluated: bool) -> str:
   return f'{text} Learning rate {config["learning_rate"]:g}.'
 
 
-def _draw(rows: pd.DataFrame) -> Figure:
-  """A panel for each game: score against frames."""
-  games = rows['game'].unique()
-  figure = Figure(figsize=(1 + 5 * len(games), 4), layout='constrained')
-  for axes, game in zip(figure.subplots(1, len(games), squeeze=False).flat, games):
-    shown = rows[rows['game'] == game]
-    sns.lineplot(shown, x='frames', y='value', hue='param', errorbar='se', marker='.', ax=axes)
-    if game in RANDOM:
-      axes.axhline(RANDOM[game], color='0.5', ls='--', lw=1)
-    axes.set(xlabel='frames (millions)', ylabel='score', title=game, xlim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
+def _draw(evaluations: pd.DataFrame, episodes: pd.DataFrame, steps_per_epoch: int) -> Figure:
+  """A row for each game: scores, and returns in training up to each of them, against frames."""
+  ends = np.ceil(episodes['step'] / steps_per_epoch) * steps_per_epoch
+  episodes = episodes.assign(frames=4e-6 * ends)
+  training = _mean_returns(episodes, ['game', 'param', 'seed', 'frames'])
+  games = evaluations['game'].unique()
+  figure = Figure(figsize=(11, 4 * len(games)), layout='constrained')
+  for game, row in zip(games, figure.subplots(len(games), 2, squeeze=False, sharey='row')):
+    panels = {'evaluation': evaluations, 'training, mean return since the last one': training}
+    for axes, (title, rows) in zip(row, panels.items()):
+      shown = rows[rows['game'] == game]
+      sns.lineplot(shown, x='frames', y='value', hue='param', errorbar='se', marker='.', ax=axes)
+      if game in RANDOM:
+        axes.axhline(RANDOM[game], color='0.5', ls='--', lw=1)
+      axes.set(xlabel='frames (millions)', ylabel='score', title=f'{game}: {title}', xlim=(0, None))
+      axes.grid(alpha=0.3)
+      axes.legend()
   return figure

@@ -75,9 +75,11 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
   assert table.caption.endswith('Learning rate 0.0001. A note.')
   score, episode = section.pictures
   assert episode.name == 'pong-wn/seed0/episode' and 'an episode at the end' in episode.caption
-  pong, invaders = score.figure.axes
-  assert (pong.get_title(), invaders.get_title()) == ('pong', 'space_invaders')
+  pong, _, invaders, training = score.figure.axes
+  assert pong.get_title() == 'pong: evaluation'
+  assert training.get_title().startswith('space_invaders: training')
   np.testing.assert_allclose(invaders.lines[0].get_xydata(), [[0.2, 250], [0.4, 300], [0.6, 500]])
+  np.testing.assert_allclose(training.lines[0].get_xydata(), [[0.2, 1], [0.6, 12.4]])
   assert list(section.data['score']) == [
     'epoch', 'pong-wn/seed0', 'space_invaders-plain/seed0', 'space_invaders-plain/seed1',
     'space_invaders-wn/seed0',
