@@ -164,7 +164,7 @@ def afterwards(
   cells = {}
   for variant, count in counts.items():
     found = pd.Series([x for of, x in values[number] if of == variant], dtype=float)
-    remark = f' (of {len(found)})' if 0 < len(found) < count else ''
+    remark = f' ({len(found)} of {count})' if 0 < len(found) < count else ''
     cells[variant] = mean_and_error(found) + remark
   return number, cells
 

@@ -106,7 +106,7 @@ def test_the_best_network_re_evaluated(make_run, tmp_path):
   assert make_section(tmp_path).tables[0].frame['re-evaluated, 30 episodes'][1] == '9.00 ± 0.00'
   (path / 'score-30.json').unlink()
   table = make_section(tmp_path).tables[0].frame
-  assert table['re-evaluated, 100 episodes'].tolist() == ['–', '12.50 (of 1)']
+  assert table['re-evaluated, 100 episodes'].tolist() == ['–', '12.50 (1 of 2)']
   (path / 'score-100.json').write_text('{"score": 7.0, "highest_score": 19.0}')
   with pytest.raises(UserError, match=r'score-100.json is damaged \(it is of a network that has'):
     make_section(tmp_path)
