@@ -1,6 +1,7 @@
 """Checks a config before anything is written."""
 
 import difflib
+from typing import Any
 
 import psutil
 from ml_collections import config_dict
@@ -50,7 +51,7 @@ def validate_player(config: config_dict.FrozenConfigDict) -> None:
   Raises:
     UserError: something cannot be used; the message names it.
   """
-  _check_game(config.game)
+  _check_game(config.get('game'))
   choose(config, 'param', ('plain', 'wn'))
   choose(config, 'dtype', DTYPES)
   if config.variant != f'{config.game}-{config.param}':
@@ -67,7 +68,9 @@ def validate_player(config: config_dict.FrozenConfigDict) -> None:
   check_sizes(config, 'features', 'three numbers', count=3)
 
 
-def _check_game(game: str) -> None:
+def _check_game(game: Any) -> None:
+  if not isinstance(game, str):
+    raise UserError(f'config.game={game} must be the name of a game.')
   if game in _FOR_TWO:
     raise UserError(f'the game {game!r} is for two players; choose one that is played alone.')
   games = sorted(set(roms.get_all_rom_ids()) - set(_FOR_TWO))

@@ -137,6 +137,11 @@ TABLE = {
     ("sed -i 's/features/futures/' dqn/summary.json", "the config has no 'features'"),
     ("sed -i 's/eval_envs.: 2/eval_envs\": 0/' dqn/summary.json", 'config.eval_envs=0 must be 1'),
     ("sed -i 's/breakout/breakfast/' dqn/summary.json", "unknown game 'breakfast'"),
+    (
+      """sed -i 's/"game": .[a-z]*"/"game": 3/' dqn/summary.json""",
+      'config.game=3 must be the name',
+    ),
+    ("sed -i 's/game/name/' dqn/summary.json", 'config.game=None must be the name'),
   ],
   'report dqn --out=out': [
     (
