@@ -9,7 +9,7 @@ from ml_collections import config_dict
 from experiments.dqn import replay
 from experiments.dqn.environments import FRAME_SKIP
 from experiments.dqn.extra import roms
-from experiments.training.checks import check, check_sizes, choose
+from experiments.training.checks import check, check_sizes, choose, require
 from experiments.training.errors import UserError
 from experiments.training.precision import DTYPES
 
@@ -51,7 +51,7 @@ def validate_player(config: config_dict.FrozenConfigDict) -> None:
   Raises:
     UserError: something cannot be used; the message names it.
   """
-  _check_game(config.get('game'))
+  _check_game(require(config, 'game'))
   choose(config, 'param', ('plain', 'wn'))
   choose(config, 'dtype', DTYPES)
   if config.variant != f'{config.game}-{config.param}':

@@ -10,13 +10,24 @@ from experiments.training.data import Dataset
 from experiments.training.errors import UserError
 
 
+def require(config: config_dict.FrozenConfigDict, key: str) -> Any:
+  """The value of a key, which the config of a run or of a user's own file may lack.
+
+  Raises:
+    UserError: it does.
+  """
+  if key not in config:
+    raise UserError(f'the config has no {key!r}, which this experiment needs.')
+  return config[key]
+
+
 def choose(config: config_dict.FrozenConfigDict, key: str, choices: Sequence[str]) -> None:
   """Checks that a value is one of `choices`.
 
   Raises:
     UserError: it is not.
   """
-  if _value(config, key) not in choices:
+  if require(config, key) not in choices:
     raise UserError(f'config.{key}={config[key]}: choose one of {", ".join(choices)}.')
 
 
@@ -32,7 +43,7 @@ def check(
     UserError: one is not; the message names its key and the requirement.
   """
   for key in keys:
-    value = _value(config, key)
+    value = require(config, key)
     is_finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if not (is_finite and is_valid(value)):
       raise UserError(f'config.{key}={value} {requirement}.')
@@ -45,7 +56,7 @@ def check_switches(config: config_dict.FrozenConfigDict, keys: Sequence[str]) ->
     UserError: one is not.
   """
   for key in keys:
-    if not isinstance(_value(config, key), bool):
+    if not isinstance(require(config, key), bool):
       raise UserError(f'config.{key}={config[key]} must be True or False.')
 
 
@@ -63,7 +74,7 @@ def check_sizes(
   Raises:
     UserError: it is not.
   """
-  sizes = _value(config, key)
+  sizes = require(config, key)
   is_sequence = isinstance(sizes, tuple) and len(sizes) == (count or len(sizes) or 1)
   if not (is_sequence and all(isinstance(size, int) and size >= 1 for size in sizes)):
     raise UserError(f'config.{key}={sizes} must be {requirement}, 1 or more each.')
@@ -96,10 +107,3 @@ def check_examples(
       raise UserError(f'config.{key}={config[key]} is more than the {used} training images.')
   if config.epochs * (used // config.batch_size) >= 2**31:
     raise UserError(f'config.epochs={config.epochs} takes 2**31 steps or more; lower it.')
-
-
-def _value(config: config_dict.FrozenConfigDict, key: str) -> Any:
-  """The value of a key, which the config of a run or of a user's own file may lack."""
-  if key not in config:
-    raise UserError(f'the config has no {key!r}, which this experiment needs.')
-  return config[key]

@@ -141,7 +141,7 @@ TABLE = {
       """sed -i 's/"game": .[a-z]*"/"game": 3/' dqn/summary.json""",
       'config.game=3 must be the name',
     ),
-    ("sed -i 's/game/name/' dqn/summary.json", 'config.game=None must be the name'),
+    ("sed -i 's/game/name/' dqn/summary.json", "the config has no 'game'"),
   ],
   'report dqn --out=out': [
     (
