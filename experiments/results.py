@@ -126,6 +126,20 @@ def read(path: Path) -> Run:
   return Run(path, config, summary, metrics)
 
 
+def read_of(experiment: str, path: Path) -> Run:
+  """Reads a run of a certain experiment.
+
+  Raises:
+    UserError: there is no such directory, it is of another experiment, or it cannot be read.
+  """
+  if not path.is_dir():
+    raise UserError(f'there is no directory {path}.')
+  run = read(path)
+  if run.config['experiment'] != experiment:
+    raise UserError(f'{path} is a run of {run.config["experiment"]}, not of {experiment}.')
+  return run
+
+
 def _is_config(value: Any) -> bool:
   """Whether it has what every config has; names become parts of paths, and must be no paths."""
   if not isinstance(value, dict) or not isinstance(value.get('seed'), int):

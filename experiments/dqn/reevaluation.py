@@ -36,11 +36,7 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
   Raises:
     UserError: there is no such run, or not the checkpoint of its highest score.
   """
-  if not workdir.is_dir():
-    raise UserError(f'there is no directory {workdir}.')
-  run = results.read(workdir)
-  if run.config['experiment'] != 'dqn':
-    raise UserError(f'{workdir} is a run of {run.config["experiment"]}, not of dqn.')
+  run = results.read_of('dqn', workdir)
   config = config_dict.FrozenConfigDict(run.config)
   validate_player(config)
   if BEST_METRIC not in run.metrics:

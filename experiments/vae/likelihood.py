@@ -68,11 +68,7 @@ def evaluate(
   Raises:
     UserError: there is no such run, or it has no checkpoint.
   """
-  if not workdir.is_dir():
-    raise UserError(f'there is no directory {workdir}.')
-  run = results.read(workdir)
-  if run.config['experiment'] != 'vae':
-    raise UserError(f'{workdir} is a run of {run.config["experiment"]}, not of vae.')
+  run = results.read_of('vae', workdir)
   config = config_dict.FrozenConfigDict(run.config)
   validate(config)
   if not (workdir / 'checkpoints').is_dir():

@@ -1,5 +1,6 @@
 """What the sections share: evaluations as rows, means over seeds, tables and learning curves."""
 
+import collections
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -160,7 +161,7 @@ def afterwards(
   if not values:
     return None
   number = max(values, key=lambda n: (len(values[n]), n))
-  counts = pd.Series([run.config['variant'] for run in runs]).value_counts(sort=False)
+  counts = collections.Counter(run.config['variant'] for run in runs)
   cells = {}
   for variant, count in counts.items():
     found = pd.Series([x for of, x in values[number] if of == variant], dtype=float)

@@ -77,10 +77,14 @@ def section(
 
 def _evaluations(runs: Sequence[Run]) -> pd.DataFrame:
   """As `curves.evaluations`, with game, param and frames in millions."""
-  rows = curves.evaluations(runs, METRIC)
+  rows = _with_game(curves.evaluations(runs, METRIC))
+  return rows.assign(frames=4e-6 * runs[0].config['steps_per_epoch'] * rows['epoch'])
+
+
+def _with_game(rows: pd.DataFrame) -> pd.DataFrame:
+  """Rows of variants, with their game and param."""
   names = rows['variant'].str.split('-')
-  frames = 4e-6 * runs[0].config['steps_per_epoch'] * rows['epoch']
-  return rows.assign(game=names.str[0], param=names.str[1], frames=frames)
+  return rows.assign(game=names.str[0], param=names.str[1])
 
 
 def _highest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,14 +102,12 @@ def _score_again(result: dict[str, Any], run: Run) -> float:
 
 def _training_episodes(runs: Sequence[Run]) -> pd.DataFrame:
   """A row wherever the training wrote returns down: their mean as value, and their count."""
+  columns = {'step': 'step', 'train/episode_return': 'value', 'train/episodes': 'count'}
   frames = []
   for run in runs:
-    columns = {'step': 'step', 'train/episode_return': 'value', 'train/episodes': 'count'}
     rows = run.metrics.reindex(columns=list(columns)).rename(columns=columns).dropna()
-    game, param = run.config['game'], run.config['param']
-    rows = rows.assign(variant=run.config['variant'], game=game, param=param)
-    frames.append(rows.assign(seed=run.config['seed']))
-  return pd.concat(frames, ignore_index=True)
+    frames.append(rows.assign(variant=run.config['variant'], seed=run.config['seed']))
+  return _with_game(pd.concat(frames, ignore_index=True))
 
 
 def _mean_returns(episodes: pd.DataFrame, by: list[str]) -> pd.DataFrame:
