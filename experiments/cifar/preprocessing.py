@@ -8,6 +8,8 @@ import numpy as np
 from experiments.training import data
 from experiments.training.cache import cached
 
+_CODE_VERSION = 1  # of `fit_whitening`; another one makes cached whitenings anew
+
 
 @dataclasses.dataclass(frozen=True)
 class Whitening:
@@ -61,10 +63,11 @@ def prepare(
   """
   train, test = scale_pixels(dataset.train.images), scale_pixels(dataset.test.images)
   if whiten:
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.train.images)).hexdigest()
+    images = np.ascontiguousarray(dataset.train.images)
+    digest = hashlib.sha256(images).hexdigest()
     arrays = cached(
       f'{dataset.name}-zca',
-      {'images': digest, 'eps': zca_eps},
+      {'images': digest, 'shape': images.shape, 'eps': zca_eps, 'code': _CODE_VERSION},
       lambda: dataclasses.asdict(fit_whitening(train, zca_eps)),
     )
     whitening = Whitening(**arrays)

@@ -9,12 +9,14 @@ pressed for the agent, and actions that have no effect in a game are left out.
 """
 
 import enum
+import hashlib
+import importlib.metadata
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.dqn.extra import vector_env
+from experiments.dqn.extra import roms, vector_env
 from experiments.dqn.network import SIDE, STACK
 
 FRAME_SKIP = 4  # frames of an agent step
@@ -75,6 +77,12 @@ def make(
     repeat_action_probability=repeat_action_probability,
     autoreset_mode='SameStep',
   )
+
+
+def description(game: str) -> dict[str, str]:
+  """What a run writes down about its game: the package and its version, and SHA-256 of the ROM."""
+  digest = hashlib.sha256(roms.get_rom_path(game).read_bytes()).hexdigest()
+  return {'name': f'ale_py {importlib.metadata.version("ale_py")}/{game}', 'digest': digest}
 
 
 def num_actions(game: str) -> int:

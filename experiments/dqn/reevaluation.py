@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,13 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
   act = jax.jit(functools.partial(agent.act, graphdef=graphdef))
   env_seeds = environments.seeds(config.seed, step, Purpose.SCORE, count=episodes)
   starts = range(0, episodes, config.eval_envs)
-  path, key = workdir / f'{name}.jsonl', {'step': step, 'epsilon': epsilon}
+  path = workdir / f'{name}.jsonl'
+  key = {
+    'checkpoint': checkpoints.checksum(workdir / 'checkpoints', step),
+    'data': environments.description(config.game)['digest'],
+    'config': hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest(),
+    'epsilon': epsilon,
+  }
   with (
     contextlib.closing(Parts(path, key)) as parts,
     tqdm.tqdm(total=episodes, unit='episode', disable=None) as progress,

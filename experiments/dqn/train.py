@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import config_dict
 
-from experiments.dqn import evaluation, pictures
+from experiments.dqn import environments, evaluation, pictures
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.agent import AgentState
 from experiments.dqn.environments import FRAME_SKIP, Arrays, Purpose, seeds
@@ -37,7 +37,13 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
     UserError: the config or the directory cannot be used; see the message.
   """
   del data_dir
-  start.on_games(config, workdir, validate=validate, run_experiment=run_experiment)
+  start.on_games(
+    config,
+    workdir,
+    validate=validate,
+    describe_data=lambda config: environments.description(config.game),
+    run_experiment=run_experiment,
+  )
   # Nothing goes on with a finished run; it may also have been killed before it came here.
   shutil.rmtree(workdir / 'replay', ignore_errors=True)
 

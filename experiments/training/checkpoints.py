@@ -10,6 +10,7 @@ next call, and files that appear behind the back of whoever looks at the directo
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -196,6 +197,19 @@ def restore_latest(directory: Path, state: State) -> State:
       return _restore(folder, state)
     warnings.append(f'{folder} is damaged ({damage}); the checkpoint before it is used.')
   raise UserError(f'there are no checkpoints in {directory}.')
+
+
+def checksum(directory: Path, step: int) -> str:
+  """Checksum of the checkpoint of a step, which tells it from that of another training.
+
+  Raises:
+    UserError: it is not there.
+  """
+  path = directory / str(step) / checksums.NAME
+  try:
+    return hashlib.sha256(path.read_bytes()).hexdigest()  # of the checksums of its files
+  except OSError as error:
+    raise UserError(f'cannot read {path} ({error.strerror}).') from error
 
 
 def restore_at(directory: Path, step: int, state: State) -> State:

@@ -11,8 +11,7 @@ NAME = 'SHA256SUMS'
 
 def write(folder: Path) -> None:
   """Writes the checksums of all files in a folder and the folders below it."""
-  lines = [f'{_sum(folder / name)}  {name}\n' for name in _files(folder)]
-  (folder / NAME).write_text(''.join(lines))
+  (folder / NAME).write_text(_lines(folder))
 
 
 def damage(folder: Path) -> str | None:
@@ -29,6 +28,15 @@ def damage(folder: Path) -> str | None:
   except (OSError, ValueError) as error:
     return f'{NAME}: {error}'
   return None if sums else f'{NAME} is empty'
+
+
+def of_folder(folder: Path) -> str:
+  """One checksum of all files in a folder and the folders below it, and of their names."""
+  return hashlib.sha256(_lines(folder).encode()).hexdigest()
+
+
+def _lines(folder: Path) -> str:
+  return ''.join(f'{_sum(folder / name)}  {name}\n' for name in _files(folder))
 
 
 def _files(folder: Path) -> list[str]:

@@ -1,26 +1,26 @@
 """CIFAR-10, MNIST and scikit-learn's digits: images and labels in memory.
 
-CIFAR-10 and MNIST are read where TensorFlow Datasets keeps them, without TensorFlow. To download
-them there once: `python -m experiments.training.download cifar10`.
+CIFAR-10 and MNIST are read from the published archives, which `python -m
+experiments.training.download cifar10` fetches, or from a folder of TensorFlow Datasets. Either way
+the images come in the order of the published files.
 """
 
 import dataclasses
-import json
+import functools
+import hashlib
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.training.cache import cached
+from experiments.training import official, tfds_folder
 from experiments.training.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Images [N, H, W, C] uint8 and labels [N] int32, in stored order."""
+  """Images [N, H, W, C] uint8 and labels [N] int32, in the order of the published files."""
 
   images: np.ndarray
   labels: np.ndarray
@@ -38,18 +38,55 @@ class Dataset:
   test: Split
   class_names: tuple[str, ...]
 
+  @functools.cached_property
+  def digest(self) -> str:
+    """SHA-256 of the content: names, types, shapes and values of all four arrays."""
+    digest = hashlib.sha256()
+    for split in ('train', 'test'):
+      for field in ('images', 'labels'):
+        array = np.ascontiguousarray(getattr(getattr(self, split), field))
+        digest.update(f'{split} {field} {array.dtype} {array.shape}\n'.encode())
+        digest.update(array)
+    return digest.hexdigest()
 
-def cifar10(data_dir: str | None = None) -> Dataset:
+  @functools.cached_property
+  def description(self) -> dict[str, Any]:
+    """What a run writes down about its data, as JSON values.
+
+    `name`; `digest`; `train_images` and `test_images`, their numbers; `train_mean`, of the training
+    pixels in each channel, in [0, 1]; and `published`: split → whether it equals the published
+    files bit for bit, None if the data set was not published as files.
+    """
+    images = self.train.images
+    totals = images.reshape(len(images), -1).sum(axis=0, dtype=np.int64)
+    mean = totals.reshape(-1, images.shape[-1]).mean(axis=0) / (255 * len(images))
+    published = None
+    if self.name in official.SOURCES:
+      published = {
+        split: official.is_published(self.name, split, arrays.images, arrays.labels)
+        for split, arrays in (('train', self.train), ('test', self.test))
+      }
+    return {
+      'name': self.name,
+      'digest': self.digest,
+      'train_images': len(self.train),
+      'test_images': len(self.test),
+      'train_mean': [round(float(value), 4) for value in mean],
+      'published': published,
+    }
+
+
+def cifar10(data_dir: Path | str | None = None) -> Dataset:
   """50,000 training and 10,000 test images, 32×32×3 (Krizhevsky 2009)."""
-  return _from_tfds('cifar10', data_dir)
+  return _from_files('cifar10', data_dir)
 
 
-def mnist(data_dir: str | None = None) -> Dataset:
+def mnist(data_dir: Path | str | None = None) -> Dataset:
   """60,000 training and 10,000 test images, 28×28×1 (LeCun, Cortes & Burges)."""
-  return _from_tfds('mnist', data_dir)
+  return _from_files('mnist', data_dir)
 
 
-def digits(data_dir: str | None = None) -> Dataset:
+def digits(data_dir: Path | str | None = None) -> Dataset:
   """1,297 training and 500 test images, 8×8×1, that come with scikit-learn.
 
   scikit-learn has no split of its own. The test images are the last 500 in stored order, which
@@ -69,19 +106,15 @@ def digits(data_dir: str | None = None) -> Dataset:
   )
 
 
-_SHAPES = {
-  'cifar10': {'train': (50_000, 32, 32, 3), 'test': (10_000, 32, 32, 3)},
-  'mnist': {'train': (60_000, 28, 28, 1), 'test': (10_000, 28, 28, 1)},
-}
 LOADERS = {'cifar10': cifar10, 'mnist': mnist, 'digits': digits}
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
+def load(name: str, data_dir: Path | str | None = None) -> Dataset:
   """Loads a data set by name.
 
   Args:
     name: a key of `LOADERS`.
-    data_dir: folder of the TensorFlow Datasets; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data_dir: folder of the data sets; None: see `folder`.
 
   Raises:
     UserError: there is no such data set, it is not in the folder, or a file cannot be read.
@@ -91,119 +124,34 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
   return LOADERS[name](data_dir)
 
 
-def default_data_dir() -> Path:
-  """The folder where TensorFlow Datasets looks if it is not told another."""
-  return Path(os.path.expanduser(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'))
+def folder(data_dir: Path | str | None = None) -> Path:
+  """The folder of the data sets as an absolute path.
 
-
-def _from_tfds(name: str, data_dir: str | None) -> Dataset:
-  root = Path(os.path.expanduser(data_dir)) if data_dir else default_data_dir()
-  if not root.is_dir():
-    raise UserError(
-      f'no data folder {root}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
-      f'or run: python -m experiments.training.download {name}'
-    )
-  versions = sorted(
-    (info.parent for info in (root / name).glob('*/dataset_info.json')),
-    key=lambda folder: [int(part) for part in re.findall(r'\d+', folder.name)],
-  )
-  if not versions:
-    raise UserError(
-      f'{name} is not in {root}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
-      f'or run: python -m experiments.training.download {name}'
-    )
-  folder = versions[-1].resolve()
-  key = {'dataset': name, 'version': folder.name, 'folder': str(folder)}
-  arrays = cached(name, key, lambda: _decode(folder, name))
-  return Dataset(
-    name,
-    Split(arrays['train_images'], arrays['train_labels']),
-    Split(arrays['test_images'], arrays['test_labels']),
-    tuple(arrays['class_names'].tolist()),
-  )
-
-
-def check_format(folder: Path) -> None:
-  """Checks that a folder NAME/VERSION holds that data set, and can be read without TensorFlow.
-
-  Raises:
-    UserError: it holds another, or TFRecord files, the default of TensorFlow Datasets.
+  Args:
+    data_dir: may be relative or begin with ~; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
   """
+  chosen = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  return Path(os.path.abspath(os.path.expanduser(chosen)))
+
+
+def _from_files(name: str, data_dir: Path | str | None) -> Dataset:
+  """Reads the published archives, or where they are not there, a folder of TensorFlow Datasets."""
+  root = folder(data_dir)
+  source = official.SOURCES[name]
   try:
-    info = dict(json.loads((folder / 'dataset_info.json').read_text()))
-  except (ValueError, TypeError) as error:
-    raise UserError(f'{folder}/dataset_info.json is damaged; copy it anew.') from error
-  if (name := info.get('name')) != folder.parent.name:
-    raise UserError(f'{folder} holds the data set {name}; copy or download the right one.')
-  file_format = info.get('fileFormat')
-  if file_format != 'array_record':
-    raise UserError(
-      f'{folder} is in the format {file_format}, which only TensorFlow reads; download it anew '
-      'into another folder: '
-      f'python -m experiments.training.download {folder.parent.name} --data_dir DIR'
-    )
-
-
-def check_features(folder: Path) -> None:
-  """Checks that a folder names no classes but those of TensorFlow Datasets, which imports them.
-
-  Raises:
-    UserError: it names others.
-  """
-  try:
-    features = json.loads((folder / 'features.json').read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f'{folder}/features.json is missing or damaged; copy it anew.') from error
-  for text in _strings(features):
-    if '.' in text and not text.startswith('tensorflow_datasets.core.features.'):
+    if official.is_there(name, root / name):
+      arrays = official.read(name, root / name)
+    elif version := tfds_folder.newest(root / name):
+      arrays = tfds_folder.read(name, version, source.shapes)
+    else:
+      where = f'{name} is not in {root}' if root.is_dir() else f'no data folder {root}'
       raise UserError(
-        f'{folder}/features.json names {text!r}, which is not of TensorFlow Datasets; copy it anew.'
+        f'{where}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
+        f'or run: python -m experiments.training.download {name}'
       )
-
-
-def _strings(value: Any) -> Iterator[str]:
-  """All strings in a JSON value that are no keys."""
-  if isinstance(value, str):
-    yield value
-  elif isinstance(value, dict | list):
-    for part in value.values() if isinstance(value, dict) else value:
-      yield from _strings(part)
-
-
-def _decode(folder: Path, name: str) -> dict[str, np.ndarray]:
-  check_format(folder)
-  check_features(folder)
-  import tensorflow_datasets as tfds  # slow to import, and not needed when the cache has the arrays
-
-  arrays = {}
-  try:
-    builder = tfds.builder_from_directory(str(folder))
-    for split in ('train', 'test'):
-      source = builder.as_data_source(split=split)
-      images, labels = [], []
-      for start in range(0, len(source), 500):
-        # __getitems__ reads many records at once.
-        for example in source.__getitems__(list(range(start, min(start + 500, len(source))))):
-          images.append(example['image'])
-          labels.append(example['label'])
-      arrays[f'{split}_images'] = np.stack(images)
-      arrays[f'{split}_labels'] = np.asarray(labels, np.int32)
-    arrays['class_names'] = np.asarray(builder.info.features['label'].names)
-  except Exception as error:  # each layer below TFDS has errors of its own kind
+  except OSError as error:
     raise UserError(
-      f'cannot read {folder} ({type(error).__name__}: {str(error)[:200]}); a file is missing or '
-      'truncated: copy or download the folder anew.'
+      f'cannot read {error.filename or root / name} ({error.strerror or error}); change that, or '
+      f'use another folder: python -m experiments.training.download {name} --data_dir DIR'
     ) from error
-  for split, (count, *shape) in _SHAPES[name].items():
-    images, labels = arrays[f'{split}_images'], arrays[f'{split}_labels']
-    if images.shape != (count, *shape) or images.dtype != np.uint8 or not _are_classes(labels):
-      raise UserError(
-        f'{folder} holds {images.dtype} images {images.shape} for {split}, which should be uint8 '
-        f'{(count, *shape)}, or labels that are no classes; copy or download it anew.'
-      )
-  return arrays
-
-
-def _are_classes(labels: np.ndarray) -> bool:
-  """Whether each label is one of ten classes."""
-  return labels.min() >= 0 and labels.max() < 10
+  return Dataset(name, Split(*arrays['train']), Split(*arrays['test']), source.class_names)

@@ -1,44 +1,242 @@
 """Downloads a data set: `python -m experiments.training.download cifar10`.
 
-Through TensorFlow Datasets, without TensorFlow. Needs the internet. The files go to --data_dir, by
-default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+  python -m experiments.training.download {cifar10,mnist} [--data_dir DIR] [--archive FILE ...]
+
+The published archives go to DIR/cifar10 or DIR/mnist; DIR is by default $TFDS_DATA_DIR or
+~/tensorflow_datasets. For a machine without the internet, get the archives elsewhere and give them
+as --archive: cifar-10-binary.tar.gz, or the four .gz files of MNIST or the folder that holds them.
+Whatever they come from, their content is checked against the published one.
 """
 
+import contextlib
+import os
+import shutil
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from experiments.training import data
+import filelock
+import pooch
+import requests
+import tqdm
+
+from experiments.training import data, official
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+
+_SECONDS = 10.0  # that a server may take to answer
 
 
 def main() -> None:
   """Reads the command line."""
   parser = ArgumentParser(__doc__, 'python -m experiments.training.download')
-  parser.add_argument('name', choices=('cifar10', 'mnist'))
-  parser.add_argument('--data_dir', default=str(data.default_data_dir()))
+  parser.add_argument('name', choices=tuple(official.SOURCES))
+  parser.add_argument('--data_dir', help='folder of the data sets')
+  parser.add_argument('--archive', nargs='+', metavar='FILE', help='files that you have')
   with one_line_errors():
     args = parser.parse_args()
-    download(args.name, args.data_dir)
+    download(args.name, args.data_dir, args.archive)
 
 
-def download(name: str, data_dir: str) -> None:
-  """Downloads one data set and writes it in the format that can be read without TensorFlow.
+def download(
+  name: str, data_dir: Path | str | None = None, archives: Sequence[Path | str] | None = None
+) -> None:
+  """Puts the published archives of a data set into its folder; one that is there is kept.
+
+  An archive gets its name when its content has been checked, so that an interrupted download leaves
+  none that is not whole.
+
+  Args:
+    name: of the data set.
+    data_dir: folder of the data sets; None: see `data.folder`.
+    archives: files, or folders with files, to take instead of downloading them.
 
   Raises:
-    UserError: the download failed, for want of a network for example, or the folder holds the data
-      set in another format.
+    UserError: the network, a file or the folder is not as it should be; see the message.
   """
-  import tensorflow_datasets as tfds
+  folder = data.folder(data_dir) / name
+  with _one_line(folder):
+    _check_place(folder)
+    wanted = _missing(name, folder)
+    if wanted and archives:
+      paths = [Path(os.path.abspath(os.path.expanduser(path))) for path in archives]
+      given = _recognize(name, wanted, paths)
+    elif wanted:
+      mirrors = _reachable(name, wanted[0])
+    if wanted:
+      folder.mkdir(parents=True, exist_ok=True)
+      with _alone(folder), _staging(folder) as staging:
+        for archive in _missing(name, folder):  # another process may have been quicker
+          if archives:
+            shutil.copyfile(given[archive], staging / archive)
+          else:
+            _fetch(name, mirrors, staging / archive)
+          _put(name, staging / archive, folder / archive)
+  print(f'{name} is in {folder}')
 
+
+def _check_place(folder: Path) -> None:
+  """Checks, before any download, that a folder can be made or written to."""
+  place = next(path for path in (folder, *folder.parents) if path.exists())
+  if not place.is_dir():
+    raise UserError(f'{place} is in the way: it is no directory; choose another --data_dir.')
+  if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+    raise UserError(f'no permission to read and write in {place}; choose another --data_dir.')
+
+
+def _missing(name: str, folder: Path) -> list[str]:
+  """The archives that are not in a folder, or differ from the published ones."""
+  archives = official.SOURCES[name].archives
+  return [
+    file
+    for file, archive in archives.items()
+    if not (folder / file).is_file() or official.difference(folder / file, archive)
+  ]
+
+
+def _recognize(name: str, wanted: Sequence[str], paths: Sequence[Path]) -> Mapping[str, Path]:
+  """Finds archives among the given files by their content, whatever their names.
+
+  In a folder, files with the names of archives are looked at.
+
+  Raises:
+    UserError: one is missing.
+  """
+  archives = official.SOURCES[name].archives
+  files = []
+  for path in paths:
+    if not path.exists():
+      raise UserError(f'there is no file {path}.')
+    files += [path / file for file in archives if (path / file).is_file()] or [path]
+  found, problems = {}, []
+  for file in files:
+    differences = {of: official.difference(file, archive) for of, archive in archives.items()}
+    if matching := [of for of, difference in differences.items() if difference is None]:
+      found[matching[0]] = file
+    else:
+      closest = differences.get(file.name) or next(iter(differences.values()))
+      problems.append(f'{file} is not as published ({closest}); get it anew.')
+  if lacking := [file for file in wanted if file not in found]:
+    raise UserError(problems[0] if problems else f'{", ".join(lacking)} is not among the archives.')
+  return found
+
+
+def _reachable(name: str, file: str) -> list[str]:
+  """The mirrors whose servers answer in time, whatever they answer.
+
+  A thread for each, as nothing else limits the time for finding an address and trying all that a
+  server has.
+
+  Raises:
+    UserError: none does.
+  """
+  mirrors, answered = official.SOURCES[name].mirrors, set()
+
+  def ask(mirror: str) -> None:
+    with contextlib.suppress(requests.RequestException):
+      pooch.HTTPDownloader(timeout=_SECONDS)(mirror + file, None, None, check_only=True)
+      answered.add(mirror)
+
+  deadline = time.monotonic() + _SECONDS
+  threads = [threading.Thread(target=ask, args=(mirror,), daemon=True) for mirror in mirrors]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(max(0.0, deadline - time.monotonic()))
+  if not answered:
+    servers = ' nor '.join(urllib.parse.urlsplit(mirror).netloc for mirror in mirrors)
+    raise UserError(f'cannot reach {servers}; check the network, or {_otherwise(name)}')
+  return [mirror for mirror in mirrors if mirror in answered]
+
+
+def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
+  """Downloads an archive from the first mirror that has it.
+
+  Raises:
+    UserError: none has.
+  """
+  archive = official.SOURCES[name].archives[path.name]
+  pooch.get_logger().setLevel('WARNING')
+  problems = []
+  for mirror in mirrors:
+    # pooch sets the real total.
+    with tqdm.tqdm(desc=path.name, total=1, unit='B', unit_scale=True, disable=None) as progress:
+      try:
+        pooch.retrieve(
+          mirror + path.name,
+          f'sha256:{archive.sha256}',
+          path.name,
+          path.parent,
+          downloader=pooch.HTTPDownloader(progress, chunk_size=2**18, timeout=_SECONDS),
+        )
+        return
+      except requests.RequestException as error:
+        reason = ' '.join(str(error).split())[:150]
+        problems.append(f'{mirror}: {type(error).__name__}: {reason}')
+      except ValueError:  # pooch's, of a wrong checksum
+        problems.append(f'{mirror}: what came is not the published file')
+  raise UserError(
+    f'cannot download {path.name} ({"; ".join(problems)}); run the same command again, or '
+    f'{_otherwise(name)}'
+  )
+
+
+def _put(name: str, staged: Path, path: Path) -> None:
+  """Gives a checked archive its place; another one that is there is kept beside it."""
+  if difference := official.difference(staged, official.SOURCES[name].archives[path.name]):
+    raise UserError(f'{path.name} is not as published ({difference}); run the same command again.')
+  if path.exists():
+    aside = path.with_name(f'{path.name}.replaced')
+    os.replace(path, aside)
+    print(f'{path} was not as published; it is kept as {aside.name}')
+  os.replace(staged, path)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+  """Keeps other downloads into a folder waiting; the lock dies with this process."""
+  lock = filelock.FileLock(folder / '.download.lock')
   try:
-    builder = tfds.builder(name, data_dir=data_dir)
-    builder.download_and_prepare(file_format='array_record')
-  except Exception as error:  # requests, urllib3 and TFDS each have their own
+    lock.acquire(timeout=0)
+  except filelock.Timeout:
+    print(f'another process is downloading to {folder}; waiting for it', flush=True)
+    lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+  """A folder for what is not whole yet, without the leftovers of a process that was killed."""
+  staging = folder / '.download'
+  shutil.rmtree(staging, ignore_errors=True)
+  staging.mkdir()
+  try:
+    yield staging
+  finally:
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_line(folder: Path) -> Iterator[None]:
+  """Turns errors of the file system into a `UserError`."""
+  try:
+    yield
+  except OSError as error:
     raise UserError(
-      f'cannot download {name} ({type(error).__name__}: {str(error)[:200]}); copy a folder '
-      f'{name}/VERSION prepared on another machine into {data_dir} instead.'
+      f'cannot read or write {error.filename or folder} ({error.strerror or error}); mend this and '
+      'run the same command again.'
     ) from error
-  data.check_format(Path(builder.data_dir))
-  print(f'{name} is in {builder.data_dir}')
+
+
+def _otherwise(name: str) -> str:
+  return (
+    'give archives that you have: '
+    f'python -m experiments.training.download {name} --archive FILE [FILE ...]'
+  )
 
 
 if __name__ == '__main__':

@@ -11,13 +11,15 @@ class Parts:
 
   Args:
     path: of the file.
-    key: JSON values that say what is measured; lines with others do not count.
+    key: JSON values that say what is measured; lines with others do not count. With the checksum of
+      a checkpoint rather than its step, and the digest of the data rather than their name: there
+      may be another of that step, from a training in the same directory, and other data.
 
   Attributes:
     done: index of the first number of a part → its numbers.
   """
 
-  def __init__(self, path: Path, key: Mapping[str, int | float]):
+  def __init__(self, path: Path, key: Mapping[str, int | float | str]):
     self._key = dict(key)
     self.done: dict[int, list[float]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:

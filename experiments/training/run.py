@@ -1,4 +1,4 @@
-"""The directory of a run: its config, its summary, and whether it may be used."""
+"""The directory of a run: its config, its data, its summary, and whether it may be used."""
 
 import contextlib
 import datetime
@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,45 @@ def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
     raise UserError(f'{workdir} is not empty and holds no run; choose another --workdir.')
 
 
-def create_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
-  """Makes the directory of a run and keeps the config in it; leaves one that is there as it is."""
+def check_data(workdir: Path, data: Mapping[str, Any]) -> None:
+  """Checks that what the directory holds, if anything, was made with the same data.
+
+  Args:
+    workdir: directory of the run.
+    data: description of the data, with its `name` and `digest`.
+
+  Raises:
+    UserError: it was made with other data, or before runs wrote down which.
+  """
+  path = workdir / 'data.json'
+  if not path.exists():
+    if any(file.name.isdecimal() for file in (workdir / 'checkpoints').glob('*')):
+      raise UserError(
+        f'{workdir} holds a run of an older version, which did not write down its data; choose '
+        'another --workdir.'
+      )
+    return
+  old = _read_data(workdir)
+  if old['digest'] != data['digest']:
+    raise UserError(
+      f'{workdir} holds a run on other data: {old.get("name")} with the digest '
+      f'{str(old["digest"])[:12]}, and {data["name"]} is {data["digest"][:12]} now; restore the '
+      'data, or choose another --workdir.'
+    )
+
+
+def create_workdir(
+  workdir: Path, config: config_dict.FrozenConfigDict, data: Mapping[str, Any]
+) -> None:
+  """Makes the directory of a run and keeps the config and a description of the data in it.
+
+  What is there of these stays as it is.
+  """
   workdir.mkdir(parents=True, exist_ok=True)
-  if not (workdir / 'config.json').exists():
-    with writing(workdir / 'config.json') as path:
-      write_json(path, json.loads(config.to_json()))
+  for name, value in (('config.json', json.loads(config.to_json())), ('data.json', dict(data))):
+    if not (workdir / name).exists():
+      with writing(workdir / name) as path:
+        write_json(path, value)
 
 
 @contextlib.contextmanager
@@ -101,7 +134,7 @@ def write_summary(
   num_params: int,
   best: Callable[..., Any] = min,
 ) -> dict[str, Any]:
-  """Writes `summary.json` from the rows of the run.
+  """Writes `summary.json` from the rows of the run and the description of its data.
 
   Args:
     workdir: directory of the run.
@@ -118,6 +151,7 @@ def write_summary(
     'wall_seconds': rows[-1]['seconds'],
     'steps_per_second': rows[-1]['step'] / rows[-1]['seconds'],
     'num_params': num_params,
+    'data': _read_data(workdir),
     'config': json.loads(config.to_json()),
     'seed': config.seed,
     'commit': commit(),
@@ -151,6 +185,17 @@ def commit() -> str | None:
   except (OSError, subprocess.CalledProcessError):
     return None
   return result.stdout.strip()
+
+
+def _read_data(workdir: Path) -> dict[str, Any]:
+  path = workdir / 'data.json'
+  try:
+    data = dict(json.loads(path.read_text()))
+    if 'digest' not in data:
+      raise ValueError('it has no digest')
+  except (OSError, ValueError, TypeError) as error:
+    raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
+  return data
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,8 @@
 """The start of an experiment: everything is checked before anything is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import config_dict
@@ -41,10 +42,12 @@ def on_images(
   mesh = devices.data_mesh(config.batch_size)
   dataset = data.load(config.dataset, data_dir)
   validate(config, dataset)
+  run.check_data(workdir, dataset.description)
   if jax.process_index():  # the first one holds the directory for all
     run_experiment(config, workdir, dataset, mesh)
     return
-  run.create_workdir(workdir, config)
+  run.create_workdir(workdir, config, dataset.description)
+  print(_about(dataset.description))
   with run.locked(workdir):
     run_experiment(config, workdir, dataset, mesh)
 
@@ -54,6 +57,7 @@ def on_games(
   workdir: Path,
   *,
   validate: Validate,
+  describe_data: Callable[[config_dict.FrozenConfigDict], Mapping[str, Any]],
   run_experiment: Callable[[config_dict.FrozenConfigDict, Path], None],
 ) -> None:
   """Runs, or goes on with, an experiment that makes its own data, unless it is finished.
@@ -62,6 +66,7 @@ def on_games(
     config: of the run.
     workdir: its directory.
     validate: checks the config.
+    describe_data: says what the data are made of; see `run.check_data`.
     run_experiment: (config, workdir) → None, in the directory, which is locked.
 
   Raises:
@@ -70,9 +75,18 @@ def on_games(
   validate(config)
   if _is_finished(config, workdir):
     return
-  run.create_workdir(workdir, config)
+  description = describe_data(config)
+  run.check_data(workdir, description)
+  run.create_workdir(workdir, config, description)
   with run.locked(workdir):
     run_experiment(config, workdir)
+
+
+def _about(description: Mapping[str, Any]) -> str:
+  """'data: cifar10, digest cf03efd1d05c', and which splits differ from the published files."""
+  differing = [split for split, same in (description['published'] or {}).items() if not same]
+  remark = f'; not the published files: {", ".join(differing)}' if differing else ''
+  return f'data: {description["name"]}, digest {description["digest"][:12]}{remark}'
 
 
 def _is_finished(config: config_dict.FrozenConfigDict, workdir: Path) -> bool:

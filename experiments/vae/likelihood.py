@@ -19,10 +19,10 @@ from flax import nnx
 from ml_collections import config_dict
 
 from experiments import results
-from experiments.training import data, environment, interrupts
+from experiments.training import checkpoints, data, environment, interrupts
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from experiments.training.parts import Parts
-from experiments.training.run import write_json
+from experiments.training.run import check_data, write_json
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.train import restore_model, test_images
@@ -63,23 +63,30 @@ def evaluate(
 
   Returns:
     `log_likelihood`, the mean over the test images in nats; `standard_error` of that mean;
-    `bits_per_dim`, `samples` and `images`.
+    `bits_per_dim`, `samples` and `images`; `step` and checksum of the `checkpoint`, and the digest
+    of the `data`.
 
   Raises:
-    UserError: there is no such run, or it has no checkpoint.
+    UserError: there is no such run, it has no checkpoint, or it was trained on other data.
   """
   run = results.read_of('vae', workdir)
   config = config_dict.FrozenConfigDict(run.config)
   validate(config)
   if not (workdir / 'checkpoints').is_dir():
     raise UserError(f'there are no checkpoints in {workdir}/checkpoints.')
-  test_x = test_images(data.load(config.dataset, data_dir))
+  dataset = data.load(config.dataset, data_dir)
+  check_data(workdir, dataset.description)
+  test_x = test_images(dataset)
   model, step = restore_model(config, workdir, test_x.shape[1:])
   graphdef, state = nnx.split(model)
   estimate = jax.jit(functools.partial(log_likelihood, graphdef, samples=samples))
 
   starts = range(0, len(test_x), batch)
-  path, key = workdir / f'likelihood-{samples}.jsonl', {'step': step, 'batch': batch}
+  measured = {
+    'checkpoint': checkpoints.checksum(workdir / 'checkpoints', step),
+    'data': dataset.digest,
+  }
+  path, key = workdir / f'likelihood-{samples}.jsonl', {**measured, 'batch': batch}
   with contextlib.closing(Parts(path, key)) as parts:
     for start in tqdm.tqdm(starts, unit='batch', disable=None):
       if start in parts.done:
@@ -96,6 +103,7 @@ def evaluate(
     'samples': samples,
     'images': len(values),
     'step': step,
+    **measured,
   }
   write_json(workdir / f'likelihood-{samples}.json', result)
   return result

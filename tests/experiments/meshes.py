@@ -49,10 +49,11 @@ def main(directory: Path) -> None:
     module.pictures.write = lambda *_: None
     for devices in (jax.devices()[:1], jax.devices()):
       workdir = directory / f'{experiment}-{config.variant}' / str(len(devices))
-      run.create_workdir(workdir, config)
+      digits = data.load('digits')
+      run.create_workdir(workdir, config, digits.description)
       mesh = jax.sharding.Mesh(np.asarray(devices), ('data',))
       with communication.recorded() as steps:
-        module.run_experiment(config, workdir, data.load('digits'), mesh)
+        module.run_experiment(config, workdir, digits, mesh)
     step_bytes[f'{experiment}-{config.variant}'] = communication.count(*steps)
   write(directory / 'bytes.json', step_bytes)
   write(directory / 'units.json', units())

@@ -17,7 +17,7 @@ from ml_collections import config_dict
 
 from configs import cifar
 from experiments.cifar import train as cifar_train
-from experiments.training import checkpoints
+from experiments.training import checkpoints, data
 from experiments.training import run as run_lib
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import UserError, one_line_errors
@@ -108,7 +108,7 @@ def test_read_only_directory(disk, tmp_path, capfd):
   config = cifar.get_config('wn,tiny')
   config = config_dict.FrozenConfigDict(config)
   path, remount = disk
-  run_lib.create_workdir(path / 'run', config)
+  run_lib.create_workdir(path / 'run', config, data.load('digits').description)
   remount('ro')
   for name in ('run', 'new'):  # one that goes on, one that begins
     line = error_line(lambda name=name: cifar_train.train(config, path / name), capfd)

@@ -42,7 +42,9 @@ ALLOWED = {
   # The experiment that `python -m experiments.NAME` names.
   ('experiments/training/cli.py', 'importlib.import_module'),
   # It imports the classes that a file in the folder names: after `check_features`, those of TFDS.
-  ('experiments/training/data.py', 'tensorflow_datasets.builder_from_directory'),
+  ('experiments/training/tfds_folder.py', 'tensorflow_datasets.builder_from_directory'),
+  # Files of certain names are read from an archive into memory; nothing is unpacked to the disk.
+  ('experiments/training/official.py', 'tarfile'),
   # submitit hands a job to the process that runs it, here or on a node of the cluster, as a pickle
   # in the directory of the sweep. It is written by the sweep that starts the job and read by that
   # job only: no result of submitit's is ever read, and a trial's directory holds no pickle.
@@ -171,7 +173,7 @@ CONFIG = config_dict.FrozenConfigDict(cifar.get_config('wn,tiny'))
   'name', ['lock', 'metrics.jsonl', 'summary.json.tmp', 'checkpoints', 'checkpoints/5']
 )
 def test_links_that_lead_out_of_a_run_are_refused(name, tmp_path):
-  run_lib.create_workdir(tmp_path / 'run', CONFIG)
+  run_lib.create_workdir(tmp_path / 'run', CONFIG, {'name': 'x', 'digest': 'y'})
   outside = tmp_path / 'outside'
   outside.mkdir()
   link = tmp_path / 'run' / name
@@ -187,7 +189,7 @@ def test_links_that_lead_out_of_a_run_are_refused(name, tmp_path):
 
 
 def test_links_that_stay_in_a_run_and_a_run_that_is_a_link(tmp_path):
-  run_lib.create_workdir(tmp_path / 'run', CONFIG)
+  run_lib.create_workdir(tmp_path / 'run', CONFIG, {'name': 'x', 'digest': 'y'})
   (tmp_path / 'run' / 'latest').symlink_to('config.json')
   (tmp_path / 'link').symlink_to('run')
   run_lib.check_workdir(tmp_path / 'link', CONFIG)
