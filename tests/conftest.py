@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import functools
 import json
 import os
 import re
@@ -20,7 +21,8 @@ environment.set_xla_flags()
 
 import jax  # noqa: E402
 
-from experiments.training import run  # noqa: E402
+from experiments.training import data, run  # noqa: E402
+from experiments.training.errors import UserError  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -61,6 +63,26 @@ def cache_dir(tmp_path, monkeypatch):
   """The user's cache directory, empty."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   return tmp_path / 'cache' / 'weightnorm'
+
+
+@functools.cache
+def _what_is_wrong_with(name):
+  try:
+    data.load(name)
+  except UserError as error:
+    return str(error)
+  return None
+
+
+@pytest.fixture(scope='session')
+def needs_data():
+  """Call it with the name of a data set to skip the test where that cannot be loaded."""
+
+  def needs_data_(name):
+    if problem := _what_is_wrong_with(name):
+      pytest.skip(problem)
+
+  return needs_data_
 
 
 @pytest.fixture

@@ -57,14 +57,13 @@ def download(
   """
   folder = data.folder(data_dir) / name
   with _one_line(folder):
-    _check_place(folder)
-    wanted = _missing(name, folder)
-    if wanted and archives:
-      paths = [Path(os.path.abspath(os.path.expanduser(path))) for path in archives]
-      given = _recognize(name, wanted, paths)
-    elif wanted:
-      mirrors = _reachable(name, wanted[0])
-    if wanted:
+    if wanted := _missing(name, folder):
+      _check_place(folder)
+      if archives:
+        paths = [Path(os.path.abspath(os.path.expanduser(path))) for path in archives]
+        given = _recognize(name, wanted, paths)
+      else:
+        mirrors = _reachable(name, wanted[0])
       folder.mkdir(parents=True, exist_ok=True)
       with _alone(folder), _staging(folder) as staging:
         for archive in _missing(name, folder):  # another process may have been quicker
@@ -81,8 +80,9 @@ def _check_place(folder: Path) -> None:
   place = next(path for path in (folder, *folder.parents) if path.exists())
   if not place.is_dir():
     raise UserError(f'{place} is in the way: it is no directory; choose another --data_dir.')
-  if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-    raise UserError(f'no permission to read and write in {place}; choose another --data_dir.')
+  effective = os.access in os.supports_effective_ids
+  if not os.access(place, os.W_OK | os.X_OK, effective_ids=effective):
+    raise UserError(f'no permission to write to {place}; choose another --data_dir.')
 
 
 def _missing(name: str, folder: Path) -> list[str]:
@@ -108,7 +108,9 @@ def _recognize(name: str, wanted: Sequence[str], paths: Sequence[Path]) -> Mappi
   for path in paths:
     if not path.exists():
       raise UserError(f'there is no file {path}.')
-    files += [path / file for file in archives if (path / file).is_file()] or [path]
+    files += [path / file for file in archives if (path / file).is_file()]
+    if path.is_file():
+      files.append(path)
   found, problems = {}, []
   for file in files:
     differences = {of: official.difference(file, archive) for of, archive in archives.items()}
@@ -118,7 +120,7 @@ def _recognize(name: str, wanted: Sequence[str], paths: Sequence[Path]) -> Mappi
       closest = differences.get(file.name) or next(iter(differences.values()))
       problems.append(f'{file} is not as published ({closest}); get it anew.')
   if lacking := [file for file in wanted if file not in found]:
-    raise UserError(problems[0] if problems else f'{", ".join(lacking)} is not among the archives.')
+    raise UserError(problems[0] if problems else f'{lacking[0]} is not among the given archives.')
   return found
 
 

@@ -141,6 +141,23 @@ def is_whole(whole):
   return check
 
 
+@pytest.fixture
+def disk(tmp_path):
+  """A file system of 2 MB; call it with options to mount it anew, keeping what is in it."""
+  path = tmp_path / 'disk'
+  path.mkdir()
+
+  def mount(*options):
+    command = ['mount', *options, 'tmpfs', path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+      pytest.skip(f'only root can mount a small disk here ({result.stderr.strip()})')
+
+  mount('-t', 'tmpfs', '-o', 'size=2m')
+  yield path, lambda options: mount('-o', f'remount,{options}')
+  subprocess.run(['umount', path], check=True)
+
+
 COMMANDS = {
   'cifar': 'experiments.cifar',
   'vae': 'experiments.vae',

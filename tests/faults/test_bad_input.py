@@ -26,7 +26,7 @@ TABLE = {
     ('--config=configs/cifar.py:wn,tini', "Did you mean 'tiny'?"),
     ('--config=configs/cifar.py:wn,scaled,tiny', 'too many parts; write VARIANT or VARIANT,'),
     ('--config=configs/cifar.py:wn --data_dir=/nowhere', 'no data folder /nowhere'),
-    ('--config=configs/cifar.py:wn --data_dir=~nobody_of_this_name', 'no data folder ~nobody'),
+    ('--config=configs/cifar.py:wn --data_dir=~nobody_of_this_name', '/~nobody_of_this_name; set'),
   ],
   'cifar --config=configs/cifar.py:wn,tiny': [
     ('--wrkdir=x', "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
@@ -181,6 +181,11 @@ TABLE = {
     ('', 'the following arguments are required: name'),
     ('cifar', "invalid choice: 'cifar' (choose from"),
     ('mnist --data-dir=x', 'unrecognized arguments: --data-dir=x'),
+    ('mnist --archive', 'argument --archive: expected at least one argument'),
+    ('mnist --archive=nowhere.gz', 'there is no file '),
+    ('mnist --archive=configs --data_dir=x', 'train-images-idx3-ubyte.gz is not among the given'),
+    ('cifar10 --archive=configs/cifar.py --data_dir=x', 'is damaged: Not a gzipped file'),
+    ('cifar10 --data_dir=/dev/null', '/dev/null is in the way: it is no directory'),
   ],
   'quickstart': [
     ('--seeds=0', '--seeds 0: give 1 or more'),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar, dqn, draw, vae
+from experiments.training import data
 
 ROWS = [{'step': 6 * i, 'epoch': float(i), 'seconds': 1.0, 'test/error': 0.5} for i in (1, 2, 3)]
 TRAIN = 'cifar --config=configs/cifar.py:wn,tiny --workdir=run'
@@ -67,6 +68,17 @@ TABLE = {
     ("sed -i '2s/step/stop/' run/metrics.jsonl", 'run/metrics.jsonl, line 2: no row of metrics'),
     ('sed -i \'2s/12/"12"/\' run/metrics.jsonl', 'run/metrics.jsonl, line 2: no row of metrics'),
     ('rm run/metrics.jsonl; mkdir run/metrics.jsonl', 'Is a directory: run/metrics.jsonl'),
+    (
+      'mkdir run/checkpoints/6',
+      'run holds a run of an older version, which did not write down its',
+    ),
+    ("echo '{' > run/data.json", 'run/data.json is damaged'),
+    ('echo {} > run/data.json', 'run/data.json is damaged (it has no digest)'),
+    ('mkdir run/data.json', 'run/data.json is damaged'),
+    (
+      'echo \'{"name": "digits", "digest": "0123456789abcdef"}\' > run/data.json',
+      'run holds a run on other data: digits with the digest 0123456789ab, and digits is ',
+    ),
     ("echo '{' > run/summary.json", 'run/summary.json is damaged'),
     ('ln -sf ../notes.txt run/lock', 'run/lock is a link that leads out of the run; put what'),
     ('ln -s /tmp/no/such run/config.json.tmp', 'run/config.json.tmp is a link that leads out'),
@@ -116,6 +128,7 @@ TABLE = {
   LIKELIHOOD: [
     ('rm -r vae', 'there is no directory vae'),
     ('rm -r vae; cp -r run vae', 'vae is a run of cifar, not of vae'),
+    ('mkdir vae/checkpoints/6', 'vae holds a run of an older version'),
     ('rm -r vae/checkpoints', 'there are no checkpoints in vae/checkpoints'),
     ('echo {} > vae/summary.json', 'vae/summary.json is missing or is not of a run'),
     ("sed -i 's/posterior/pasterior/' vae/summary.json", "the config has no 'posterior'"),
@@ -234,6 +247,7 @@ def test_a_lock_that_is_held(lock, command, message, work):
 def test_checkpoints(damage, message, whole, refused):
   run = Path('run')
   write_run(run, draw.get_config('plain,noattention,tiny'), rows=[{**ROWS[-1], 'step': 15}])
+  (run / 'data.json').write_text(json.dumps(data.load('digits').description))
   shutil.copytree(whole[0].workdir / 'checkpoints', run / 'checkpoints', dirs_exist_ok=True)
   subprocess.run(['bash', '-c', damage], check=True)
   refused('draw --config=configs/draw.py:plain,noattention,tiny --workdir=run', message)

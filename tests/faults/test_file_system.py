@@ -39,23 +39,6 @@ def files(folder):
   return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
 
 
-@pytest.fixture
-def disk(tmp_path):
-  """A file system of 2 MB; call it with options to mount it anew, keeping what is in it."""
-  path = tmp_path / 'disk'
-  path.mkdir()
-
-  def mount(*options):
-    command = ['mount', *options, 'tmpfs', path]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-      pytest.skip(f'only root can mount a small disk here ({result.stderr.strip()})')
-
-  mount('-t', 'tmpfs', '-o', 'size=2m')
-  yield path, lambda options: mount('-o', f'remount,{options}')
-  subprocess.run(['umount', path], check=True)
-
-
 @pytest.mark.parametrize('step, free', [(1, 0), (1, 16), (1, 40), (9, 4), (9, 40)])
 def test_full_disk(step, free, disk, run, before, is_whole, capfd):
   """With so many KB left from the given step on."""

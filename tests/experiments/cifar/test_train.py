@@ -42,8 +42,8 @@ def test_every_variant_runs_end_to_end(variant, tmp_path):
   assert summary['best']['test/error'] == min(row['test/error'] for row in tests)
   assert summary['config'] == json.loads(config.to_json()) and summary['seed'] == 0
   assert set(summary) == {
-    'final', 'best', 'wall_seconds', 'steps_per_second', 'num_params', 'config', 'seed', 'commit',
-    'versions', 'device', 'finished',
+    'final', 'best', 'wall_seconds', 'steps_per_second', 'num_params', 'data', 'config', 'seed',
+    'commit', 'versions', 'device', 'finished',
   }  # fmt: skip
   for name in ('learning_curve', 'confusion_matrix', 'filters'):
     height, width, _ = matplotlib.image.imread(tmp_path / 'run' / f'{name}.png').shape

@@ -80,6 +80,17 @@ def test_of_equal_scores_the_checkpoint_that_is_kept(tmp_path):
   assert reevaluate(run, 3)['step'] == 800
 
 
+def test_another_training_takes_nothing_from_the_first(tmp_path):
+  """Checkpoints of the same step, in the same directory."""
+  run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
+  first = reevaluate(run, 3)
+  for name in ('checkpoints', 'config.json', 'metrics.jsonl'):
+    (run / name).rename(tmp_path / name)
+  for path in write_run(tmp_path / 'other', (400, NOOP, 7.0)).iterdir():
+    path.rename(run / path.name)
+  assert reevaluate(run, 3)['returns'] != first['returns']
+
+
 def test_action_noise_differs_in_all_steps_and_episodes(tmp_path, monkeypatch):
   """And from that of the evaluation."""
   changes = {'eval_envs': 30, 'eval_epsilon': 1.0}

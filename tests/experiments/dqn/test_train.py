@@ -58,6 +58,7 @@ def test_a_whole_run(spec, changes, tmp_path):
   assert [row['epoch'] for row in evaluations] == [1, 2]
   assert [row['eval/episodes'] for row in evaluations] == [4, 6]
   summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary['data']['name'].startswith('ale_py ') and len(summary['data']['digest']) == 64
   assert summary['final'] == evaluations[-1]
   assert summary['best']['eval/score'] == max(row['eval/score'] for row in evaluations)
   assert matplotlib.image.imread(tmp_path / 'score.png').std() > 0

@@ -1,7 +1,9 @@
 """The experiment from end to end on digits: every variant, golden values, resuming, likelihood."""
 
+import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,7 @@ def test_every_variant_runs_end_to_end_and_has_a_likelihood(variant, tmp_path):
   for name in ('bound', 'samples', 'reconstructions', 'traversals'):
     assert matplotlib.image.imread(tmp_path / f'{name}.png').std() > 0
   summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary['data'] == data.load('digits').description
   assert summary['final'] == tests[-1]
 
   result = likelihood.evaluate(tmp_path, samples=50, batch=64)
@@ -54,9 +57,8 @@ def test_every_variant_runs_end_to_end_and_has_a_likelihood(variant, tmp_path):
 
 
 @pytest.mark.parametrize('param', vae.PARAMS)
-def test_resnet_vae_on_cifar10(param, tmp_path):
-  if not (data.default_data_dir() / 'cifar10').is_dir():
-    pytest.skip('cifar10 is not prepared (set TFDS_DATA_DIR)')
+def test_resnet_vae_on_cifar10(param, tmp_path, needs_data):
+  needs_data('cifar10')
   config = frozen(f'cifar10-iaf-{param},tiny', eval_batch_size=500)
   train_lib.train(config, tmp_path)
   tests = [r for r in read_rows(tmp_path / 'metrics.jsonl') if 'test/nll_bound' in r]
@@ -81,6 +83,27 @@ def test_likelihood_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
   assert len(calls) == 2  # of five batches
   likelihood.evaluate(tmp_path / 'run', samples=3, batch=250)  # other batches: anew
   assert len(calls) == 4
+
+
+def test_likelihood_of_another_training_or_other_data_takes_nothing_from_the_first(
+  tmp_path, monkeypatch
+):
+  """Checkpoints of the same step, in the same directory."""
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  for seed, workdir in enumerate((first, second)):
+    train_lib.train(frozen('digits-diag-wn,tiny', epochs=1, seed=seed), workdir)
+  evaluate = functools.partial(likelihood.evaluate, samples=3, batch=250)
+  results = [evaluate(workdir) for workdir in (first, second)]
+  assert results[0]['log_likelihood'] != results[1]['log_likelihood']
+  shutil.rmtree(first / 'checkpoints')
+  shutil.copytree(second / 'checkpoints', first / 'checkpoints')
+  assert evaluate(first) == results[1]
+
+  digits = data.load('digits')
+  other = dataclasses.replace(digits, test=data.Split(255 - digits.test.images, digits.test.labels))
+  monkeypatch.setattr(data, 'load', lambda *_: other)
+  with pytest.raises(UserError, match=f'{digits.digest[:12]}, and digits is {other.digest[:12]}'):
+    evaluate(first)
 
 
 # Bound on −log p(x), in nats, of one minibatch in the first three steps.
