@@ -5,14 +5,17 @@
 GAME is any game of the Arcade Learning Environment in snake_case; the paper's are `breakout`,
 `enduro`, `seaquest` and `space_invaders`. PARAM is `plain` or `wn`. PROTOCOL is
 
-  paper   (default) 50 million agent steps, 200 million frames, in the set-up of Mnih et al. (2015).
-          Highest score in Table 2, plain → wn: Breakout 410 → 403, Enduro 1,250 → 1,448, Seaquest
-          7,188 → 7,375, Space Invaders 1,779 → 2,179.
-  scaled  300,000 agent steps, 1.2 million frames, with a tenth of the replay memory.
+  paper   (default) 50 million agent steps, 200 million frames. Highest score in Figure 6, plain →
+          wn: Breakout 410 → 403, Enduro 1,250 → 1,448, Seaquest 7,188 → 7,375, Space Invaders
+          1,779 → 2,179.
+  scaled  500,000 agent steps, 2 million frames, with a tenth of the replay memory: an hour or two
+          on a CPU core.
   tiny    seconds, for tests.
 
 An agent step is one action, repeated for four frames; all steps below are agent steps, those of all
-environments together. Values are those of Mnih et al. (2015) unless a comment says otherwise.
+environments together. (P) marks a value of the paper, (M) one of Mnih et al. (2015), whose set-up
+the paper keeps, (C) one of the code that the paper changed, github.com/spragunr/deep_q_rl; the
+others are ours.
 """
 
 import re
@@ -20,14 +23,18 @@ import re
 from ml_collections import config_dict
 
 from configs import spec as spec_lib
+from configs import variants
 
-GAMES = ('breakout', 'enduro', 'seaquest', 'space_invaders')  # Table 2
-PARAMS = ('plain', 'wn')
+GAMES = variants.DQN_GAMES
+PARAMS = variants.PARAMETERIZATIONS
 PROTOCOLS = ('paper', 'scaled', 'tiny')
-RATES = (0.00005, 0.0001, 0.0002, 0.0005)  # ours: the paper does not say what it chose from
+
+RATES = (0.0001, 0.0003, 0.001, 0.003)  # (P) it was chosen from these
+RATE_OF = {'plain': 0.0001, 'wn': 0.0003}  # (P) "in general"
 
 SWEEPS = {
-  'table2': [
+  # Figure 6, and Figure 5 for Space Invaders.
+  'figure6': [
     (f'{game}-{param}', {'seed': seed}) for seed in (0, 1, 2) for game in GAMES for param in PARAMS
   ],
   'scaled': [
@@ -36,13 +43,8 @@ SWEEPS = {
     for game in ('space_invaders', 'breakout')
     for param in PARAMS
   ],
-  'scaled_2m': [  # 2 million frames, and 30 episodes in each evaluation
-    (f'space_invaders-{param},scaled', {'epochs': 10, 'eval_episodes': 30, 'seed': seed})
-    for seed in (0, 1)
-    for param in PARAMS
-  ],
   'scaled_rates': [
-    (f'space_invaders-{param},scaled', {'learning_rate': rate, 'seed': 0})
+    (f'space_invaders-{param},scaled', {'optimizer.learning_rate': rate, 'seed': 0})
     for rate in RATES
     for param in PARAMS
   ],
@@ -60,95 +62,100 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   variant, *rest = spec.split(',')
   if len(rest) > 1 or not re.fullmatch(r'\w+-\w+', variant):
     raise ValueError(f'{spec!r}: write GAME-PARAM or GAME-PARAM,PROTOCOL.')
-  game, param = variant.split('-')
-  spec_lib.choose('parameterisation', param, PARAMS)
+  game, parameterization = variant.split('-')
+  spec_lib.choose('parameterisation', parameterization, PARAMS)
   protocol = spec_lib.choose('protocol', rest[0], PROTOCOLS) if rest else PROTOCOLS[0]
   config = config_dict.ConfigDict()
   config.experiment = 'dqn'
-  config.variant = variant
   config.protocol = protocol
+  config.variant = config_dict.ConfigDict({'game': game, 'parameterization': parameterization})
   config.seed = 0
 
-  # Environments.
-  config.game = game
-  config.num_envs = 8  # ours: games played side by side; theirs: 1
-  config.repeat_action_probability = 0.0  # sticky actions: 0.25 in Machado et al. (2018)
-  config.max_frames = 108_000  # of a training episode: 30 minutes; ours
+  config.env = env = config_dict.ConfigDict()
+  env.num_envs = 8  # games played side by side; 1 in (M)
+  env.repeat_action_probability = 0.0  # (M); sticky actions: 0.25 in Machado et al. (2018)
+  env.max_frames = 108_000  # of a training episode: 30 minutes; 0: no limit
 
-  # Network.
-  config.param = param
-  config.features = (32, 64, 64)  # of the three convolutions
-  config.hidden = 512
+  config.model = model = config_dict.ConfigDict()
+  model.features = (32, 64, 64)  # (M) of the three convolutions
+  model.hidden = 512  # (M)
+  model.init_std = 0.05  # (P) §3, of v and of plain weights
+  model.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
 
-  # Arithmetic; ours.
-  config.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
+  # Data-dependent initialisation of both parameterisations (P), on observations of random play.
+  config.init = init = config_dict.ConfigDict()
+  init.examples = 512
+  init.scale = 1.0  # (P)
 
-  # Replay memory.
-  config.replay_capacity = 1_000_000  # agent steps, each with one frame of 84×84
-  config.learning_starts = 50_000  # agent steps before the first update
-  config.batch_size = 32
+  config.replay = replay = config_dict.ConfigDict()
+  replay.capacity = 1_000_000  # (M) agent steps, each with one frame of 84×84
+  replay.learning_starts = 50_000  # (M) agent steps before the first update
+  replay.batch_size = 64  # (P)
 
-  # Learning.
-  config.discount = 0.99
-  config.update_period = 4  # agent steps for each update
-  config.target_period = 10_000  # agent steps between copies of the target network
-  config.epsilon_start = 1.0
-  config.epsilon_end = 0.1
-  config.epsilon_delay = 50_000  # agent steps before it falls: those without updates
-  config.epsilon_steps = 1_000_000  # agent steps from the one to the other, in a straight line
+  config.learning = learning = config_dict.ConfigDict()
+  learning.discount = 0.99  # (M)
+  learning.update_period = 4  # (M) agent steps for each update
+  learning.target_period = 10_000  # (C) updates between copies to the target network
 
-  # Optimisation: Adamax in the paper, which does not give its values.
-  config.optimizer = 'adamax'  # or 'rmsprop', with learning_rate=0.00025: Mnih et al. (2015)
-  config.learning_rate = 0.0001  # ours, for both parameterisations
-  config.b1 = 0.9  # Adamax: the authors' generative models
-  config.b2 = 0.999  # as b1
-  config.eps = 1e-8  # as b1
-  config.rmsprop_decay = 0.95
-  config.rmsprop_eps = 0.01  # inside the root, for gradients summed over the minibatch
+  # Probability of a random action: from start to end in a straight line.
+  config.exploration = exploration = config_dict.ConfigDict()
+  exploration.start = 1.0  # (M)
+  exploration.end = 0.1  # (M)
+  exploration.delay = 50_000  # (M) agent steps before it falls: those without updates
+  exploration.steps = 1_000_000  # (M) agent steps from the one to the other
 
-  # Length and evaluation.
-  config.epochs = 200
-  config.steps_per_epoch = 250_000  # agent steps before each evaluation
-  config.eval_epsilon = 0.05
-  config.eval_episodes = 30  # of each evaluation; ours: theirs has 125,000 agent steps
-  config.final_eval_episodes = 30  # of the last one, as in their final test
-  config.eval_envs = 10  # ours: games played side by side, each an equal share of the episodes
-  config.eval_max_frames = 18_000  # of an episode: 5 minutes
+  config.optimizer = optimizer = config_dict.ConfigDict()
+  # (P); or 'rmsprop', with learning_rate=0.00025: (M)
+  optimizer.name = 'adamax'
+  optimizer.learning_rate = RATE_OF[parameterization]
+  optimizer.b1 = 0.5  # (P)
+  optimizer.b2 = 0.999
+  optimizer.eps = 1e-8
+  optimizer.rmsprop_decay = 0.95  # (M)
+  optimizer.rmsprop_eps = 0.01  # (M) inside the root, for gradients summed over the minibatch
 
-  # The run; all ours.
-  config.log_every = 5_000  # agent steps per row of training metrics
-  config.checkpoint_every = 250_000  # agent steps; also after each epoch
-  config.keep_checkpoints = 2  # latest ones; the best is kept as well
+  config.epochs = 200  # (P)
+  config.steps_per_epoch = 250_000  # (C) agent steps before each evaluation
 
-  if protocol == 'scaled':  # all ours
-    config.epochs = 6
-    config.steps_per_epoch = 50_000
-    config.replay_capacity = 100_000
-    config.learning_starts = 10_000
+  config.evaluation = evaluation = config_dict.ConfigDict()
+  evaluation.steps = 125_000  # (C) agent steps of each; an episode in play is then played out
+  evaluation.epsilon = 0.05  # (M)
+  evaluation.num_envs = 10  # games played side by side, each an equal share of the steps
+  evaluation.max_frames = 0  # (P) of an episode; 0: no limit
+
+  config.run = run = config_dict.ConfigDict()
+  run.log_every = 5_000  # agent steps per row of training metrics
+  run.checkpoint_every = 250_000  # agent steps; also after each epoch
+  run.keep_checkpoints = 2  # latest ones; the best is kept as well
+
+  if protocol == 'scaled':
+    replay.capacity = 100_000
+    replay.learning_starts = 10_000
     # Each copy lets values reach one step further back; a discount of 0.99 looks 100 steps ahead.
-    config.target_period = 400
-    config.epsilon_delay = 0
-    config.epsilon_steps = 30_000  # the first tenth
-    config.learning_rate = 0.0005
-    config.eval_episodes = 10
-    config.log_every = 1_000
-    config.checkpoint_every = 50_000
+    learning.target_period = 100
+    exploration.delay = 0
+    exploration.steps = 50_000  # the first tenth
+    config.epochs = 10
+    config.steps_per_epoch = 50_000
+    evaluation.steps = 20_000
+    run.log_every = 1_000
+    run.checkpoint_every = 25_000
   elif protocol == 'tiny':
-    config.num_envs = 4
-    config.features = (2, 3, 4)
-    config.hidden = 8
-    config.replay_capacity = 400
-    config.learning_starts = 80
-    config.batch_size = 4
-    config.target_period = 40
-    config.epsilon_delay = 80
-    config.epsilon_steps = 400
+    env.num_envs = 4
+    model.features = (2, 3, 4)
+    model.hidden = 8
+    init.examples = 40
+    replay.capacity = 400
+    replay.learning_starts = 80
+    replay.batch_size = 4
+    learning.target_period = 10
+    exploration.delay = 80
+    exploration.steps = 400
     config.epochs = 2
     config.steps_per_epoch = 400
-    config.eval_episodes = 4
-    config.final_eval_episodes = 4
-    config.eval_envs = 2
-    config.eval_max_frames = 600
-    config.log_every = 80
-    config.checkpoint_every = 200
+    evaluation.steps = 200
+    evaluation.num_envs = 2
+    evaluation.max_frames = 600
+    run.log_every = 80
+    run.checkpoint_every = 200
   return config

@@ -17,27 +17,32 @@ def choose(kind: str, value: str, choices: Sequence[str]) -> str:
   raise ValueError(f'unknown {kind} {value!r}; choose one of {", ".join(choices)}.{hint}')
 
 
-def split(
-  spec: str, variants: Sequence[str], protocols: Sequence[str], options: Sequence[str] = ()
-) -> tuple[str, str]:
+def split(spec: str, variants: Sequence[str], protocols: Sequence[str]) -> tuple[str, str]:
   """'wn,scaled' → ('wn', 'scaled'); without a protocol the first of `protocols`.
 
-  One of `options` may stand between the two, and becomes a part of the variant's name:
-  'wn,noattention,scaled' → ('wn-noattention', 'scaled').
+  Raises:
+    ValueError: unknown variant or protocol, or more parts than these.
+  """
+  variant, *rest = spec.split(',')
+  choose('variant', variant, variants)
+  if len(rest) > 1:
+    raise ValueError(f'{spec!r} has too many parts; write VARIANT or VARIANT,PROTOCOL.')
+  return variant, choose('protocol', rest[0], protocols) if rest else protocols[0]
+
+
+def split_option(
+  spec: str, variants: Sequence[str], protocols: Sequence[str], options: Sequence[str]
+) -> tuple[str, str, str]:
+  """'wn,noattention,scaled' → ('wn', 'noattention', 'scaled'); 'wn' → ('wn', '', protocols[0]).
 
   Raises:
     ValueError: unknown variant, option or protocol, or more parts than these.
   """
   variant, *rest = spec.split(',')
   choose('variant', variant, variants)
-  if len(rest) > (2 if options else 1):
-    form = 'VARIANT[,OPTION][,PROTOCOL]' if options else 'VARIANT or VARIANT,PROTOCOL'
-    raise ValueError(f'{spec!r} has too many parts; write {form}.')
-  option, protocol = '', protocols[0]
+  if len(rest) > 2:
+    raise ValueError(f'{spec!r} has too many parts; write VARIANT[,OPTION][,PROTOCOL].')
   if len(rest) == 2:
-    option, protocol = choose('option', rest[0], options), choose('protocol', rest[1], protocols)
-  elif rest:
-    kind = 'option or protocol' if options else 'protocol'
-    part = choose(kind, rest[0], (*options, *protocols))
-    option, protocol = (part, protocol) if part in options else ('', part)
-  return f'{variant}-{option}' if option else variant, protocol
+    return variant, choose('option', rest[0], options), choose('protocol', rest[1], protocols)
+  part = choose('option or protocol', rest[0], (*options, *protocols)) if rest else protocols[0]
+  return (variant, part, protocols[0]) if part in options else (variant, '', part)

@@ -7,7 +7,6 @@
 
 import dataclasses
 import json
-import math
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.training import settings
 from experiments.training.errors import UserError, check_links
 from experiments.training.metrics import read_rows
 
@@ -43,6 +43,16 @@ class Run:
   def is_finished(self) -> bool:
     """Whether it came to its end."""
     return self.summary is not None
+
+  @property
+  def variant(self) -> str:
+    """'mnist-iaf-wn'."""
+    return settings.variant(self.config)
+
+  @property
+  def learning_rate(self) -> float:
+    """Its base learning rate."""
+    return self.config['optimizer']['learning_rate']
 
 
 def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
@@ -113,6 +123,8 @@ def read(path: Path) -> Run:
   check_links(path)
   summary = _read_json(path / 'summary.json')
   config = _read_json(path / 'config.json') if summary is None else summary.get('config')
+  if config is not None and settings.is_of_older_format(config):
+    raise UserError(f'{path} is a run of an older version, whose format this one does not read.')
   if not _is_config(config):
     name = 'config.json' if summary is None else 'summary.json'
     raise UserError(f'{path}/{name} is missing or is not of a run.')
@@ -144,11 +156,15 @@ def _is_config(value: Any) -> bool:
   """Whether it has what every config has; names become parts of paths, and must be no paths."""
   if not isinstance(value, dict) or not isinstance(value.get('seed'), int):
     return False
-  names = [value.get(key) for key in ('experiment', 'variant', 'protocol')]
+  variant, optimizer = value.get('variant'), value.get('optimizer')
+  if not isinstance(variant, dict) or not isinstance(optimizer, dict):
+    return False
+  parts = [part for part in variant.values() if part != '']
+  names = [value.get('experiment'), value.get('protocol'), *parts]
   is_name = lambda name: isinstance(name, str) and re.fullmatch(r'\w[\w.+-]*', name)
-  rate, epochs = value.get('learning_rate', 0.0), value.get('epochs', 1)
+  rate, epochs = optimizer.get('learning_rate'), value.get('epochs')
   has_numbers = isinstance(rate, int | float) and isinstance(epochs, int)
-  return all(map(is_name, names)) and has_numbers
+  return bool(parts) and all(map(is_name, names)) and has_numbers
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -165,8 +181,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _with_config(run: Run) -> pd.DataFrame:
   columns = {'run': str(run.path)}
-  columns |= {key: run.config[key] for key in ('experiment', 'variant', 'protocol', 'seed')}
-  columns['learning_rate'] = float(run.config.get('learning_rate', math.nan))
+  columns |= {key: run.config[key] for key in ('experiment', 'protocol', 'seed')}
+  columns |= {'variant': run.variant, 'learning_rate': float(run.learning_rate)}
   columns['finished'] = run.is_finished
   front = pd.DataFrame([columns] * len(run.metrics))
   return pd.concat([front, run.metrics], axis=1)

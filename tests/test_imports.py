@@ -11,7 +11,7 @@ OURS = {'wn', 'configs', 'experiments', 'scripts', 'tests'}
 MAY_IMPORT = {
   'wn': {'wn'},
   'configs': {'configs'},
-  'experiments': {'experiments', 'wn'},
+  'experiments': {'experiments', 'wn', 'configs'},
   'scripts': {'scripts', 'experiments', 'configs', 'wn'},
 }
 

@@ -1,4 +1,4 @@
-"""The network of §5.1 (ConvPool-CNN-C) in its five parameterisations."""
+"""The network of §5.1 (ConvPool-CNN-C) in its parameterisations."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from flax.typing import Dtype
 from jax import lax
 
 import wn
+from experiments.cifar import released
 from experiments.training.precision import promote_all_but_bias
 
 
@@ -21,7 +22,7 @@ class ConvNet(nnx.Module):
   Args:
     image_shape: (H, W, C), at least 12 pixels a side.
     num_classes: number of logits.
-    variant: 'plain', 'wn', 'bn', 'mean_bn' or 'wn_mean_bn'.
+    parameterization: one of `configs.variants.CIFAR_PARAMETERIZATIONS`.
     width: F, 96 in the paper.
     block_depth: convolutions in each of the first two blocks, 3 in the paper.
     noise_std: standard deviation of the Gaussian noise added to the input in training.
@@ -39,7 +40,7 @@ class ConvNet(nnx.Module):
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
-    variant: str,
+    parameterization: str,
     width: int,
     block_depth: int = 3,
     noise_std: float,
@@ -47,14 +48,17 @@ class ConvNet(nnx.Module):
     init_std: float,
     bn_momentum: float,
     bn_eps: float,
-    dtype: Dtype = jnp.float32,
+    dtype: Dtype = 'float32',
     conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
     rngs: nnx.Rngs,
   ):
+    dtype = jnp.dtype(dtype)
+    self.parameterization = parameterization
+
     def unit(kind: str, in_features: int, out_features: int, *args, **kwargs) -> Unit:
       return Unit(
-        kind, in_features, out_features, *args, variant=variant, init_std=init_std,
-        bn_momentum=bn_momentum, bn_eps=bn_eps, rngs=rngs, **kwargs,
+        kind, in_features, out_features, *args, parameterization=parameterization,
+        init_std=init_std, bn_momentum=bn_momentum, bn_eps=bn_eps, rngs=rngs, **kwargs,
       )  # fmt: skip
 
     def conv(in_features: int, out_features: int, *args, **kwargs) -> Unit:
@@ -96,17 +100,21 @@ class ConvNet(nnx.Module):
 
 
 class Unit(nnx.Module):
-  """A convolution or dense layer in one of the five parameterisations."""
+  """A convolution or dense layer in one of the parameterisations."""
 
   def __init__(
-    self, kind: str, *args, variant: str, init_std: float, bn_momentum: float, bn_eps: float,
-    dtype: Dtype, rngs: nnx.Rngs, **kwargs,
+    self, kind: str, *args, parameterization: str, init_std: float, bn_momentum: float,
+    bn_eps: float, dtype: Dtype, rngs: nnx.Rngs, **kwargs,
   ):  # fmt: skip
-    library = wn if variant in ('wn', 'wn_mean_bn') else nnx
+    library = {'wn': wn, 'wn_mean_bn': wn, 'plain_released': released}.get(parameterization, nnx)
+    is_released = library is released
     self.linear = getattr(library, kind)(
       *args,
-      use_bias=variant in ('plain', 'wn'),  # the other three add their bias after the mean is out
-      kernel_init=nnx.initializers.normal(init_std),
+      # Those with a batch's mean in them add their bias after the mean is out.
+      use_bias=parameterization in ('plain', 'wn', 'plain_released'),
+      kernel_init=nnx.initializers.glorot_uniform()
+      if is_released
+      else nnx.initializers.normal(init_std),
       dtype=dtype,
       promote_dtype=promote_all_but_bias,
       rngs=rngs,
@@ -114,12 +122,12 @@ class Unit(nnx.Module):
     )
     self.dtype = dtype
     features = self.linear.out_features
-    if variant == 'bn':
+    if parameterization == 'bn':
       self.norm = BatchNorm(
         features, momentum=bn_momentum, epsilon=bn_eps, use_fast_variance=False, dtype=dtype,
         rngs=rngs,
       )  # fmt: skip
-    elif variant in ('mean_bn', 'wn_mean_bn'):
+    elif parameterization in ('mean_bn', 'wn_mean_bn'):
       self.norm = wn.MeanOnlyBatchNorm(features, momentum=bn_momentum, dtype=dtype, rngs=rngs)
     else:
       self.norm = None

@@ -15,9 +15,10 @@ from ml_collections import config_dict
 import wn
 from experiments.cifar import model as model_lib
 from experiments.cifar import optimizer as optimizer_lib
-from experiments.cifar import pictures, preprocessing
+from experiments.cifar import pictures, preprocessing, released
 from experiments.cifar.validate import validate
 from experiments.training import checkpoints, data, devices, diagnostics, loop, run, start
+from experiments.training import state as state_lib
 from experiments.training.state import TrainState, num_params
 
 BEST_METRIC = 'test/error'
@@ -40,9 +41,12 @@ def run_experiment(
 ) -> None:
   """The experiment itself, for a valid config and a directory of its own."""
   train_images, test_images = preprocessing.prepare(
-    dataset, whiten=config.whiten, zca_eps=config.zca_eps, upscale=config.upscale
+    dataset,
+    whiten=config.data.whiten,
+    zca_eps=config.data.zca_eps,
+    upscale=config.data.upscale,
   )
-  keep = config.train_examples or len(dataset.train)
+  keep = config.data.train_examples or len(dataset.train)
   arrays = (train_images[:keep], dataset.train.labels[:keep], test_images, dataset.test.labels)
   train_x, train_y, test_x, test_y = devices.replicate(arrays, mesh)
   steps_per_epoch = keep // config.batch_size
@@ -54,19 +58,27 @@ def run_experiment(
     train_x.shape[1:],
     len(dataset.class_names),
     params_key,
-    conv_general_dilated=devices.convolution(mesh, winograd=config.cpu_winograd),
+    conv_general_dilated=devices.convolution(mesh, winograd=config.run.cpu_winograd),
   )
-  if config.variant != 'bn':  # batch normalisation needs none, and has none in the authors' code
-    init_examples = loop.epoch_order(data_key, 0, keep, config.init_examples)[0]
+  if (
+    config.variant.parameterization != 'bn'
+  ):  # batch normalisation needs none, and has none in the authors' code
+    init_examples = loop.epoch_order(data_key, 0, keep, config.init.examples)[0]
     init_images = jnp.asarray(train_images[init_examples])
-    initialize(model, init_images, init_key, config.init_scale)
+    initialize(model, init_images, init_key, config.init.scale)
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = create_optimizer(config, steps_per_epoch)
-  state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
+  state = TrainState.create(params, model_state, optimizer, ema=config.ema_epochs > 0)
   state = devices.replicate_first(state, mesh)
-  print(f'{config.variant}: {num_params(params):,} parameters, {len(train_y):,} training images')
+  print(f'{num_params(params):,} parameters, {len(train_y):,} training images')
 
-  step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  step = functools.partial(
+    train_step,
+    graphdef=graphdef,
+    optimizer=optimizer,
+    ema_decay=state_lib.ema_decay(config.ema_epochs, steps_per_epoch),
+    with_diagnostics=config.run.diagnostics,
+  )
   step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
   test_step = functools.partial(eval_step, graphdef=graphdef)
   test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
@@ -76,7 +88,7 @@ def run_experiment(
     return loop.evaluate_in_batches(
       lambda indices, weights: test_step(state, split(indices), split(weights), test_x, test_y),
       len(test_y),
-      config.eval_batch_size,
+      config.run.eval_batch_size,
     )
 
   state = loop.train(
@@ -88,9 +100,9 @@ def run_experiment(
     epochs=config.epochs,
     workdir=workdir,
     best_metric=BEST_METRIC,
-    log_every=config.log_every,
-    checkpoint_every=config.checkpoint_every,
-    keep_checkpoints=config.keep_checkpoints,
+    log_every=config.run.log_every,
+    checkpoint_every=config.run.checkpoint_every,
+    keep_checkpoints=config.run.keep_checkpoints,
   )
   counts = confusion(state)['confusion']
   if jax.process_index():
@@ -115,15 +127,8 @@ def create_model(
   return model_lib.ConvNet(
     image_shape,
     num_classes,
-    variant=config.variant,
-    width=config.width,
-    block_depth=config.block_depth,
-    noise_std=config.noise_std,
-    dropout_rate=config.dropout_rate,
-    init_std=config.init_std,
-    bn_momentum=config.bn_momentum,
-    bn_eps=config.bn_eps,
-    dtype=jnp.dtype(config.dtype),
+    **config.variant,
+    **config.model,
     conv_general_dilated=conv_general_dilated,
     rngs=nnx.Rngs(params=key),
   )
@@ -146,7 +151,7 @@ def restore_model(
   model = create_model(config, image_shape, num_classes, jax.random.key(0))
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = create_optimizer(config, steps_per_epoch=1)
-  state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
+  state = TrainState.create(params, model_state, optimizer, ema=config.ema_epochs > 0)
   state = checkpoints.restore_latest(workdir / 'checkpoints', state)
   return nnx.merge(graphdef, state.eval_params, state.model_state)
 
@@ -156,28 +161,33 @@ def initialize(
 ) -> None:
   """Data-dependent initialisation, with noise and dropout active as in the authors' code.
 
-  It sets parameters only; the running means stay as they were. It runs outside `jax.jit`: a program
+  It sets parameters, and the fixed scales of the authors' normal parameterisation; running means
+  stay as they were. It runs outside `jax.jit`: a program
   that can warn, by a call back to Python, is not kept in the compilation cache.
   """
   initialized = nnx.clone(model)
   wn.data_dependent_init(initialized, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))
-  nnx.update(model, nnx.state(initialized, nnx.Param))
+  if model.parameterization == 'plain_released':
+    released.fix_scales(model, initialized)
+  else:
+    nnx.update(model, nnx.state(initialized, nnx.Param))
 
 
 def create_optimizer(
   config: config_dict.FrozenConfigDict, steps_per_epoch: int
 ) -> optax.GradientTransformation:
   """Adam with the schedules of the config."""
+  values, epochs = config.optimizer, config.epochs
   return optimizer_lib.adam(
-    functools.partial(optimizer_lib.learning_rate, base=config.learning_rate, epochs=config.epochs),
+    functools.partial(optimizer_lib.learning_rate, base=values.learning_rate, epochs=epochs),
     functools.partial(
       optimizer_lib.first_moment_decay,
-      first_half=config.b1,
-      second_half=config.b1_second_half,
-      epochs=config.epochs,
+      first_half=values.b1,
+      second_half=values.b1_second_half,
+      epochs=epochs,
     ),
-    b2=config.b2,
-    eps_root=config.eps_root,
+    b2=values.b2,
+    eps_root=values.eps_root,
     steps_per_epoch=steps_per_epoch,
   )
 
@@ -191,13 +201,14 @@ def train_step(
   *,
   graphdef: nnx.GraphDef,
   optimizer: optax.GradientTransformation,
-  config: config_dict.FrozenConfigDict,
+  ema_decay: float,
+  with_diagnostics: bool,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One step on the training images `indices` [B]; pure.
 
   Returns:
     The new state, and the minibatch's cross-entropy (nats) and error rate; with
-    `config.diagnostics` also those of `diagnostics.per_layer`.
+    `with_diagnostics` also those of `diagnostics.per_layer`.
   """
   x, y = images[indices], labels[indices]
   step_key = jax.random.fold_in(key, state.step)
@@ -211,9 +222,9 @@ def train_step(
     return loss, (error, nnx.split(model, nnx.Param, ...)[2])
 
   (loss, (error, model_state)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-  new = state.apply_gradients(gradients, model_state, optimizer, ema_decay=config.ema_decay)
+  new = state.apply_gradients(gradients, model_state, optimizer, ema_decay=ema_decay)
   metrics = {'train/loss': loss, 'train/error': error}
-  if config.diagnostics:
+  if with_diagnostics:
     model = nnx.merge(graphdef, state.params, state.model_state)
     metrics |= diagnostics.per_layer(model, gradients, new.params)
   return new, metrics

@@ -11,6 +11,7 @@ from flax.typing import Dtype
 import wn
 from experiments.draw import attention
 from experiments.draw.attention import Window
+from experiments.draw.lstm import PeepholeLSTMCell
 from experiments.training import distributions
 from experiments.training.precision import promote_all_but_bias
 
@@ -60,8 +61,7 @@ class Draw(nnx.Module):
   All layers are plain ones with weights from N(0, init_std²) and biases 0, those of the forget
   gates included; `wn.unfold` makes the weight-normalised model that begins as the same function.
   The canvas and the states of both LSTMs start at 0, as in the public implementation that the paper
-  changed; Gregor et al. learn where they start. The LSTMs have no peepholes, as those of Gregor et
-  al.; the public implementation's have.
+  changed; Gregor et al. learn where they start.
 
   Args:
     image_shape: (H, W, C).
@@ -72,6 +72,8 @@ class Draw(nnx.Module):
     with_attention: whether to read and write through attention windows; else the whole image.
     read_window: N of the window read through.
     write_window: N of the window written through.
+    peepholes: whether the gates of the LSTMs also see the cell, as in the public implementation;
+      those of Gregor et al. do not.
     init_std: standard deviation of the initial weights.
     remat: whether to compute a glimpse once more in the backward pass rather than keep its
       intermediate values in memory.
@@ -90,15 +92,17 @@ class Draw(nnx.Module):
     with_attention: bool,
     read_window: int,
     write_window: int,
+    peepholes: bool,
     init_std: float,
     remat: bool,
-    dtype: Dtype = jnp.float32,
+    dtype: Dtype = 'float32',
     rngs: nnx.Rngs,
   ):
     normal = nnx.initializers.normal(init_std)
     linear = lambda a, b: nnx.Linear(a, b, kernel_init=normal, rngs=rngs)
-    lstm = lambda a, b: nnx.LSTMCell(
-      a, b, kernel_init=normal, recurrent_kernel_init=normal, dtype=dtype,
+    cell = PeepholeLSTMCell if peepholes else nnx.LSTMCell
+    lstm = lambda a, b: cell(
+      a, b, kernel_init=normal, recurrent_kernel_init=normal, dtype=jnp.dtype(dtype),
       promote_dtype=promote_all_but_bias, rngs=rngs,
     )  # fmt: skip
     height, width, channels = image_shape

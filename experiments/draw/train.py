@@ -37,7 +37,7 @@ def run_experiment(
   mesh: jax.sharding.Mesh,
 ) -> None:
   """The experiment itself, for a valid config and a directory of its own."""
-  keep = config.train_examples or len(dataset.train)
+  keep = config.data.train_examples or len(dataset.train)
   arrays = (dataset.train.images[:keep], bits.draw_once(dataset.test.images))
   train_x, test_x = devices.replicate(arrays, mesh)
   steps_per_epoch = keep // config.batch_size
@@ -49,9 +49,14 @@ def run_experiment(
   optimizer = create_optimizer(config)
   state = TrainState.create(params, model_state, optimizer, ema=False)
   state = devices.replicate_first(state, mesh)
-  print(f'{config.variant}: {num_params(params):,} parameters, {keep:,} training images')
+  print(f'{num_params(params):,} parameters, {keep:,} training images')
 
-  step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  step = functools.partial(
+    train_step,
+    graphdef=graphdef,
+    optimizer=optimizer,
+    with_diagnostics=config.run.diagnostics,
+  )
   step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
   test_step = functools.partial(eval_step, graphdef=graphdef)
   test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
@@ -62,7 +67,7 @@ def run_experiment(
     sums = loop.evaluate_in_batches(
       lambda indices, weights: test_step(state, split(indices), split(weights), test_x, eval_key),
       len(test_x),
-      config.eval_batch_size,
+      config.run.eval_batch_size,
     )
     return test_metrics(sums, len(test_x))
 
@@ -75,9 +80,9 @@ def run_experiment(
     epochs=config.epochs,
     workdir=workdir,
     best_metric=BEST_METRIC,
-    log_every=config.log_every,
-    checkpoint_every=config.checkpoint_every,
-    keep_checkpoints=config.keep_checkpoints,
+    log_every=config.run.log_every,
+    checkpoint_every=config.run.checkpoint_every,
+    keep_checkpoints=config.run.keep_checkpoints,
   )
   if jax.process_index():
     return
@@ -97,27 +102,20 @@ def create_model(
   """The network as it begins: one function in both parameterisations."""
   model = Draw(
     image_shape,
-    glimpses=config.glimpses,
-    encoder_units=config.encoder_units,
-    decoder_units=config.decoder_units,
-    latents=config.latents,
-    with_attention=config.attention,
-    read_window=config.read_window,
-    write_window=config.write_window,
-    init_std=config.init_std,
-    remat=config.remat,
-    dtype=jnp.dtype(config.dtype),
+    **config.model,
+    with_attention=config.variant.option != 'noattention',
     rngs=nnx.Rngs(params=key),
   )
   # v takes the plain weights, g their norms.
-  return wn.unfold(model) if config.param == 'wn' else model
+  return wn.unfold(model) if config.variant.parameterization == 'wn' else model
 
 
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
   """Adam on the gradient of all parameters, clipped to a norm."""
+  values = config.optimizer
   return optax.chain(
-    optax.clip_by_global_norm(config.clip_norm),
-    optax.adam(config.learning_rate, b1=config.b1, b2=config.b2, eps=config.eps),
+    optax.clip_by_global_norm(values.clip_norm),
+    optax.adam(values.learning_rate, b1=values.b1, b2=values.b2, eps=values.eps),
   )
 
 
@@ -129,13 +127,13 @@ def train_step(
   *,
   graphdef: nnx.GraphDef,
   optimizer: optax.GradientTransformation,
-  config: config_dict.FrozenConfigDict,
+  with_diagnostics: bool,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One step on the training images `indices` [B]; pure.
 
   Returns:
     The new state, and of the minibatch the bound and its two parts, in nats, and the norm of the
-    gradient before it is clipped; with `config.diagnostics` also those of `diagnostics.per_layer`.
+    gradient before it is clipped; with `with_diagnostics` also those of `diagnostics.per_layer`.
   """
   bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
   x = bits.draw(bits_key, images[indices])
@@ -147,7 +145,7 @@ def train_step(
   gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
   metrics['train/gradient_norm'] = optax.tree.norm(gradients)
   new = state.apply_gradients(gradients, state.model_state, optimizer)
-  if config.diagnostics:
+  if with_diagnostics:
     model = nnx.merge(graphdef, state.params, state.model_state)
     metrics |= diagnostics.per_layer(model, gradients, new.params)
   return new, metrics

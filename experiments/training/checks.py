@@ -1,7 +1,7 @@
 """Checks of config values that the experiments share."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import config_dict
@@ -9,16 +9,24 @@ from ml_collections import config_dict
 from experiments.training.data import Dataset
 from experiments.training.errors import UserError
 
+# What `config.run` and the rest of every config have.
+_AT_LEAST_ONE = (
+  'epochs', 'run.log_every', 'run.checkpoint_every', 'run.keep_checkpoints',
+)  # fmt: skip
+
 
 def require(config: config_dict.FrozenConfigDict, key: str) -> Any:
-  """The value of a key, which the config of a run or of a user's own file may lack.
+  """The value of a key such as 'model.width', which a run or a user's own file may lack.
 
   Raises:
     UserError: it does.
   """
-  if key not in config:
-    raise UserError(f'the config has no {key!r}, which this experiment needs.')
-  return config[key]
+  value = config
+  for part in key.split('.'):
+    if not isinstance(value, Mapping | config_dict.ConfigDict) or part not in value:
+      raise UserError(f'the config has no {key!r}, which this experiment needs.')
+    value = value[part]
+  return value
 
 
 def choose(config: config_dict.FrozenConfigDict, key: str, choices: Sequence[str]) -> None:
@@ -27,8 +35,8 @@ def choose(config: config_dict.FrozenConfigDict, key: str, choices: Sequence[str
   Raises:
     UserError: it is not.
   """
-  if require(config, key) not in choices:
-    raise UserError(f'config.{key}={config[key]}: choose one of {", ".join(choices)}.')
+  if (value := require(config, key)) not in choices:
+    raise UserError(f'config.{key}={value}: choose one of {", ".join(map(str, choices))}.')
 
 
 def check(
@@ -56,8 +64,35 @@ def check_switches(config: config_dict.FrozenConfigDict, keys: Sequence[str]) ->
     UserError: one is not.
   """
   for key in keys:
-    if not isinstance(require(config, key), bool):
-      raise UserError(f'config.{key}={config[key]} must be True or False.')
+    if not isinstance(value := require(config, key), bool):
+      raise UserError(f'config.{key}={value} must be True or False.')
+
+
+def check_common(config: config_dict.FrozenConfigDict, *, below: int = 2**32) -> None:
+  """Checks what the configs of all experiments have: the seed, the length and `config.run`.
+
+  Args:
+    config: of the run.
+    below: the seed must be.
+
+  Raises:
+    UserError: a value is out of range.
+  """
+  exponent = below.bit_length() - 1
+  check(config, ('seed',), lambda x: 0 <= x < below, f'must be at least 0 and below 2**{exponent}')
+  check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
+
+
+def check_image_run(config: config_dict.FrozenConfigDict) -> None:
+  """Checks what the configs of the experiments on images have in common.
+
+  Raises:
+    UserError: a value is out of range.
+  """
+  check_common(config)
+  check(config, ('batch_size', 'run.eval_batch_size'), lambda x: x >= 1, 'must be 1 or more')
+  check(config, ('data.train_examples',), lambda value: value >= 0, 'must not be negative')
+  check_switches(config, ('run.diagnostics',))
 
 
 def check_sizes(
@@ -83,7 +118,7 @@ def check_sizes(
 def check_examples(
   config: config_dict.FrozenConfigDict,
   dataset: Dataset,
-  batches: Sequence[str] = ('batch_size', 'init_examples'),
+  batches: Sequence[str] = ('batch_size', 'init.examples'),
 ) -> None:
   """Checks the numbers of training images that a config asks for.
 
@@ -96,14 +131,14 @@ def check_examples(
     UserError: the data set has fewer; or steps cannot be counted in 32 bits.
   """
   available = len(dataset.train)
-  if config.train_examples > available:
+  if config.data.train_examples > available:
     raise UserError(
-      f'config.train_examples={config.train_examples}: {dataset.name} has {available} training '
-      'images.'
+      f'config.data.train_examples={config.data.train_examples}: {dataset.name} has {available} '
+      'training images.'
     )
-  used = config.train_examples or available
+  used = config.data.train_examples or available
   for key in batches:
-    if config[key] > used:
-      raise UserError(f'config.{key}={config[key]} is more than the {used} training images.')
+    if (size := require(config, key)) > used:
+      raise UserError(f'config.{key}={size} is more than the {used} training images.')
   if config.epochs * (used // config.batch_size) >= 2**31:
     raise UserError(f'config.epochs={config.epochs} takes 2**31 steps or more; lower it.')

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from experiments.training import environment, interrupts, processes
+from experiments.training import environment, interrupts, processes, settings
 from experiments.training.errors import UserError, one_line_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,7 +27,7 @@ _NUM_PROCESSES = flags.DEFINE_integer('num-processes', None, 'How many processes
 _PROCESS_ID = flags.DEFINE_integer('process-id', None, 'Which of them this is, from 0.')
 
 _HELP = """\
-  --config FILE:SPEC    configuration; the head of FILE lists what SPEC can be
+  --config FILE:SPEC    configuration, as above
   --config.KEY=VALUE    overrides a value; FILE lists the keys and what they mean
   --workdir DIR         directory of the run (default: runs/EXPERIMENT/VARIANT/seedK)
   --data_dir DIR        folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)
@@ -53,7 +53,7 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
   with one_line_errors():
     interrupts.install()
     if {'-h', '--help', '--helpfull'} & set(sys.argv):
-      print(sys.modules['__main__'].__doc__, _HELP, sep='\n')
+      print(importlib.import_module(f'configs.{experiment}').__doc__, _HELP, sep='\n')
       return
     config = _parse(sys.argv, experiment)
     place = processes.find(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -68,7 +68,8 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
 
 def default_workdir(config: config_dict.ConfigDict) -> str:
   """'runs/cifar/wn-scaled/seed0'; the paper's own protocol goes without its name."""
-  name = config.variant if config.protocol == 'paper' else f'{config.variant}-{config.protocol}'
+  name = settings.variant(config)
+  name = name if config.protocol == 'paper' else f'{name}-{config.protocol}'
   return os.path.join('runs', config.experiment, name, f'seed{config.seed}')
 
 
@@ -86,8 +87,8 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
   path = flags.FLAGS['config'].config_filename.split(':')[0]
   if not os.path.isfile(path):
     raise UserError(f'no configuration file {path}; run from the root of the repository.')
-  for key in ('experiment', 'protocol'):
-    if key in config_flags.get_override_values(flags.FLAGS['config']):
+  for key in config_flags.get_override_values(flags.FLAGS['config']):
+    if key.split('.')[0] in ('experiment', 'protocol', 'variant'):
       raise UserError(f'--config.{key} cannot be overridden; choose it in --config FILE:SPEC.')
   config = _CONFIG.value
   name = config.experiment if 'experiment' in config else 'no experiment'

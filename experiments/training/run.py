@@ -15,15 +15,22 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
+from experiments.training import settings
 from experiments.training.errors import UserError, check_links, writing
 from experiments.training.metrics import read_rows
 
 _OWN_LEFTOVERS = ('config.json.tmp', 'lock')  # of a process that was killed at its start
+# Experiments whose runs cannot be trained longer than they were meant to be, and why.
+_FIXED_LENGTH = {
+  'cifar': 'its learning rate falls to 0, and β1 changes, at a share of the epochs it began with',
+}
 _PACKAGES = ('weightnorm', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   """Checks that the directory is free, or belongs to a run of the same config. Writes nothing.
+
+  More epochs than the run was meant to have are the same config, where there is no schedule.
 
   Raises:
     UserError: the directory holds a run with another config or damaged rows, or something that is
@@ -39,17 +46,42 @@ def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
       old = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
-    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if old.get('experiment') != new['experiment']:
       raise UserError(f'{workdir} holds no run of {new["experiment"]}; choose another --workdir.')
-    if differing:
-      changes = ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} now)' for k in differing)
-      raise UserError(
-        f'{workdir} holds a run with another config: {changes}. Choose another --workdir.'
-      )
+    _check_same(workdir, old, new)
     read_rows(workdir / 'metrics.jsonl')
   elif workdir.is_dir() and any(p.name not in _OWN_LEFTOVERS for p in workdir.iterdir()):
     raise UserError(f'{workdir} is not empty and holds no run; choose another --workdir.')
+
+
+def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+  """Checks that a run with the config `old` can go on with `new`.
+
+  Raises:
+    UserError: it cannot; the message names what differs.
+  """
+  if settings.is_of_older_format(old):
+    raise UserError(
+      f'{workdir} holds a run of an older version, whose format this one does not read; choose '
+      'another --workdir.'
+    )
+  old, new = settings.flatten(old), settings.flatten(new)
+  differing = [key for key in (old | new) if old.get(key) != new.get(key)]
+  if not differing:
+    return
+  changes = ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} now)' for k in differing)
+  if differing == ['epochs']:
+    if reason := _FIXED_LENGTH.get(new['experiment']):
+      raise UserError(
+        f'{workdir} holds a run of another length: {changes}. It cannot be changed: {reason}. '
+        'Choose another --workdir.'
+      )
+    if new['epochs'] > old['epochs']:
+      return
+    changes += '; they can only be raised'
+  raise UserError(
+    f'{workdir} holds a run with another config: {changes}. Choose another --workdir.'
+  )
 
 
 def check_data(workdir: Path, data: Mapping[str, Any]) -> None:
@@ -93,6 +125,15 @@ def create_workdir(
         write_json(path, value)
 
 
+def lengthen(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
+  """Keeps the config of a run that is to be trained for more epochs; it is not finished then."""
+  path = workdir / 'config.json'
+  if json.loads(path.read_text()) != (new := json.loads(config.to_json())):
+    with writing(path):
+      (workdir / 'summary.json').unlink(missing_ok=True)
+      write_json(path, new)
+
+
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
   """Keeps other processes out of a run; the lock dies with this process.
@@ -110,8 +151,8 @@ def locked(workdir: Path) -> Iterator[None]:
     yield
 
 
-def is_finished(workdir: Path) -> bool:
-  """Whether the run in the directory has come to its end.
+def is_finished(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
+  """Whether the run in the directory has come to the end that the config gives it.
 
   Raises:
     UserError: its summary is damaged.
@@ -120,10 +161,10 @@ def is_finished(workdir: Path) -> bool:
   if not path.exists():
     return False
   try:
-    dict(json.loads(path.read_text()))
-  except (ValueError, TypeError) as error:
+    summary = dict(json.loads(path.read_text()))
+    return summary['config']['epochs'] >= config.epochs
+  except (ValueError, TypeError, KeyError) as error:
     raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
-  return True
 
 
 def write_summary(

@@ -1,5 +1,6 @@
 """The start of an experiment: everything is checked before anything is written."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from experiments.training import data, devices, run
+from experiments.training import data, devices, run, settings
 
 Validate = Callable[..., None]
 Experiment = Callable[
@@ -40,7 +41,7 @@ def on_images(
   if _is_finished(config, workdir):
     return
   mesh = devices.data_mesh(config.batch_size)
-  dataset = data.load(config.dataset, data_dir)
+  dataset = data.load(dataset_name(config), data_dir)
   validate(config, dataset)
   run.check_data(workdir, dataset.description)
   if jax.process_index():  # the first one holds the directory for all
@@ -49,6 +50,7 @@ def on_images(
   run.create_workdir(workdir, config, dataset.description)
   print(_about(dataset.description))
   with run.locked(workdir):
+    run.lengthen(workdir, config)
     run_experiment(config, workdir, dataset, mesh)
 
 
@@ -79,7 +81,13 @@ def on_games(
   run.check_data(workdir, description)
   run.create_workdir(workdir, config, description)
   with run.locked(workdir):
+    run.lengthen(workdir, config)
     run_experiment(config, workdir)
+
+
+def dataset_name(config: config_dict.FrozenConfigDict) -> str:
+  """The data set of a config: a part of its variant, or chosen by its protocol."""
+  return config.variant.dataset if 'dataset' in config.variant else config.data.name
 
 
 def _about(description: Mapping[str, Any]) -> str:
@@ -92,6 +100,8 @@ def _about(description: Mapping[str, Any]) -> str:
 def _is_finished(config: config_dict.FrozenConfigDict, workdir: Path) -> bool:
   """Checks the directory; whether the run in it has come to its end, which is then printed."""
   run.check_workdir(workdir, config)
-  if finished := run.is_finished(workdir):
+  if finished := run.is_finished(workdir, config):
     print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
+  else:
+    print(settings.describe(json.loads(config.to_json())))
   return finished

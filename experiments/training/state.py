@@ -71,6 +71,11 @@ class TrainState:
     return self.params if self.ema_params is None else self.ema_params
 
 
+def ema_decay(epochs: float, steps_per_epoch: int) -> float:
+  """The decay of a moving average that spans about so many epochs: 1 − 1/steps; 0 for none."""
+  return max(0.0, 1 - 1 / (epochs * steps_per_epoch)) if epochs else 0.0
+
+
 def num_params(params: nnx.State) -> int:
   """How many numbers the optimiser trains."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,5 +1,6 @@
 """The trials of a sweep: what they are, which are meant, how far they have come."""
 
+import collections
 import dataclasses
 import importlib.util
 import json
@@ -16,7 +17,7 @@ from ml_collections import config_dict
 
 from configs import spec as spec_lib
 from experiments.training import metrics as metrics_lib
-from experiments.training import run
+from experiments.training import run, settings
 from experiments.training.errors import UserError
 
 
@@ -103,9 +104,9 @@ def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
     key, separator, values = text.partition('=')
     if not separator:
       raise UserError(f'--filter {text}: write KEY=VALUE or KEY=VALUE,VALUE.')
-    if key not in trials[0].config:
+    if key not in values_of(trials[0]):
       raise UserError(f'--filter {text}: the config has no key {key!r}.')
-    of_key = lambda trial, key=key: _text(trial.config[key])
+    of_key = lambda trial, key=key: _text(values_of(trial)[key])
     there = list(dict.fromkeys(map(of_key, trials)))
     wanted = values.split(',')
     if unknown := [value for value in wanted if value not in there]:
@@ -116,6 +117,19 @@ def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
   if not left:
     raise UserError(f'--filter {" --filter ".join(filters)} leaves no trial.')
   return left
+
+
+def values_of(trial: Trial) -> dict[str, Any]:
+  """What a filter can name: the keys of the config, such as 'optimizer.learning_rate'.
+
+  'variant' is the whole of it; a key that is in one section only goes without the section's name.
+  """
+  config = json.loads(trial.config.to_json())
+  flat = settings.flatten(config)
+  last = collections.Counter(key.split('.')[-1] for key in flat)
+  short = {key.split('.')[-1]: value for key, value in flat.items() if '.' in key}
+  unique = {key: value for key, value in short.items() if last[key] == 1}
+  return {**unique, **flat, 'variant': settings.variant(config)}
 
 
 def check(trial: Trial) -> None:
@@ -129,7 +143,7 @@ def check(trial: Trial) -> None:
 
 def is_finished(trial: Trial) -> bool:
   """Whether the trial came to its end; never true for one that was interrupted."""
-  return run.is_finished(trial.workdir)
+  return run.is_finished(trial.workdir, trial.config)
 
 
 def progress(trial: Trial) -> Progress:
@@ -181,9 +195,11 @@ def _config(
   try:
     config = module.get_config(spec)
     for key, value in overrides.items():
-      if key not in config:
+      parent, _, name = key.rpartition('.')
+      section = config.get(parent, {}) if parent else config
+      if name not in section:
         raise ValueError(f'the config has no key {key!r}')
-      config[key] = value
+      section[name] = value
     if 'experiment' not in config:
       raise ValueError('the config names no experiment')
   except Exception as error:  # whatever the code of the config file raises

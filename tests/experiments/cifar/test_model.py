@@ -12,11 +12,12 @@ from experiments.cifar import model as model_lib
 from experiments.cifar.train import create_model, initialize
 from experiments.training import winograd
 from experiments.training.state import num_params
+from tests import configurations
 
 
 def make(variant, image_shape=(16, 16, 3), **changes):
-  config = cifar.get_config(variant)
-  config.update(changes)
+  changes = {f'model.{key}': value for key, value in changes.items()}
+  config = configurations.frozen(cifar, variant, changes)
   return create_model(config, image_shape, 10, jax.random.key(0))
 
 
@@ -33,6 +34,7 @@ UNITS = 3 * 96 + 6 * 192 + 10
     ('bn', 2),  # scale and bias after the norm
     ('mean_bn', 1),  # b
     ('wn_mean_bn', 2),  # g, b
+    ('plain_released', 1),  # b
   ],
 )
 def test_parameter_count_at_full_width_is_the_hand_count(variant, per_unit):
@@ -101,7 +103,7 @@ def test_batch_norm_statistics_are_the_authors():
   np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-6), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('variant', ['plain', 'wn', 'mean_bn', 'wn_mean_bn'])
+@pytest.mark.parametrize('variant', ['plain', 'wn', 'mean_bn', 'wn_mean_bn', 'plain_released'])
 def test_initialisation_normalises_the_logits_with_noise_and_dropout_active(variant):
   model = make(variant, width=4)
   images = jax.random.normal(jax.random.key(1), (200, 16, 16, 3))
@@ -169,7 +171,7 @@ def test_fast_convolution_trains_alike():
   """At a width where it is used, in the layers of the network."""
   images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
   config = cifar.get_config('wn')
-  config.width = winograd.MIN_FEATURES
+  config.model.width = winograd.MIN_FEATURES
   plain, fast = (
     create_model(config, images.shape[1:], 10, jax.random.key(0), conv)
     for conv in (jax.lax.conv_general_dilated, winograd.conv_general_dilated)

@@ -19,10 +19,10 @@ T = 4
 both = pytest.mark.parametrize('attention', [True, False])
 
 
-def make(attention=True, remat=False, glimpses=T, init_std=0.01, **sizes):
+def make(attention=True, remat=False, glimpses=T, init_std=0.01, peepholes=True, **sizes):
   return Draw(
     SHAPE, glimpses=glimpses, with_attention=attention, init_std=init_std, remat=remat,
-    rngs=nnx.Rngs(0), **SIZES | sizes,
+    peepholes=peepholes, rngs=nnx.Rngs(0), **SIZES | sizes,
   )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def trained(attention=True, **kwargs):
   return model
 
 
-# The reference: Eq. 1–12 with w = (g/‖v‖) v, in float64.
+# The reference: Eq. 1–12 with w = (g/‖v‖) v and the peepholes of Graves (2013), in float64.
 
 
 def affine(layer, x):
@@ -47,9 +47,11 @@ def affine(layer, x):
 def lstm(cell, state, x):
   c, h = state
   gate = lambda of_x, of_h: affine(of_x, x) + affine(of_h, h)
-  i, f = special.expit(gate(cell.ii, cell.hi)), special.expit(gate(cell.if_, cell.hf))
+  peephole = lambda name: np.asarray(getattr(cell, f'peephole_{name}', 0.0), np.float64)
+  i = special.expit(gate(cell.ii, cell.hi) + peephole('i') * c)
+  f = special.expit(gate(cell.if_, cell.hf) + peephole('f') * c)
   c = f * c + i * np.tanh(gate(cell.ig, cell.hg))
-  return c, special.expit(gate(cell.io, cell.ho)) * np.tanh(c)
+  return c, special.expit(gate(cell.io, cell.ho) + peephole('o') * c) * np.tanh(c)
 
 
 def filters(layer, h, size):
@@ -102,9 +104,9 @@ def numpy_bound(model, x, noise, attention):
   return log_likelihood, np.stack(kls, axis=1)
 
 
-@both
-def test_the_bound_is_that_of_the_equations(attention):
-  model = trained(attention)
+@pytest.mark.parametrize('attention, peepholes', [(True, True), (False, True), (True, False)])
+def test_the_bound_is_that_of_the_equations(attention, peepholes):
+  model = trained(attention, peepholes=peepholes)
   noise = np.asarray(jax.random.normal(KEY, (T, len(X), 3)), np.float64)
   log_likelihood, kl = numpy_bound(model, np.asarray(X, np.float64), noise, attention)
   bound = jax.jit(lambda: model(X, KEY))()

@@ -1,0 +1,58 @@
+"""The normal parameterisation of the authors' code: w = s W, with s fixed after initialisation.
+
+The paper's baseline trains w itself (§3). With a fixed s beside it, a step of Adam in W is a step s
+times as large in w, another for every unit.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wn.layers import KernelView
+from wn.normalization import unit_norm
+
+
+class FixedScale(nnx.Variable):
+  """s of a layer, one number a unit: part of the model's state, and not trained."""
+
+
+class Linear(nnx.Linear):
+  """`nnx.Linear` with the kernel s W; s is 1 until `fix_scales`."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.fixed_scale = FixedScale(jnp.ones(self.out_features))
+
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps inputs [..., in_features] to [..., out_features]."""
+    return nnx.Linear.__call__(_scaled(self), inputs)
+
+
+class Conv(nnx.Conv):
+  """`nnx.Conv` with the kernel s W; s is 1 until `fix_scales`."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.fixed_scale = FixedScale(jnp.ones(self.out_features))
+
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps inputs [*batch, *spatial, in_features]."""
+    return nnx.Conv.__call__(_scaled(self), inputs)
+
+
+def fix_scales(model: nnx.Module, initialized: nnx.Module) -> None:
+  """Gives each layer of `model` the scale s, and the bias, that initialisation found.
+
+  Args:
+    model: as it was constructed.
+    initialized: a copy whose kernels data-dependent initialisation has scaled to s W.
+  """
+  for (_, layer), (_, scaled) in zip(nnx.iter_modules(model), nnx.iter_modules(initialized)):
+    if isinstance(layer, Linear | Conv):
+      layer.fixed_scale[...] = unit_norm(scaled.kernel[...]) / unit_norm(layer.kernel[...])
+      layer.bias[...] = scaled.bias[...]
+
+
+def _scaled(layer: Linear | Conv) -> KernelView:
+  scale = layer.fixed_scale[...].reshape((1,) * (layer.kernel[...].ndim - 1) + (-1,))
+  return KernelView(layer, kernel=layer.kernel[...] * scale)

@@ -1,0 +1,40 @@
+"""A config as text: its variant, its keys in one list, and what a run says at its start."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from configs import variants
+
+
+def variant(config: Mapping[str, Any]) -> str:
+  """'mnist-iaf-wn': the name of the variant of a config, or of one that was read from JSON."""
+  return variants.name(config['variant'])
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'model.width': 96, ...} of nested sections, in their order."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def is_of_older_format(config: Mapping[str, Any]) -> bool:
+  """Whether a config is of the time when its keys were not in sections."""
+  return isinstance(config.get('variant'), str)
+
+
+def describe(config: Mapping[str, Any]) -> str:
+  """The protocol, a line for each section; without what does not change the result."""
+  lines = [f'{config["experiment"]} {variant(config)}, protocol {config["protocol"]}']
+  plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+  sections = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+  hidden = {'experiment', 'protocol', 'variant', 'run'}
+  for name, values in (*sections.items(), ('training', plain)):
+    if name not in hidden:
+      text = ' '.join(f'{key}={value}' for key, value in values.items() if key not in hidden)
+      lines.append(f'  {name:<11} {text}')
+  return '\n'.join(lines)
