@@ -3,31 +3,35 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import config_dict
+
 from configs import variants
 
+Config = Mapping[str, Any] | config_dict.ConfigDict
 
-def variant(config: Mapping[str, Any]) -> str:
+
+def variant(config: Config) -> str:
   """'mnist-iaf-wn': the name of the variant of a config, or of one that was read from JSON."""
   return variants.name(config['variant'])
 
 
-def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(config: Config, prefix: str = '') -> dict[str, Any]:
   """{'model.width': 96, ...} of nested sections, in their order."""
   flat = {}
   for key, value in config.items():
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping | config_dict.ConfigDict):
       flat |= flatten(value, f'{prefix}{key}.')
     else:
       flat[f'{prefix}{key}'] = value
   return flat
 
 
-def is_of_older_format(config: Mapping[str, Any]) -> bool:
+def is_of_older_format(config: Config) -> bool:
   """Whether a config is of the time when its keys were not in sections."""
   return isinstance(config.get('variant'), str)
 
 
-def describe(config: Mapping[str, Any]) -> str:
+def describe(config: Config) -> str:
   """The protocol, a line for each section; without what does not change the result."""
   lines = [f'{config["experiment"]} {variant(config)}, protocol {config["protocol"]}']
   plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
