@@ -79,7 +79,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
 
   config.data = data = config_dict.ConfigDict()
   data.name = 'cifar10'  # (P)
-  data.train_examples = 0  # the first so many training images; 0: all
+  data.train_examples = 0  # (P) the first so many training images; 0: all
   data.whiten = True  # (P)
   data.zca_eps = 1e-5  # (C) added to the eigenvalues of the covariance
   data.upscale = 1  # each pixel becomes a square of this side

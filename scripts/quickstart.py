@@ -70,7 +70,7 @@ Next:
   scripts/test                                     # the tests
   source .venv/bin/activate                        # for what follows
   python -m experiments.training.download cifar10  # the paper's data
-  python -m experiments.cifar --config configs/cifar.py:wn,scaled  # 15-30 minutes on 2 cores
+  python -m experiments.cifar --config configs/cifar.py:wn,scaled  # 15-45 minutes on 2 cores
   python -m experiments.cifar --config configs/cifar.py:wn         # the paper's protocol""")
 
 
