@@ -100,7 +100,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
 
   # Adam; the learning rate is constant for the first half, then falls to 0 linearly (P).
   config.optimizer = optimizer = config_dict.ConfigDict()
-  optimizer.learning_rate = RATE_OF[variant]
+  optimizer.learning_rate = RATE_OF[variant]  # (P), or (C) for the released parameterisation
   optimizer.b1 = 0.9  # (P)
   optimizer.b1_second_half = 0.5  # (P)
   optimizer.b2 = 0.999  # (C)

@@ -55,16 +55,23 @@ def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth
   from experiments.training.state import TrainState
 
   config = cifar.get_config(variant)
-  config.update(width=width, batch_size=batch, block_depth=depth, dtype=dtype)
-  config.cpu_winograd = mode == 'winograd'
+  config.batch_size = batch
+  config.model.update(width=width, block_depth=depth, dtype=dtype)
+  config.run.cpu_winograd = mode == 'winograd'
   config = config_dict.FrozenConfigDict(config)
-  conv = devices.convolution(devices.data_mesh(batch), winograd=config.cpu_winograd)
+  conv = devices.convolution(devices.data_mesh(batch), winograd=config.run.cpu_winograd)
   images, labels = jax.device_put(_images(batch))
   model = train.create_model(config, images.shape[1:], 10, jax.random.key(0), conv)
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = train.create_optimizer(config, 500)
   state = TrainState.create(params, model_state, optimizer, ema=False)
-  step = functools.partial(train.train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  step = functools.partial(
+    train.train_step,
+    graphdef=graphdef,
+    optimizer=optimizer,
+    ema_decay=0.0,
+    with_diagnostics=False,
+  )
   arguments = (np.arange(batch), images, labels, jax.random.key(1))
   return _stepper(jax.jit(step, donate_argnums=0), state, arguments)
 

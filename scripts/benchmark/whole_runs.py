@@ -28,7 +28,8 @@ def epoch(args: argparse.Namespace) -> None:
   from experiments.training import loop
 
   config = cifar.get_config('wn,scaled')
-  config.update(width=args.width, batch_size=args.batch, dtype=args.dtype or 'float32')
+  config.batch_size = args.batch
+  config.model.update(width=args.width, dtype=args.dtype or 'float32')
   config.epochs = args.rounds + 1
   stopwatch = _Stopwatch(loop.train)
   loop.train = stopwatch.train
@@ -124,8 +125,8 @@ def _first_step(args: argparse.Namespace, folder: Path, name: str) -> float:
   workdir = folder / name
   command = [
     sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn',
-    f'--config.width={args.width}', f'--config.batch_size={args.batch}', '--config.log_every=1',
-    '--config.dtype=' + (args.dtype or 'float32'), '--workdir', str(workdir),
+    f'--config.model.width={args.width}', f'--config.batch_size={args.batch}',
+    '--config.run.log_every=1', '--config.model.dtype=' + (args.dtype or 'float32'), '--workdir', str(workdir),
   ]  # fmt: skip
   if args.data_dir:
     command += ['--data_dir', args.data_dir]

@@ -73,7 +73,13 @@ def cifar_step(config: config_dict.ConfigDict) -> jax.stages.Lowered:
   optimizer = train.create_optimizer(config, steps_per_epoch=1)
   create_state = functools.partial(TrainState.create, optimizer=optimizer, ema=False)
   state = jax.eval_shape(create_state, params, model_state)
-  step = functools.partial(train.train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  step = functools.partial(
+    train.train_step,
+    graphdef=graphdef,
+    optimizer=optimizer,
+    ema_decay=0.0,
+    with_diagnostics=False,
+  )
   whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
   step = jax.jit(step, in_shardings=(whole, split, whole, whole, whole), out_shardings=whole)
   numbers = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)

@@ -23,20 +23,21 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_dict
 
 import wn
-from experiments.training import data, run
+from experiments.training import data, run, settings
+from tests import configurations
 from tests.experiments import communication
 
 # Statistics of the batch, data-dependent initialisation, dropout, moving averages, recurrence.
 RUNS = (
-  ('cifar', 'wn_mean_bn,tiny', {'ema_decay': 0.5, 'block_depth': 1}),
-  ('cifar', 'bn,tiny', {'block_depth': 1, 'eval_batch_size': 60}),  # which 8 cannot share
+  ('cifar', 'wn_mean_bn,tiny', {'ema_epochs': 1.0, 'model.block_depth': 1}),
+  ('cifar', 'bn,tiny', {'model.block_depth': 1, 'run.eval_batch_size': 60}),  # which 8 cannot share
   ('vae', 'digits-iaf-wn,tiny', {}),
   ('draw', 'wn,tiny', {}),
 )
 # Two steps of an epoch, after each the metrics, and a last batch of the test that is not full. A
 # single CPU would get a convolution of its own, with other rounding.
-CHANGES = {'epochs': 1, 'train_examples': 96, 'batch_size': 48, 'log_every': 1}
-CHANGES |= {'eval_batch_size': 64, 'init_examples': 48, 'cpu_winograd': False}
+CHANGES = {'epochs': 1, 'data.train_examples': 96, 'batch_size': 48, 'run.log_every': 1}
+CHANGES |= {'run.eval_batch_size': 64, 'init.examples': 48, 'run.cpu_winograd': False}
 
 
 def main(directory: Path) -> None:
@@ -48,13 +49,13 @@ def main(directory: Path) -> None:
     module = importlib.import_module(f'experiments.{experiment}.train')
     module.pictures.write = lambda *_: None
     for devices in (jax.devices()[:1], jax.devices()):
-      workdir = directory / f'{experiment}-{config.variant}' / str(len(devices))
+      workdir = directory / f'{experiment}-{settings.variant(config)}' / str(len(devices))
       digits = data.load('digits')
       run.create_workdir(workdir, config, digits.description)
       mesh = jax.sharding.Mesh(np.asarray(devices), ('data',))
       with communication.recorded() as steps:
         module.run_experiment(config, workdir, digits, mesh)
-    step_bytes[f'{experiment}-{config.variant}'] = communication.count(*steps)
+    step_bytes[f'{experiment}-{settings.variant(config)}'] = communication.count(*steps)
   write(directory / 'bytes.json', step_bytes)
   write(directory / 'units.json', units())
   write(directory / 'dqn.json', dqn())
@@ -62,10 +63,11 @@ def main(directory: Path) -> None:
 
 def config_of(experiment: str, spec: str) -> config_dict.FrozenConfigDict:
   """The configuration of one of `RUNS`."""
-  config = importlib.import_module(f'configs.{experiment}').get_config(spec)
+  module = importlib.import_module(f'configs.{experiment}')
   changes = CHANGES | next(changes for *run, changes in RUNS if run == [experiment, spec])
-  config.update({key: changes[key] for key in changes if key in config})
-  return config_dict.FrozenConfigDict(config)
+  keys = settings.flatten(module.get_config(spec))
+  there = {key: value for key, value in changes.items() if key in keys}
+  return configurations.frozen(module, spec, there)
 
 
 class Net(nnx.Module):

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from experiments.cifar import train
+from experiments.training import settings
 from experiments.training.metrics import read_rows
 from tests.experiments import meshes
 from tests.experiments.rows import largest_difference
@@ -31,7 +32,7 @@ def directory(tmp_path_factory):
 @pytest.mark.parametrize('experiment, spec', [run[:2] for run in meshes.RUNS])
 def test_metrics_are_those_of_one_device(experiment, spec, directory, figures):
   """Initialisation, noise, statistics, gradients and evaluation are those of the global batch."""
-  name = f'{experiment}-{meshes.config_of(experiment, spec).variant}'
+  name = f'{experiment}-{settings.variant(meshes.config_of(experiment, spec))}'
   one, eight = (read_rows(directory / name / count / 'metrics.jsonl') for count in ('1', '8'))
   assert [row['step'] for row in one] == [1, 2, 2]
   figures(
@@ -51,7 +52,7 @@ def test_a_step_sums_gradients_and_statistics_and_nothing_else(spec, statistics,
   expected = 4 * (sizes.total() - sizes['g'] + 2 + statistics * features)
   assert sizes['g'] == (features if 'wn' in spec else 0)
   result = json.loads((directory / 'bytes.json').read_text())
-  assert result[f'cifar-{config.variant}'] == {'all-reduce': expected}
+  assert result[f'cifar-{settings.variant(config)}'] == {'all-reduce': expected}
 
 
 def test_units_on_different_devices(directory, figures):

@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ml_collections import config_dict
 
 from configs import cifar as cifar_config
 from experiments.cifar import train as cifar
 from experiments.training import processes
 from experiments.training.errors import UserError
 from experiments.training.metrics import read_rows
+from tests import configurations
 from tests.experiments import two_processes
 from tests.experiments.rows import largest_difference
 
@@ -72,9 +72,7 @@ def test_others(experiment, tmp_path, figures):
 def test_one_process_reads_what_two_have_written(directory, codes):
   """And the pictures of a run come from process 0."""
   _, spec, changes = two_processes.RUNS['cifar']
-  config = cifar_config.get_config(spec)
-  config.update(changes)
-  config = config_dict.FrozenConfigDict(config)
+  config = configurations.frozen(cifar_config, spec, changes)
   one, two = (
     cifar.restore_model(config, directory / 'cifar' / name, (16, 16, 1), 10)
     for name in ('one', 'two')

@@ -24,12 +24,12 @@ from experiments.vae import train as vae
 
 # Eight steps. A row has three of them, so that the stop comes between two rows; and a last batch of
 # the test that is not full. What of it a config does not have is left out.
-CHANGES = {'epochs': 2, 'train_examples': 96, 'batch_size': 24, 'log_every': 3}
-CHANGES |= {'eval_batch_size': 64, 'init_examples': 48}
+CHANGES = {'epochs': 2, 'data.train_examples': 96, 'batch_size': 24, 'run.log_every': 3}
+CHANGES |= {'run.eval_batch_size': 64, 'init.examples': 48}
 RUNS = {
-  'cifar': (cifar, 'bn,tiny', {**CHANGES, 'block_depth': 1, 'ema_decay': 0.5}),
+  'cifar': (cifar, 'bn,tiny', {**CHANGES, 'model.block_depth': 1, 'ema_epochs': 0.5}),
   'vae': (vae, 'digits-iaf-wn,tiny', CHANGES),
-  'draw': (draw, 'wn,tiny', {name: CHANGES[name] for name in CHANGES if name != 'init_examples'}),
+  'draw': (draw, 'wn,tiny', {name: CHANGES[name] for name in CHANGES if name != 'init.examples'}),
 }
 
 

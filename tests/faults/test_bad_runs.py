@@ -19,8 +19,9 @@ TRAIN = 'cifar --config=configs/cifar.py:wn,tiny --workdir=run'
 LIKELIHOOD = 'likelihood --workdir=vae'
 SCORE = 'score --workdir=dqn'
 EVALUATED = "sed -i 's/test.error/eval\\/score/' dqn/metrics.jsonl"
+OLD = """sed -i 's/"variant": {[^}]*}/"variant": "wn"/' {}"""  # a config without sections
 SWEEP = 'sweep configs/cifar.py:tiny'
-TRIAL = 'runs/cifar/tiny/plain-tiny-learning_rate=0.001-seed=0'
+TRIAL = 'runs/cifar/tiny/plain-tiny-optimizer.learning_rate=0.001-seed=0'
 
 
 def write_run(path, config, rows=ROWS):
@@ -52,10 +53,11 @@ TABLE = {
     ('rm -r run; touch run', 'run is in the way: it is no directory'),
     ('rm run/*.json; touch run/thesis.tex', 'run is not empty and holds no run; choose another'),
     (
-      """sed -i 's/epochs.: 3/epochs": 9/' run/config.json""",
-      'epochs (9 there, 3 now). Choose anoth',
+      """sed -i 's/"epochs.: 3/"epochs": 9/' run/config.json""",
+      'epochs (9 there, 3 now). It cannot be changed: its learning rate falls to 0',
     ),
-    ('sed -i \'s/{/{"momentum": 1, /\' run/config.json', 'momentum (1 there, None now)'),
+    ('sed -i \'0,/{/s//{"momentum": 1, /\' run/config.json', 'momentum (1 there, None now)'),
+    (OLD.format('run/config.json'), 'run holds a run of an older version, whose format this one'),
     ('cp vae/config.json run', 'run holds no run of cifar; choose another --workdir'),
     ('echo \'{"name": "other"}\' > run/config.json', 'run holds no run of cifar'),
     ('echo [1] > run/config.json', 'run/config.json is damaged'),
@@ -95,7 +97,8 @@ TABLE = {
   ],
   'report finished --out=out': [
     ('echo {} > finished/summary.json', 'finished/summary.json is missing or is not of a run'),
-    ("""sed -i 's/epochs.: 3/epochs": "x"/' finished/summary.json""", 'is not of a run'),
+    ("""sed -i 's/"epochs.: 3/"epochs": "x"/' finished/summary.json""", 'is not of a run'),
+    (OLD.format('finished/summary.json'), 'finished is a run of an older version, whose format'),
     ("""sed -i 's/"wn"/".."/' finished/summary.json""", 'is not of a run'),
     ("sed -i 's/cifar/other/' finished/summary.json", "of an unknown experiment 'other'"),
     ('truncate -s 99 finished/summary.json', 'finished/summary.json is damaged'),
@@ -131,13 +134,16 @@ TABLE = {
     ('mkdir vae/checkpoints/6', 'vae holds a run of an older version'),
     ('rm -r vae/checkpoints', 'there are no checkpoints in vae/checkpoints'),
     ('echo {} > vae/summary.json', 'vae/summary.json is missing or is not of a run'),
-    ("sed -i 's/posterior/pasterior/' vae/summary.json", "the config has no 'posterior'"),
-    ("""sed -i 's/"diag"/"diak"/' vae/summary.json""", 'config.posterior=diak: choose one of'),
+    ("sed -i 's/posterior/pasterior/' vae/summary.json", "the config has no 'variant.posterior'"),
+    (OLD.format('vae/summary.json'), 'vae is a run of an older version, whose format this one'),
+    (
+      """sed -i 's/"diag"/"diak"/' vae/summary.json""",
+      'config.variant.posterior=diak: choose one of',
+    ),
     (
       """sed -i 's/latents.: 4/latents": null/' vae/summary.json""",
-      'config.latents=None must be 1 or',
+      'config.model.latents=None must be 1 or',
     ),
-    ("sed -i 's/plain/wn/2' vae/summary.json", 'is not the data set, posterior and parameterisat'),
   ],
   SCORE: [
     ('rm -r dqn', 'there is no directory dqn'),
@@ -147,14 +153,18 @@ TABLE = {
     (f'{EVALUATED}; rm -r dqn/checkpoints', 'there is no checkpoint dqn/checkpoints/18'),
     (f'{EVALUATED}; mkdir dqn/checkpoints/18', 'the checkpoint dqn/checkpoints/18 is damaged'),
     ('echo {} > dqn/summary.json', 'dqn/summary.json is missing or is not of a run'),
-    ("sed -i 's/features/futures/' dqn/summary.json", "the config has no 'features'"),
-    ("sed -i 's/eval_envs.: 2/eval_envs\": 0/' dqn/summary.json", 'config.eval_envs=0 must be 1'),
+    ("sed -i 's/features/futures/' dqn/summary.json", "the config has no 'model.features'"),
+    (OLD.format('dqn/summary.json'), 'dqn is a run of an older version, whose format this one'),
+    (
+      "sed -i 's/num_envs.: 2/num_envs\": 0/' dqn/summary.json",
+      'config.evaluation.num_envs=0 must be 1',
+    ),
     ("sed -i 's/breakout/breakfast/' dqn/summary.json", "unknown game 'breakfast'"),
     (
       """sed -i 's/"game": .[a-z]*"/"game": 3/' dqn/summary.json""",
-      'config.game=3 must be the name',
+      'dqn/summary.json is missing or is not of a run',
     ),
-    ("sed -i 's/game/name/' dqn/summary.json", "the config has no 'game'"),
+    ("sed -i 's/game/name/' dqn/summary.json", "the config has no 'variant.game'"),
   ],
   'report dqn --out=out': [
     (
@@ -166,7 +176,7 @@ TABLE = {
     ('touch out', 'Not a directory: out/plain/seed0'),
     (
       'mkdir -p out/wn_mean_bn; cp -r run out/wn_mean_bn/seed0',
-      'variant (wn there, wn_mean_bn now)',
+      'variant.parameterization (wn there, wn_mean_bn now)',
     ),
     ('mkdir -p out/wn/seed0; touch out/wn/seed0/x', 'out/wn/seed0 is not empty and holds no run'),
   ],
@@ -185,11 +195,14 @@ TABLE = {
     ('touch own.py', "has no attribute 'get_config'"),
   ],
   'cifar --config=own.py:wn,tiny': [
-    ("sed '/config.width =/d' configs/cifar.py > own.py", "the config has no 'width'"),
+    ("sed '/model.width =/d' configs/cifar.py > own.py", "the config has no 'model.width'"),
     ("sed '/config.seed =/d' configs/cifar.py > own.py", 'own.py: the config lacks seed'),
-    ("sed '/config.whiten =/d' configs/cifar.py > own.py", "the config has no 'whiten'"),
-    ("sed 's/bn_eps = .*/bn_eps = None/' configs/cifar.py > own.py", 'config.bn_eps=None must be'),
-    ("sed 's/config.whiten = .*/config.whiten = 2/' configs/cifar.py > own.py", 'True or False'),
+    ("sed '/data.whiten =/d' configs/cifar.py > own.py", "the config has no 'data.whiten'"),
+    (
+      "sed 's/bn_eps = .*/bn_eps = None/' configs/cifar.py > own.py",
+      'config.model.bn_eps=None must be',
+    ),
+    ("sed 's/data.whiten = .*/data.whiten = 2/' configs/cifar.py > own.py", 'True or False'),
   ],
   'sweep own.py:tiny': [
     ('echo import nothing > own.py', 'cannot import own.py: ModuleNotFoundError: '),

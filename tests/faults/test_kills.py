@@ -27,7 +27,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from ml_collections import config_dict
 
 from experiments.training import checksums
 from experiments.training.metrics import read_rows
@@ -35,7 +34,7 @@ from experiments.training.metrics import read_rows
 ROOT = Path(__file__).parents[2]
 
 # Spec and changes of each experiment: variants that compile quickly, one with running means.
-OFTEN = {'log_every': 3, 'checkpoint_every': 4}
+OFTEN = {'run.log_every': 3, 'run.checkpoint_every': 4}
 EXPERIMENTS = {
   'cifar': ('bn,tiny', OFTEN),
   'vae': ('digits-diag-plain,tiny', OFTEN),
@@ -220,6 +219,7 @@ def stop_often(nursery, experiment, whole, directory, plans):
 KILLED = """
 import os, pathlib, signal, sys
 from experiments.training import checksums
+from tests import configurations
 from conftest import Run
 
 written = []
@@ -249,10 +249,9 @@ def test_what_a_kill_in_a_checkpoint_leaves(experiment, tmp_path, monkeypatch):
   """A copy of the directory, made while the second checkpoint is written."""
   skip_if_missing(experiment)
   spec, changes = EXPERIMENTS[experiment]
-  config = importlib.import_module(f'configs.{experiment}').get_config(spec)
-  config.update(changes)
+  module = importlib.import_module(f'configs.{experiment}')
   train = importlib.import_module(f'experiments.{experiment}.train').train
-  train = functools.partial(train, config_dict.FrozenConfigDict(config))
+  train = functools.partial(train, configurations.frozen(module, spec, changes))
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   write = checksums.write
 

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import config_dict
 
 from configs import cifar, dqn
 from experiments.cifar import train as cifar_train
@@ -18,6 +17,7 @@ from experiments.dqn.actor_learner import ActorLearner
 from experiments.training import nonfinite
 from experiments.training.errors import UserError
 from experiments.training.state import TrainState
+from tests.configurations import frozen
 
 OPTIMIZER = optax.sgd(0.1)
 EXAMPLES = jnp.linspace(-1.0, 1.0, 10)
@@ -131,12 +131,6 @@ def test_first_array():
   assert nonfinite.first_array({'a': jnp.zeros(3)}) is None
 
 
-def frozen(module, spec, **changes):
-  config = module.get_config(spec)
-  config.update(changes)
-  return config_dict.FrozenConfigDict(config)
-
-
 def test_a_parameter_of_an_experiment_before_its_first_step(tmp_path, monkeypatch):
   create = cifar_train.create_model
 
@@ -148,7 +142,7 @@ def test_a_parameter_of_an_experiment_before_its_first_step(tmp_path, monkeypatc
 
   monkeypatch.setattr(cifar_train, 'create_model', create_broken)
   with pytest.raises(UserError, match=r'nan at step 0 \(block2\.0\.linear\.kernel is the first'):
-    cifar_train.train(frozen(cifar, 'bn,tiny', block_depth=1), tmp_path)
+    cifar_train.train(frozen(cifar, 'bn,tiny', {'model.block_depth': 1}), tmp_path)
   assert not list((tmp_path / 'checkpoints').iterdir())
 
 
