@@ -126,7 +126,8 @@ def _first_step(args: argparse.Namespace, folder: Path, name: str) -> float:
   command = [
     sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn',
     f'--config.model.width={args.width}', f'--config.batch_size={args.batch}',
-    '--config.run.log_every=1', '--config.model.dtype=' + (args.dtype or 'float32'), '--workdir', str(workdir),
+    '--config.run.log_every=1', '--config.model.dtype=' + (args.dtype or 'float32'),
+    '--workdir', str(workdir),
   ]  # fmt: skip
   if args.data_dir:
     command += ['--data_dir', args.data_dir]

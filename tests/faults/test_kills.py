@@ -30,6 +30,7 @@ import pytest
 
 from experiments.training import checksums
 from experiments.training.metrics import read_rows
+from tests import configurations
 
 ROOT = Path(__file__).parents[2]
 

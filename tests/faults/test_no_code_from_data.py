@@ -197,7 +197,8 @@ def test_links_that_stay_in_a_run_and_a_run_that_is_a_link(tmp_path):
 
 @pytest.mark.parametrize('name', ['../../outside', '/tmp/outside', '..', '.hidden', 'a/b', ''])
 def test_names_in_a_run_that_are_paths(name, tmp_path):
-  config = {'experiment': 'cifar', 'protocol': 'tiny', 'variant': name, 'seed': 0}
+  variant = {'parameterization': name}
+  config = {**CONFIG.to_dict(), 'variant': variant}
   (tmp_path / 'config.json').write_text(json.dumps(config))
   with pytest.raises(UserError, match='is not of a run'):
     results.read(tmp_path)
