@@ -220,7 +220,6 @@ def stop_often(nursery, experiment, whole, directory, plans):
 KILLED = """
 import os, pathlib, signal, sys
 from experiments.training import checksums
-from tests import configurations
 from conftest import Run
 
 written = []
