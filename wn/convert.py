@@ -18,8 +18,17 @@ NORMALIZED = {
 PLAIN = {normalized: plain for plain, normalized in NORMALIZED.items()}
 
 
-def normalize_layer(layer: nnx.Module, *, log_scale: bool = False) -> None:
-  """Makes a plain `nnx` layer weight-normalised, in place: v = w, g = ‖w‖."""
+def normalize_layer(layer: nnx.Module, *, log_scale: bool | float = False) -> None:
+  """Makes a plain `nnx` layer weight-normalised, in place: v = w, g = ‖w‖.
+
+  Args:
+    layer: its class is one of `NORMALIZED`.
+    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
+
+  Raises:
+    ValueError: `log_scale` is negative or not finite; the layer is as it was.
+  """
+  log_scale = layers.log_factor(log_scale)
   if isinstance(layer, nnx.Linear):
     layer.mask = nnx.data(None)
   set_class(layer, NORMALIZED[type(layer)])

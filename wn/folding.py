@@ -5,7 +5,7 @@ from typing import TypeVar
 from flax import nnx
 
 from wn import convert, recurrent
-from wn.layers import WeightNormed
+from wn.layers import WeightNormed, log_factor
 
 M = TypeVar('M', bound=nnx.Module)
 
@@ -45,7 +45,7 @@ def fold(model: M) -> M:
   return model
 
 
-def unfold(model: M, *, log_scale: bool = False) -> M:
+def unfold(model: M, *, log_scale: bool | float = False) -> M:
   """A copy of the model with weight-normalised layers and equal outputs: v = w, g = ‖w‖.
 
   Every `nnx.Linear`, `nnx.Conv`, `nnx.ConvTranspose`, `nnx.LSTMCell` and `nnx.GRUCell` becomes its
@@ -54,11 +54,15 @@ def unfold(model: M, *, log_scale: bool = False) -> M:
 
   Args:
     model: any `nnx.Module`, a single layer or cell included. It is not changed.
-    log_scale: if True, `scale` holds s and g = exp(s).
+    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
 
   Returns:
     The copy; shared layers stay shared.
+
+  Raises:
+    ValueError: `log_scale` is negative or not finite.
   """
+  log_scale = log_factor(log_scale)
   model = nnx.clone(model)
   for _, module in list(nnx.iter_modules(model)):
     if type(module) in convert.NORMALIZED:

@@ -4,7 +4,9 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -22,7 +24,7 @@ _NAMESAKES = (nnx.Linear, nnx.Conv, nnx.ConvTranspose)
 def data_dependent_init(
   model: nnx.Module,
   *inputs: Any,
-  init_scale: float = 1.0,
+  init_scale: float | Callable[[str, nnx.Module], float] = 1.0,
   std_floor: float = 1e-3,
   **kwargs: Any,
 ) -> None:
@@ -56,18 +58,26 @@ def data_dependent_init(
   Args:
     model: module whose layers are initialised.
     *inputs: positional arguments of the forward pass: the initialisation batch.
-    init_scale: c, the standard deviation of the pre-activations after the call.
+    init_scale: c, the standard deviation of the pre-activations after the call; or a function
+      (name, layer) → c, for layers that differ. The name is that of warnings: the path in the
+      model, as in 'layers.2.flow.mean' (for a model that is a layer itself, the name of its class).
     std_floor: smallest σ to divide by, in units of t.
     **kwargs: further arguments of the forward pass.
 
   Raises:
-    ValueError: `init_scale` or `std_floor` is not positive.
+    ValueError: `init_scale`, of any layer, or `std_floor` is not positive and finite; the model is
+      as it was.
   """
-  for name, value in (('init_scale', init_scale), ('std_floor', std_floor)):
-    if not value > 0:
-      raise ValueError(f'{name} must be positive; got {value}.')
   layers = _layers_outside_cells(model)
-  run = _Run(init_scale, std_floor, pending={id(layer): name for name, layer in layers})
+  _check_positive('std_floor', std_floor)
+  if not callable(init_scale):
+    _check_positive('init_scale', init_scale)
+  pending = {}
+  for name, layer in layers:
+    scale = init_scale(name, layer) if callable(init_scale) else init_scale
+    _check_positive(f'init_scale of {name}', scale)
+    pending[id(layer)] = name, scale
+  run = _Run(std_floor, pending)
   classes = [(layer, type(layer)) for _, layer in layers]
   token = _RUN.set(run)
   try:
@@ -81,7 +91,7 @@ def data_dependent_init(
   if run.pending:
     warnings.warn(
       'data_dependent_init: left alone, as the forward pass does not reach them directly: '
-      + ', '.join(run.pending.values()),
+      + ', '.join(name for name, _ in run.pending.values()),
       stacklevel=2,
     )
 
@@ -90,9 +100,8 @@ def data_dependent_init(
 class _Run:
   """One call of `data_dependent_init`: its settings and the layers still to be initialised."""
 
-  init_scale: float
   std_floor: float
-  pending: dict[int, str]  # id of the layer -> its name
+  pending: dict[int, tuple[str, float]]  # id of the layer -> its name and init_scale
 
 
 _RUN: contextvars.ContextVar[_Run | None] = contextvars.ContextVar('_RUN', default=None)
@@ -112,14 +121,17 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
     # layer must not be written. Both stay as they are.
     if run is not None and id(self) in run.pending:
       with contextlib.suppress(flax.errors.TraceContextError):
-        _initialize(self, inputs, run.pending[id(self)], run)
+        name, init_scale = run.pending[id(self)]
+        _initialize(self, inputs, name, init_scale=init_scale, std_floor=run.std_floor)
         del run.pending[id(self)]
     return cls.__call__(self, inputs, *args, **kwargs)
 
   return type(cls.__name__, (cls,), {'__call__': __call__, '__module__': cls.__module__})
 
 
-def _initialize(layer: nnx.Module, inputs: jax.Array, name: str, run: _Run) -> None:
+def _initialize(
+  layer: nnx.Module, inputs: jax.Array, name: str, *, init_scale: float, std_floor: float
+) -> None:
   """Eq. 5–6 for one layer: sets g (or the plain kernel) and b from the layer's input."""
   unit_axis = kernel_unit_axis(layer)
   masked = layer.masked_kernel() if isinstance(layer, WeightNormed) else _masked_kernel(layer)
@@ -137,7 +149,7 @@ def _initialize(layer: nnx.Module, inputs: jax.Array, name: str, run: _Run) -> N
 
   # A zero unit has no direction to measure: any g gives w = 0.
   is_zero = jnp.all(masked == 0, axis=other_axes)
-  g = run.init_scale / jnp.where(is_zero, 1.0, jnp.maximum(std, run.std_floor))
+  g = init_scale / jnp.where(is_zero, 1.0, jnp.maximum(std, std_floor))
 
   if isinstance(layer, WeightNormed):
     layer.set_scale(g)
@@ -148,9 +160,9 @@ def _initialize(layer: nnx.Module, inputs: jax.Array, name: str, run: _Run) -> N
     layer.bias[...] = (-g * mean).astype(layer.bias[...].dtype)
 
   _warn_if_any(
-    (std < run.std_floor) & ~is_zero,
+    (std < std_floor) & ~is_zero,
     f'{name}: {{count}} of {std.size} units have a standard deviation below '
-    f'std_floor={run.std_floor:g} on this batch, which was used in its place; their inputs are '
+    f'std_floor={std_floor:g} on this batch, which was used in its place; their inputs are '
     'constant or the batch is too small.',
   )
   _warn_if_any(
@@ -171,6 +183,11 @@ def _fully_masked(layer: nnx.Module, other_axes: tuple[int, ...]) -> jax.Array:
   if mask is None:
     return jnp.zeros((layer.out_features,), bool)
   return jnp.all(mask == 0, axis=other_axes)
+
+
+def _check_positive(name: str, value: float) -> None:
+  if not 0 < value < math.inf:
+    raise ValueError(f'{name} must be positive and finite; got {value}.')
 
 
 def _warn_if_any(is_affected: jax.Array, message: str) -> None:

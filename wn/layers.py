@@ -5,6 +5,7 @@ v, `scale` holds g and `bias` holds b. At construction g = ‖v‖, so the swapp
 same function as the plain one until `wn.data_dependent_init` or training changes it.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +23,8 @@ class WeightNormed:
 
   Attributes:
     kernel: v, shaped as in the `nnx` layer.
-    scale: g, one per output unit; with `log_scale`, s where g = exp(s).
+    scale: g, one per output unit; with `log_scale`, s where g = exp(c s).
+    log_scale: c; 0: `scale` holds g itself.
     mask: None, or a 0/1 array of the shape of `kernel`, applied to v before the norm.
   """
 
@@ -31,7 +33,7 @@ class WeightNormed:
   kernel: nnx.Param[jax.Array]
   scale: nnx.Param[jax.Array]
   mask: jax.Array | None
-  log_scale: bool
+  log_scale: float
   unit_axis: int = -1
 
   def masked_kernel(self) -> jax.Array:
@@ -41,19 +43,27 @@ class WeightNormed:
 
   def normalized_kernel(self) -> jax.Array:
     """w = (g/‖v‖) v, in float32; in the kernel's dtype if the layer's `dtype` is None."""
-    g = self.scale[...]
-    if self.log_scale:
-      g = jnp.exp(g.astype(jnp.promote_types(g.dtype, jnp.float32)))
-    w = weight_norm(self.masked_kernel(), g, unit_axis=self.unit_axis)
+    w = weight_norm(self.masked_kernel(), self.get_scale(), unit_axis=self.unit_axis)
     # With dtype=None nnx computes in the dtype that inputs and parameters promote to.
     return w.astype(self.kernel[...].dtype) if self.dtype is None else w
 
-  def set_scale(self, g: jax.Array) -> None:
-    """Stores g (its logarithm with `log_scale`)."""
-    self.scale[...] = (jnp.log(g) if self.log_scale else g).astype(self.scale[...].dtype)
+  def get_scale(self) -> jax.Array:
+    """g, whichever way `scale` holds it; exp(c s) is computed in float32."""
+    scale = self.scale[...]
+    if not self.log_scale:
+      return scale
+    return jnp.exp(self.log_scale * scale.astype(jnp.promote_types(scale.dtype, jnp.float32)))
 
-  def _create_scale(self, log_scale: bool, metadata: Mapping[str, Any]) -> None:
+  def set_scale(self, g: jax.Array) -> None:
+    """Stores g; with `log_scale`, log(g) / c."""
+    self.scale[...] = self._stored(g).astype(self.scale[...].dtype)
+
+  def _stored(self, g: jax.Array) -> jax.Array:
+    return jnp.log(g) / self.log_scale if self.log_scale else g
+
+  def _create_scale(self, log_scale: bool | float, metadata: Mapping[str, Any]) -> None:
     """Adds `scale` with g = ‖v‖ (1 for zero units), partitioned as the kernel's unit axis."""
+    self.log_scale = log_factor(log_scale)
     _check_mask(self.mask, self.kernel[...].shape)
     g = unit_norm(self.masked_kernel(), unit_axis=self.unit_axis)
     partition = self.kernel.get_metadata('out_sharding', None)
@@ -61,10 +71,7 @@ class WeightNormed:
       ndim = self.kernel[...].ndim
       by_axis = tuple(partition) + (None,) * (ndim - len(partition))
       metadata = {**metadata, 'out_sharding': (by_axis[self.unit_axis],)}
-    self.log_scale = log_scale
-    self.scale = nnx.Param(
-      (jnp.log(g) if log_scale else g).astype(self.kernel[...].dtype), **metadata
-    )
+    self.scale = nnx.Param(self._stored(g).astype(self.kernel[...].dtype), **metadata)
 
 
 class KernelView:
@@ -93,20 +100,21 @@ class Linear(nnx.Linear, WeightNormed):
     *args: as `nnx.Linear`: in_features, out_features.
     mask: optional 0/1 array of the kernel's shape (in_features, out_features); masked weights are
       zero, have no part in the norm and get no gradient.
-    log_scale: if True, `scale` holds s and g = exp(s).
+    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
     scale_metadata: metadata of the `scale` parameter. Its partitioning is by default that of the
       kernel's last axis.
     **kwargs: as `nnx.Linear`.
 
   Raises:
-    ValueError: the mask has another shape than the kernel or values other than 0 and 1.
+    ValueError: the mask has another shape than the kernel or values other than 0 and 1; or
+      `log_scale` is negative or not finite.
   """
 
   def __init__(
     self,
     *args,
     mask: jax.Array | None = None,
-    log_scale: bool = False,
+    log_scale: bool | float = False,
     scale_metadata: Mapping[str, Any] = MappingProxyType({}),
     **kwargs,
   ):
@@ -129,20 +137,21 @@ class Conv(nnx.Conv, WeightNormed):
 
   Args:
     *args: as `nnx.Conv`: in_features, out_features, kernel_size, strides.
-    log_scale: if True, `scale` holds s and g = exp(s).
+    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
     scale_metadata: metadata of the `scale` parameter. Its partitioning is by default that of the
       kernel's last axis.
     **kwargs: as `nnx.Conv`. A `mask` must be a 0/1 array; it is applied before the norm, so masked
       weights have no part in it, and a fully masked unit has w = 0 and zero gradients.
 
   Raises:
-    ValueError: the mask has another shape than the kernel or values other than 0 and 1.
+    ValueError: the mask has another shape than the kernel or values other than 0 and 1; or
+      `log_scale` is negative or not finite.
   """
 
   def __init__(
     self,
     *args,
-    log_scale: bool = False,
+    log_scale: bool | float = False,
     scale_metadata: Mapping[str, Any] = MappingProxyType({}),
     **kwargs,
   ):
@@ -163,19 +172,20 @@ class ConvTranspose(nnx.ConvTranspose, WeightNormed):
 
   Args:
     *args: as `nnx.ConvTranspose`: in_features, out_features, kernel_size, strides.
-    log_scale: if True, `scale` holds s and g = exp(s).
+    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
     scale_metadata: metadata of the `scale` parameter. Its partitioning is by default that of the
       kernel's output axis.
     **kwargs: as `nnx.ConvTranspose`; `mask` as in `wn.Conv`.
 
   Raises:
-    ValueError: the mask has another shape than the kernel or values other than 0 and 1.
+    ValueError: the mask has another shape than the kernel or values other than 0 and 1; or
+      `log_scale` is negative or not finite.
   """
 
   def __init__(
     self,
     *args,
-    log_scale: bool = False,
+    log_scale: bool | float = False,
     scale_metadata: Mapping[str, Any] = MappingProxyType({}),
     **kwargs,
   ):
@@ -191,6 +201,24 @@ class ConvTranspose(nnx.ConvTranspose, WeightNormed):
     """Maps inputs [*batch, *spatial, in_features]; further arguments as `nnx.ConvTranspose`."""
     view = KernelView(self, kernel=self.normalized_kernel(), mask=None)
     return nnx.ConvTranspose.__call__(view, inputs, *args, **kwargs)
+
+
+def log_factor(log_scale: bool | float) -> float:
+  """c where g = exp(c s), as the option `log_scale` gives it; 0: the scale holds g itself.
+
+  With an optimiser such as Adam, whose steps do not depend on the size of the gradient, a step of α
+  in s multiplies g by exp(c α). The authors' code of inverse autoregressive flow has c = 3. Take
+  care when you compare: its TensorFlow version stores log(g)/3 at initialisation, but reads exp(s).
+
+  Raises:
+    ValueError: it is negative or not finite.
+  """
+  factor = float(log_scale)
+  if not 0 <= factor < math.inf:
+    raise ValueError(
+      f'log_scale must be c, at least 0 and finite, where g = exp(c s); got {log_scale}.'
+    )
+  return factor
 
 
 def kernel_unit_axis(layer: nnx.Module) -> int:

@@ -17,11 +17,14 @@ class LSTMCell(nnx.LSTMCell):
 
   Args:
     *args: as `nnx.LSTMCell`: in_features, hidden_features.
-    log_scale: if True, every `scale` holds s and g = exp(s).
+    log_scale: c: every `scale` holds s and g = exp(c s). True is 1; False or 0: g itself.
     **kwargs: as `nnx.LSTMCell`.
+
+  Raises:
+    ValueError: `log_scale` is negative or not finite.
   """
 
-  def __init__(self, *args, log_scale: bool = False, **kwargs):
+  def __init__(self, *args, log_scale: bool | float = False, **kwargs):
     super().__init__(*args, **kwargs)
     for name in ('ii', 'if_', 'ig', 'io', 'hi', 'hf', 'hg', 'ho'):
       normalize_layer(getattr(self, name), log_scale=log_scale)
@@ -34,11 +37,14 @@ class GRUCell(nnx.GRUCell):
 
   Args:
     *args: as `nnx.GRUCell`: in_features, hidden_features.
-    log_scale: if True, every `scale` holds s and g = exp(s).
+    log_scale: c: every `scale` holds s and g = exp(c s). True is 1; False or 0: g itself.
     **kwargs: as `nnx.GRUCell`.
+
+  Raises:
+    ValueError: `log_scale` is negative or not finite.
   """
 
-  def __init__(self, *args, log_scale: bool = False, **kwargs):
+  def __init__(self, *args, log_scale: bool | float = False, **kwargs):
     super().__init__(*args, **kwargs)
     for name in ('dense_i', 'dense_h'):
       normalize_layer(getattr(self, name), log_scale=log_scale)

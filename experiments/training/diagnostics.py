@@ -44,8 +44,7 @@ def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> di
     v, dv, step = (jnp.moveaxis(x, kernel_unit_axis(layer), -1) for x in (v, dv, step))
     values = {'v_norm': _norm(v)}
     if is_normed:
-      g = layer.scale[...]
-      values['g'] = jnp.exp(g) if layer.log_scale else jnp.abs(g)
+      values['g'] = jnp.abs(layer.get_scale())
     values['v_grad_norm'] = _norm(dv)
     values['v_grad_cosine'] = _ratio(jnp.abs(_per_unit(v * dv)), _norm(v) * _norm(dv))
     values['effective_learning_rate'] = _ratio(_norm(step), _norm(v))

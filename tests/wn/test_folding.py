@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import wn
+from wn import convert
 
 PLAIN = {
   wn.Linear: nnx.Linear,
@@ -15,7 +16,7 @@ PLAIN = {
   wn.LSTMCell: nnx.LSTMCell,
   wn.GRUCell: nnx.GRUCell,
 }
-for_each_log_scale = pytest.mark.parametrize('log_scale', [False, True])
+for_each_log_scale = pytest.mark.parametrize('log_scale', [False, True, 3.0])
 
 
 def random(*shape, seed=0):
@@ -276,7 +277,7 @@ def test_unfold_takes_v_from_w_and_g_from_its_norm(cls, kwargs, in_shape, log_sc
   np.testing.assert_array_equal(unfolded.kernel[...], layer.kernel[...])
   w = np.moveaxis(np.asarray(layer.kernel), -2 if kwargs.get('transpose_kernel') else -1, 0)
   norm = np.linalg.norm(w.reshape(len(w), -1), axis=1)
-  g = np.exp(unfolded.scale) if log_scale else unfolded.scale[...]
+  g = np.exp(log_scale * unfolded.scale[...]) if log_scale else unfolded.scale[...]
   np.testing.assert_allclose(g, norm, rtol=1e-6)
 
 
@@ -292,6 +293,22 @@ def test_unfold_of_fold_is_the_same_function_with_v_equal_to_w(log_scale):
   }
   for path, w in kernels(folded).items():
     np.testing.assert_array_equal(kernels(again)[path][...], w[...])
+
+
+@pytest.mark.parametrize('log_scale', [-1, float('nan'), float('inf')])
+@pytest.mark.parametrize('library', [nnx, wn])
+def test_unfold_refuses_log_scales_that_are_none(library, log_scale):
+  """Also where there is nothing to unfold."""
+  with pytest.raises(ValueError, match='log_scale must be c, at least 0 and finite'):
+    wn.unfold(library.Linear(4, 3, rngs=nnx.Rngs(0)), log_scale=log_scale)
+
+
+def test_a_layer_whose_log_scale_is_refused_stays_as_it_was():
+  layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+  before = nnx.graphdef(layer)
+  with pytest.raises(ValueError, match='log_scale'):
+    convert.normalize_layer(layer, log_scale=-1)
+  assert nnx.graphdef(layer) == before
 
 
 def test_unfold_leaves_the_original_alone():

@@ -147,7 +147,7 @@ def test_every_pre_activation_has_mean_0_and_std_init_scale(
 
 
 @for_each_scale
-@pytest.mark.parametrize('log_scale', [False, True])
+@pytest.mark.parametrize('log_scale', [False, True, 3.0])
 def test_wn_layers_get_g_and_b_of_the_equations(init_scale, log_scale):
   model, x = Dense(wn, log_scale=log_scale), random(50, 4)
   kernels = [f64(layer.kernel) for layer in model.layers]
@@ -157,7 +157,7 @@ def test_wn_layers_get_g_and_b_of_the_equations(init_scale, log_scale):
     t = h @ (v / np.sqrt(np.sum(v**2, 0)))
     mean, std = t.mean(0), t.std(0)
     np.testing.assert_array_equal(f64(layer.kernel), v)
-    g = np.exp(f64(layer.scale)) if log_scale else f64(layer.scale)
+    g = np.exp(log_scale * f64(layer.scale)) if log_scale else f64(layer.scale)
     np.testing.assert_allclose(g, init_scale / std, rtol=1e-5)
     np.testing.assert_allclose(f64(layer.bias), -init_scale * mean / std, rtol=1e-4, atol=1e-5)
     h = leaky_relu(init_scale * (t - mean) / std)
@@ -176,6 +176,30 @@ def test_plain_layers_get_the_equations_folded_into_kernel_and_bias(init_scale):
     np.testing.assert_allclose(f64(layer.kernel), init_scale / std * direction, rtol=1e-5)
     np.testing.assert_allclose(f64(layer.bias), -init_scale * mean / std, rtol=1e-4, atol=1e-5)
     h = leaky_relu(init_scale * (t - mean) / std)
+
+
+@for_each_library
+def test_layers_may_have_scales_of_their_own(library):
+  """Each sees the layer before it at that one's scale, in the order of the forward pass."""
+  model, x = Mixed(library), random(8, 6, 6, 4)
+  asked = []
+
+  def init_scale(name, layer):
+    asked.append((name, layer))
+    return 1.0 if isinstance(layer, nnx.ConvTranspose) else 0.1 if name == 'layers.0' else 0.3
+
+  wn.data_dependent_init(model, x, init_scale=init_scale)
+  assert asked == [(f'layers.{i}', layer) for i, layer in enumerate(model.layers)]
+  for t, scale in zip(pre_activations(model, x), (0.1, 0.3, 1.0, 0.3, 1.0, 0.3), strict=True):
+    assert_moments(t, 0, scale)
+
+
+def test_a_function_that_is_constant_is_that_constant():
+  x, kwargs = random(50, 4), {'std_floor': 1e-2}
+  by_function, by_value = Dense(wn), Dense(wn)
+  wn.data_dependent_init(by_function, x, init_scale=lambda name, layer: 0.1, **kwargs)
+  wn.data_dependent_init(by_value, x, init_scale=0.1, **kwargs)
+  assert_same(numbers(by_function), numbers(by_value))
 
 
 @for_each_library
@@ -559,12 +583,24 @@ def test_classes_are_restored_when_the_forward_pass_raises(library):
 
 
 @pytest.mark.parametrize('name', ['init_scale', 'std_floor'])
-@pytest.mark.parametrize('value', [0.0, -1.0, float('nan')])
+@pytest.mark.parametrize('value', [0.0, -1.0, float('nan'), float('inf')])
 def test_settings_that_are_not_positive_are_errors(name, value):
   model = Dense(wn)
   before = numbers(model)
   with pytest.raises(ValueError, match=f'{name} must be positive'):
     wn.data_dependent_init(model, random(50, 4), **{name: value})
+  assert_same(numbers(model), before)
+
+
+@pytest.mark.parametrize('value', [0.0, -1.0, float('nan'), float('inf')])
+def test_scales_of_single_layers_that_are_not_positive_are_errors(value):
+  """Nothing is initialised before all are known to be right."""
+  model = Dense(wn)
+  before = numbers(model)
+  with pytest.raises(ValueError, match=r'init_scale of layers\.1 must be positive .* got'):
+    wn.data_dependent_init(
+      model, random(50, 4), init_scale=lambda name, _: value if name == 'layers.1' else 1.0
+    )
   assert_same(numbers(model), before)
 
 

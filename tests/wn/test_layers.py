@@ -199,6 +199,7 @@ SAME_FUNCTION = [
   case(wn.Linear, in_shape=(4,)),
   case(wn.Linear, in_shape=(2, 1, 3, 4)),
   case(wn.Linear, log_scale=True),
+  case(wn.Linear, log_scale=3),
   case(wn.Conv),
   case(wn.Conv, kernel_size=3, in_shape=(2, 8, 4)),
   case(wn.Conv, kernel_size=3, padding='CAUSAL', kernel_dilation=2, in_shape=(2, 8, 4)),
@@ -309,17 +310,49 @@ def test_gradients_are_central_finite_differences(cls, kwargs, in_shape):
 
 
 @for_each_kind
-def test_log_scale_trains_the_logarithm_of_g(cls, kwargs, in_shape):
-  layer = trained(cls, **kwargs, log_scale=True)
+@pytest.mark.parametrize(('log_scale', 'c'), [(True, 1), (3.0, 3), (3, 3), (0.5, 0.5)])
+def test_log_scale_trains_the_logarithm_of_g(cls, kwargs, in_shape, log_scale, c):
+  """∂L/∂s = c g ∂L/∂g."""
+  layer = trained(cls, **kwargs, log_scale=log_scale)
   x = random(*in_shape)
   y = layer(x)
   dy = random(*y.shape, seed=1)
-  g = np.exp(f64(layer.scale))
+  g = np.exp(c * f64(layer.scale))
+  np.testing.assert_allclose(layer.get_scale(), g, rtol=1e-5)
   expected_y, expected = reference(layer, x, dy, g=g)
-  expected['scale'] *= g
+  expected['scale'] *= c * g
   assert_close(y, expected_y)
   for name, gradient in gradients(layer, x, dy).items():
     assert_close(gradient, expected[name])
+
+
+@for_each_kind
+@pytest.mark.parametrize('log_scale', [False, True, 3.0])
+def test_scale_is_stored_so_that_g_comes_out_right(cls, kwargs, in_shape, log_scale):
+  layer = cls(**kwargs, log_scale=log_scale, rngs=nnx.Rngs(0))
+  norms = np.linalg.norm(units_first(layer, layer.kernel[...]).reshape(6, -1), axis=1)
+  stored = lambda g: np.log(g) / log_scale if log_scale else g
+  np.testing.assert_allclose(layer.scale[...], stored(norms), rtol=1e-5, atol=1e-6)
+  g = np.array([1e-3, 0.1, 0.5, 1.0, 20.0, 1e4])
+  layer.set_scale(jnp.asarray(g, jnp.float32))
+  np.testing.assert_allclose(layer.scale[...], stored(g), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(layer.get_scale(), g, rtol=1e-5)
+  norms = np.linalg.norm(units_first(layer, layer.normalized_kernel()).reshape(6, -1), axis=1)
+  np.testing.assert_allclose(norms, g, rtol=1e-5)
+
+
+@pytest.mark.parametrize('log_scale', [False, 0, 0.0])
+def test_log_scale_of_0_is_g_itself(log_scale):
+  layer = wn.Linear(4, 6, log_scale=log_scale, rngs=nnx.Rngs(0))
+  assert nnx.graphdef(layer) == nnx.graphdef(wn.Linear(4, 6, rngs=nnx.Rngs(0)))
+  assert_close(layer.scale[...], np.linalg.norm(layer.kernel[...], axis=0))
+
+
+@for_each_kind
+@pytest.mark.parametrize('log_scale', [-1, -3.0, float('nan'), float('inf')])
+def test_log_scale_that_is_negative_or_not_finite_is_an_error(cls, kwargs, in_shape, log_scale):
+  with pytest.raises(ValueError, match=f'log_scale must be c, at least 0 .* got {log_scale}'):
+    cls(**kwargs, log_scale=log_scale, rngs=nnx.Rngs(0))
 
 
 # Dtypes.

@@ -30,6 +30,7 @@ TOLERANCES = {'float32': 1e-5, 'bfloat16': 2**-6, 'float16': 2**-9}
 dtypes = st.sampled_from(DTYPES)
 sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)
+log_scales = st.sampled_from([False, True, 0.5])
 
 
 # Compilation takes most of the time, and what is computed is tiny.
@@ -169,7 +170,7 @@ def check_layer(cls, kwargs, in_shape, log_scale, seed):
   assert layer.scale.shape == (units,) and layer.kernel.shape == plain.kernel.shape
   assert {p.dtype for p in jax.tree.leaves(nnx.state(layer))} == {param_dtype}
 
-  g = np.exp(f64(layer.scale)) if log_scale else f64(layer.scale)
+  g = np.exp(layer.log_scale * f64(layer.scale)) if log_scale else f64(layer.scale)
   w = eq2(layer.kernel, g, axis)
   w_dtype = param_dtype if layer.dtype is None else jnp.float32
   plain.kernel = nnx.Param(jnp.asarray(w, w_dtype))
@@ -200,27 +201,25 @@ def check_layer(cls, kwargs, in_shape, log_scale, seed):
 
 
 @examples(12)
-@given(layers(wn.Linear), st.booleans(), seeds)
+@given(layers(wn.Linear), log_scales, seeds)
 def test_linear(layer, log_scale, seed):
   check_layer(wn.Linear, *layer, log_scale, seed)
 
 
 @examples(12)
-@given(layers(wn.Conv), st.booleans(), seeds)
+@given(layers(wn.Conv), log_scales, seeds)
 def test_conv(layer, log_scale, seed):
   check_layer(wn.Conv, *layer, log_scale, seed)
 
 
 @examples(12)
-@given(layers(wn.ConvTranspose), st.booleans(), seeds)
+@given(layers(wn.ConvTranspose), log_scales, seeds)
 def test_conv_transpose(layer, log_scale, seed):
   check_layer(wn.ConvTranspose, *layer, log_scale, seed)
 
 
 @examples(8)
-@given(
-  st.sampled_from([wn.LSTMCell, wn.GRUCell]), sizes, sizes, sizes, dtypes, st.booleans(), seeds
-)
+@given(st.sampled_from([wn.LSTMCell, wn.GRUCell]), sizes, sizes, sizes, dtypes, log_scales, seeds)
 def test_cells(cls, batch, inputs, hidden, dtype, log_scale, seed):
   rng = np.random.default_rng(seed)
   kwargs = {'in_features': inputs, 'hidden_features': hidden, 'dtype': dtype}
@@ -229,7 +228,7 @@ def test_cells(cls, batch, inputs, hidden, dtype, log_scale, seed):
   for path, matrix in nnx.iter_modules(plain):
     if isinstance(matrix, nnx.Linear):
       normed = getattr(cell, path[0])
-      g = np.exp(f64(normed.scale)) if log_scale else f64(normed.scale)
+      g = np.exp(normed.log_scale * f64(normed.scale)) if log_scale else f64(normed.scale)
       matrix.kernel = nnx.Param(jnp.asarray(eq2(normed.kernel, g), jnp.float32))
       matrix.bias = normed.bias
   x = jnp.asarray(rng.normal(size=(batch, inputs)), dtype)
@@ -256,7 +255,7 @@ def test_cells(cls, batch, inputs, hidden, dtype, log_scale, seed):
   sizes,
   sizes,
   st.sampled_from([0.1, 1, 3]),
-  st.booleans(),
+  log_scales,
   seeds,
 )
 def test_data_dependent_init(cls, inputs, outputs, init_scale, log_scale, seed):

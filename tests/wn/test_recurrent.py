@@ -47,7 +47,7 @@ def unroll(cell, xs):
 
 def affine(linear, x):
   v, g = np.asarray(linear.kernel, np.float64), np.asarray(linear.scale, np.float64)
-  g = np.exp(g) if linear.log_scale else g
+  g = np.exp(linear.log_scale * g) if linear.log_scale else g
   y = x @ (g / np.sqrt(np.sum(v**2, 0)) * v)
   return y if linear.bias is None else y + np.asarray(linear.bias, np.float64)
 
@@ -123,7 +123,7 @@ def test_constructor_passes_every_argument_on(cls):
 
 
 @for_each_cell
-@pytest.mark.parametrize('log_scale', [False, True])
+@pytest.mark.parametrize('log_scale', [False, True, 3.0])
 def test_every_weight_matrix_has_a_scale_for_each_column(cls, log_scale):
   names = {
     wn.LSTMCell: {'ii', 'if_', 'ig', 'io', 'hi', 'hf', 'hg', 'ho'},
@@ -136,12 +136,12 @@ def test_every_weight_matrix_has_a_scale_for_each_column(cls, log_scale):
     assert type(linear) is wn.Linear
     assert linear.log_scale == log_scale
     norm = np.linalg.norm(np.asarray(linear.kernel, np.float64), axis=0)
-    g = np.exp(linear.scale) if log_scale else linear.scale[...]
+    g = np.exp(log_scale * linear.scale[...]) if log_scale else linear.scale[...]
     np.testing.assert_allclose(g, norm, rtol=1e-6)
 
 
 @for_each_cell
-@pytest.mark.parametrize('log_scale', [False, True])
+@pytest.mark.parametrize('log_scale', [False, True, 3.0])
 def test_at_construction_the_function_is_that_of_the_plain_cell(cls, log_scale):
   xs = random(TIME, BATCH, IN)
   plain = NAMESAKES[cls](IN, HIDDEN, rngs=nnx.Rngs(1))
@@ -150,7 +150,7 @@ def test_at_construction_the_function_is_that_of_the_plain_cell(cls, log_scale):
 
 
 @for_each_cell
-@pytest.mark.parametrize('log_scale', [False, True])
+@pytest.mark.parametrize('log_scale', [False, True, 3.0])
 def test_trained_cell_follows_the_equations(cls, log_scale):
   xs = random(TIME, BATCH, IN)
   cell = trained(cls, log_scale=log_scale)
@@ -183,7 +183,7 @@ def test_works_in_nnx_rnn(cls):
 
 
 @for_each_cell
-@pytest.mark.parametrize('log_scale', [False, True])
+@pytest.mark.parametrize('log_scale', [False, True, 3.0])
 def test_folding_outside_a_scan_leaves_outputs_and_gradients_of_v_and_g(cls, log_scale):
   xs, dys = random(TIME, BATCH, IN), random(TIME, BATCH, HIDDEN, seed=1)
   graphdef, params = nnx.split(trained(cls, log_scale=log_scale))
