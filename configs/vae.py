@@ -12,9 +12,10 @@ paper's). PARAM is `plain` or `wn`. PROTOCOL is
   scaled  narrower, for two CPU cores.
   tiny    seconds, for tests.
 
-(P) marks a value of the paper; (C) one of the authors' code for CIFAR-10, github.com/openai/iaf, of
-which there is a Theano version (C1, that of the 3.28 bits per dimension) and one in TensorFlow
-(C2); the others are ours. docs/PROTOCOLS.md says which part follows which.
+(P) marks a value of the paper; (C) one of the authors' code, github.com/openai/iaf, in its Theano
+version (C1, that of the 3.28 bits per dimension) as in its TensorFlow version (C2); the others are
+ours. It trains on CIFAR-10, C1 also on binarised MNIST. docs/PROTOCOLS.md says which part follows
+which.
 """
 
 from ml_collections import config_dict
@@ -70,8 +71,8 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
     model.depths = (10, 10)  # (C1) layers of latent maps at each level
     model.h = 160  # (C) maps of the deterministic path
     model.z = 32  # (C) latent maps of a layer
-    # (C) 'floor': the probability of a bin is at least 1e-7, and edge bins do not take the tails;
-    # 'tails': they do, so that all bins sum to 1 (ours).
+    # (C) 'floor': 1e-7 is added to the probability of a bin, and edge bins do not take the tails;
+    # 'tails': they do, and all bins sum to 1 (ours).
     model.edge_bins = 'floor'
   else:
     data.binarize = 'anew'  # training images, at every use; or 'once', as the test images
@@ -85,12 +86,13 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
 
   config.layers = layers = config_dict.ConfigDict()
   layers.init_std = 0.05  # (P) of v and of plain weights
-  layers.log_scale = 3.0 if is_cifar10 else 0.0  # c where g = exp(c s): 3 in (C); 0: g itself
+  # c where g = exp(c s); 0: g itself. 3 in (C1); C2 writes s as if it were 3, but reads 1.
+  layers.log_scale = 3.0 if is_cifar10 else 0.0
   layers.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
 
   # Data-dependent initialisation of both parameterisations (P).
   config.init = init = config_dict.ConfigDict()
-  init.examples = 100
+  init.examples = 100  # a minibatch, of 16, in (C)
   init.scale = 0.1  # (C) standard deviation of pre-activations
   init.flow_scale = 1.0 if is_cifar10 else 0.1  # of those in the flow: (C) for CIFAR-10
 
@@ -98,12 +100,13 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   optimizer.learning_rate = 0.002  # (P)
   optimizer.b1 = 0.9  # (C)
   optimizer.b2 = 0.999  # (C)
-  optimizer.eps = 1e-8  # (C)
+  optimizer.eps = 1e-8  # (C) added to |∇| (C1); to the decaying maximum in C2
 
   config.epochs = 450 if is_cifar10 else 300  # (P) the length of Figure 3
-  config.batch_size = 16 if is_cifar10 else 100  # CIFAR-10: (C)
+  config.batch_size = 16 if is_cifar10 else 100  # CIFAR-10: (C1); C2: 16 for each of 8 GPUs
   config.free_bits = 0.25 if is_cifar10 else 0.0  # (C) nats for each latent map
-  # (P) the evaluated parameters are means over about so many epochs; 0: none
+  # (P) the evaluated parameters are means over about so many epochs, 0.3 of CIFAR-10 in (C1);
+  # 0: none
   config.ema_epochs = 10.0
 
   config.run = run = config_dict.ConfigDict()

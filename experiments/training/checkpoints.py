@@ -189,6 +189,7 @@ def restore_latest(directory: Path, state: State) -> State:
   Raises:
     UserError: there is none, or it cannot be read.
   """
+  directory = directory.expanduser().absolute()  # orbax reads no other paths
   warnings = []
   for folder, damage in _check(directory):
     if damage is None:
@@ -223,7 +224,7 @@ def restore_at(directory: Path, step: int, state: State) -> State:
   Raises:
     UserError: it is not there, damaged, or cannot be read.
   """
-  folder = directory / str(step)
+  folder = directory.expanduser().absolute() / str(step)
   if not folder.is_dir():
     raise UserError(f'there is no checkpoint {folder}.')
   if damage := checksums.damage(folder):

@@ -1,5 +1,7 @@
 """Log-densities and divergences of the generative models, element by element."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -43,13 +45,47 @@ def discretized_logistic_log_likelihood(
     Nats, finite however far the mean is.
   """
   half = 128 * bin_width
-  inverse_scale = jnp.exp(-log_scale)
-  low = (x - mean) * inverse_scale
-  high = (x + bin_width - mean) * inverse_scale
-  # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^{a−b}): no difference of numbers that are nearly equal.
-  inner = jnp.log(-jnp.expm1(-bin_width * inverse_scale))
-  log_mass = jax.nn.log_sigmoid(high) + jax.nn.log_sigmoid(-low) + inner
+  log_mass, log_below, log_above = _logistic_bins(x, mean, log_scale, bin_width)
   tolerance = bin_width / 2
   is_lowest, is_highest = x < -half + tolerance, x > half - bin_width - tolerance
-  log_mass = jnp.where(is_lowest, jax.nn.log_sigmoid(high), log_mass)
-  return jnp.where(is_highest, jax.nn.log_sigmoid(-low), log_mass)
+  log_mass = jnp.where(is_lowest, log_below, log_mass)
+  return jnp.where(is_highest, log_above, log_mass)
+
+
+def floored_logistic_log_likelihood(
+  x: jax.Array,
+  mean: jax.Array,
+  log_scale: jax.Array,
+  *,
+  bin_width: float = 1 / 256,
+  floor: float = 1e-7,
+) -> jax.Array:
+  """As `discretized_logistic_log_likelihood`, but log(mass + floor), and no bin takes a tail.
+
+  It is what the authors' code has. The masses of all bins sum to 1 less the two tails, and then
+  the floors are added.
+
+  Args:
+    x: lower edges of the bins.
+    mean: of the logistic distribution, on the scale of x.
+    log_scale: logarithm of its scale.
+    bin_width: width of a bin.
+    floor: what is added to each mass, above 0.
+
+  Returns:
+    Nats, log(floor) or more.
+  """
+  log_mass, _, _ = _logistic_bins(x, mean, log_scale, bin_width)
+  return jnp.logaddexp(log_mass, math.log(floor))
+
+
+def _logistic_bins(
+  x: jax.Array, mean: jax.Array, log_scale: jax.Array, bin_width: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Log-masses of the bin above x, of all below its upper edge, and of all above its lower edge."""
+  inverse_scale = jnp.exp(-log_scale)
+  log_below = jax.nn.log_sigmoid((x + bin_width - mean) * inverse_scale)
+  log_above = jax.nn.log_sigmoid((mean - x) * inverse_scale)
+  # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^{a−b}): no difference of numbers that are nearly equal.
+  inner = jnp.log(-jnp.expm1(-bin_width * inverse_scale))
+  return log_below + log_above + inner, log_below, log_above

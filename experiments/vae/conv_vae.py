@@ -29,7 +29,8 @@ class ConvVAE(nnx.Module):
     blocks: residual blocks at each resolution.
     hidden: units of the dense layer.
     latents: size of z.
-    flow_steps: steps of inverse autoregressive flow; 0: diagonal posterior.
+    is_iaf: whether the posterior has inverse autoregressive flow, or is diagonal.
+    flow_steps: steps of the flow.
     flow_width: units in each hidden layer of a step.
     flow_depth: hidden layers of a step.
   """
@@ -39,6 +40,7 @@ class ConvVAE(nnx.Module):
     image_shape: tuple[int, int, int],
     *,
     layers: Layers,
+    is_iaf: bool,
     maps: tuple[int, int, int],
     blocks: int,
     hidden: int,
@@ -51,7 +53,7 @@ class ConvVAE(nnx.Module):
     block = lambda features: nnx.List([Block(features, layers) for _ in range(blocks)])
     small = (height // 4, width // 4, maps[-1])
     size = small[0] * small[1] * small[2]
-    context = hidden if flow_steps else 0
+    context = hidden if is_iaf else 0
     self.small = small
     self.latents = latents
     self.encoder_in = layers.conv(channels, maps[0], (3, 3))
@@ -63,7 +65,7 @@ class ConvVAE(nnx.Module):
     self.posterior = layers.linear(hidden, 2 * latents + context, dtype=None)
     self.flow = (
       Flow(flow_steps, latents, context, width=flow_width, depth=flow_depth, layers=layers)
-      if flow_steps
+      if is_iaf
       else None
     )
     self.decoder_dense = nnx.List([layers.linear(latents, hidden), layers.linear(hidden, size)])

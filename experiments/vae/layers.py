@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.typing import Dtype
@@ -37,34 +38,42 @@ class Layers:
   """Makes layers of one parameterisation: `linear`, `masked_linear`, `conv` and `conv_transpose`.
 
   Args:
-    variant: 'plain' or 'wn'.
+    parameterization: 'plain' or 'wn'.
     init_std: standard deviation of v, and of plain weights.
-    log_scale: whether weight-normalised layers have g = exp(s).
+    log_scale: c, where weight-normalised layers have g = exp(c s); 0: they have g itself.
     dtype: of the products of a layer that is not told another; None: that of the parameters.
     rngs: random streams; `params` is used.
 
   Raises:
-    KeyError: unknown variant.
+    KeyError: unknown parameterisation.
   """
 
   def __init__(
     self,
-    variant: str,
+    parameterization: str,
     *,
     init_std: float,
-    log_scale: bool = False,
+    log_scale: float = 0.0,
     dtype: Dtype | None = None,
     rngs: nnx.Rngs,
   ):
-    library = {'plain': nnx, 'wn': wn}[variant]
+    library = {'plain': nnx, 'wn': wn}[parameterization]
     common: dict[str, Any] = {'kernel_init': nnx.initializers.normal(init_std), 'rngs': rngs}
-    common |= {'dtype': dtype, 'promote_dtype': promote_all_but_bias}
+    common |= {
+      'dtype': None if dtype is None else jnp.dtype(dtype),
+      'promote_dtype': promote_all_but_bias,
+    }
     common |= {'log_scale': log_scale} if library is wn else {}
     make: Callable[..., Any] = functools.partial
     self.linear = make(library.Linear, **common)
     self.masked_linear = make(wn.Linear if library is wn else MaskedLinear, **common)
     self.conv = make(library.Conv, **common)
     self.conv_transpose = make(library.ConvTranspose, **common)
+
+
+def init_scale(scale: float, flow_scale: float) -> Callable[[str, nnx.Module], float]:
+  """For `wn.data_dependent_init`: `flow_scale` for the layers of a flow, `scale` for all others."""
+  return lambda name, layer: flow_scale if 'flow' in name.split('.') else scale
 
 
 def autoregressive_mask(in_degrees: np.ndarray, out_degrees: np.ndarray) -> np.ndarray:

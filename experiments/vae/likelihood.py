@@ -9,6 +9,7 @@ with an interrupted one.
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from experiments.training import checkpoints, data, environment, interrupts
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
 from experiments.training.parts import Parts
 from experiments.training.run import check_data, write_json
+from experiments.training.start import dataset_name
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.train import restore_model, test_images
@@ -32,7 +34,7 @@ from experiments.vae.validate import validate
 def main() -> None:
   """Reads the command line."""
   parser = ArgumentParser(__doc__, 'python -m experiments.vae.likelihood')
-  parser.add_argument('--workdir', type=Path, required=True, help='directory of the run')
+  parser.add_argument('--workdir', type=_path, required=True, help='directory of the run')
   parser.add_argument('--samples', type=int, default=128, help='K, for each image')
   parser.add_argument('--batch', type=int, default=100, help='images at a time')
   parser.add_argument('--data_dir', help='folder of the data sets')
@@ -48,6 +50,10 @@ def main() -> None:
       f'log p(x) = {result["log_likelihood"]:.2f} ± {result["standard_error"]:.2f} nats '
       f'({args.samples} samples for each of {result["images"]} images)'
     )
+
+
+def _path(text: str) -> Path:
+  return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 def evaluate(
@@ -74,7 +80,7 @@ def evaluate(
   validate(config)
   if not (workdir / 'checkpoints').is_dir():
     raise UserError(f'there are no checkpoints in {workdir}/checkpoints.')
-  dataset = data.load(config.dataset, data_dir)
+  dataset = data.load(dataset_name(config), data_dir)
   check_data(workdir, dataset.description)
   test_x = test_images(dataset)
   model, step = restore_model(config, workdir, test_x.shape[1:])

@@ -15,8 +15,14 @@ import wn
 from experiments.training import distributions
 from experiments.vae.bound import Bound
 from experiments.vae.iaf import iaf_step
-from experiments.vae.layers import Layers, autoregressive_mask
+from experiments.vae.layers import Layers, autoregressive_mask, init_scale
 from wn.normalization import unit_norm
+
+# log p(x|z) of a pixel; the names are those of `edge_bins`.
+LIKELIHOODS = {
+  'floor': distributions.floored_logistic_log_likelihood,
+  'tails': distributions.discretized_logistic_log_likelihood,
+}
 
 
 class ResNetVAE(nnx.Module):
@@ -25,11 +31,12 @@ class ResNetVAE(nnx.Module):
   Args:
     image_shape: (H, W, C), H and W divisible by 2 to the power of the number of levels.
     layers: makes the layers.
+    is_iaf: whether the posterior has a step of autoregressive flow, or is diagonal.
     depths: layers at each level; the first level has half the resolution of the image, and each
       further one half of that.
     h: maps of the deterministic path.
     z: latent maps of each layer.
-    is_iaf: whether the posterior has a step of autoregressive flow, or is diagonal.
+    edge_bins: 'floor' or 'tails', see `LIKELIHOODS`.
   """
 
   def __init__(
@@ -37,10 +44,11 @@ class ResNetVAE(nnx.Module):
     image_shape: tuple[int, int, int],
     *,
     layers: Layers,
+    is_iaf: bool,
     depths: tuple[int, ...],
     h: int,
     z: int,
-    is_iaf: bool,
+    edge_bins: str,
   ):
     height, width, channels = image_shape
     self.encoder_in = layers.conv(channels, h, (5, 5), strides=2)
@@ -50,6 +58,7 @@ class ResNetVAE(nnx.Module):
     self.decoder_out = layers.conv_transpose(h, channels, (5, 5), strides=(2, 2), dtype=None)
     self.log_scale = nnx.Param(jnp.zeros(()))  # of the discretised logistic
     self.top_shape = (height >> len(depths), width >> len(depths), h)
+    self.edge_bins = edge_bins
 
   def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
     """The terms of the bound for images x [B, H, W, C], pixel/256 − 0.5, with one z for each."""
@@ -76,10 +85,8 @@ class ResNetVAE(nnx.Module):
       h, layer_kl = layer.down(h, layer_key, parts)
       kl.append(layer_kl)
     kl = jnp.stack(kl, axis=1)  # [B, layers, z], the smallest resolution first
-    log_likelihood = jnp.sum(
-      distributions.discretized_logistic_log_likelihood(x, self._mean(h), self.log_scale[...]),
-      axis=(1, 2, 3),
-    )
+    log_likelihood = LIKELIHOODS[self.edge_bins](x, self._mean(h), self.log_scale[...])
+    log_likelihood = jnp.sum(log_likelihood, axis=(1, 2, 3))
     return Bound(log_likelihood, kl, log_likelihood - jnp.sum(kl, axis=(1, 2)))
 
   def sample(self, key: jax.Array, count: int) -> jax.Array:
@@ -104,22 +111,31 @@ class ResNetVAE(nnx.Module):
     return jnp.clip(self.decoder_out(nnx.elu(h)), -0.5 + 1 / 512, 0.5 - 1 / 512)
 
 
-def initialize(model: ResNetVAE, x: jax.Array, key: jax.Array, *, init_scale: float) -> None:
+def initialize(
+  model: ResNetVAE, x: jax.Array, key: jax.Array, *, scale: float, flow_scale: float
+) -> None:
   """Data-dependent initialisation on images x [B, H, W, C].
 
   The first layer of the top-down pass sees a learned vector that is zero at first, the same for all
-  images: there is nothing to measure, so its units get the norm `init_scale`.
+  images: there is nothing to measure, so its units get the norm `scale`.
+
+  Args:
+    model: is changed in place.
+    x: pixel/256 − 0.5.
+    key: of the noise in z.
+    scale: standard deviation of what a layer computes.
+    flow_scale: that of the layers in the flow.
   """
   with warnings.catch_warnings():
     top = len(model.layers) - 1
     warnings.filterwarnings('ignore', rf'data_dependent_init: layers\.{top}\.down1: ')
-    wn.data_dependent_init(model, x, key, init_scale=init_scale)
+    wn.data_dependent_init(model, x, key, init_scale=init_scale(scale, flow_scale))
   layer = model.layers[-1].down1
   norm = unit_norm(layer.kernel[...])
   if isinstance(layer, wn.Conv):
-    layer.set_scale(jnp.full_like(norm, init_scale))
+    layer.set_scale(jnp.full_like(norm, scale))
   else:
-    layer.kernel[...] = layer.kernel[...] * (init_scale / norm.reshape(1, 1, 1, -1))
+    layer.kernel[...] = layer.kernel[...] * (scale / norm.reshape(1, 1, 1, -1))
   layer.bias[...] = jnp.zeros_like(layer.bias[...])
 
 

@@ -22,11 +22,12 @@ from experiments.training import (
   run,
   start,
 )
+from experiments.training import state as state_lib
 from experiments.training.state import TrainState, num_params
 from experiments.vae import pictures, resnet_vae
 from experiments.vae.bound import Bound
 from experiments.vae.conv_vae import ConvVAE
-from experiments.vae.layers import Layers
+from experiments.vae.layers import Layers, init_scale
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.validate import validate
 
@@ -50,23 +51,38 @@ def run_experiment(
   mesh: jax.sharding.Mesh,
 ) -> None:
   """The experiment itself, for a valid config and a directory of its own."""
-  keep = config.train_examples or len(dataset.train)
-  arrays = (dataset.train.images[:keep], test_images(dataset))
-  train_x, test_x = devices.replicate(arrays, mesh)
+  keep = config.data.train_examples or len(dataset.train)
+  images = train_images(config, dataset)[:keep]
+  train_x, test_x = devices.replicate((images, test_images(dataset)), mesh)
   steps_per_epoch = keep // config.batch_size
   params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
   order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
 
   model = create_model(config, test_x.shape[1:], params_key)
-  init_examples = loop.epoch_order(data_key, 0, keep, config.init_examples)[0]
-  initialize(model, jnp.asarray(dataset.train.images[init_examples]), init_key, config)
+  init_examples = loop.epoch_order(data_key, 0, keep, config.init.examples)[0]
+  initialize(
+    model,
+    jnp.asarray(images[init_examples]),
+    init_key,
+    dataset=dataset.name,
+    scale=config.init.scale,
+    flow_scale=config.init.flow_scale,
+  )
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = create_optimizer(config)
-  state = TrainState.create(params, model_state, optimizer, ema=config.ema_decay > 0)
+  state = TrainState.create(params, model_state, optimizer, ema=config.ema_epochs > 0)
   state = devices.replicate_first(state, mesh)
-  print(f'{config.variant}: {num_params(params):,} parameters, {keep:,} training images')
+  print(f'{num_params(params):,} parameters, {keep:,} training images')
 
-  step = functools.partial(train_step, graphdef=graphdef, optimizer=optimizer, config=config)
+  step = functools.partial(
+    train_step,
+    graphdef=graphdef,
+    optimizer=optimizer,
+    dataset=dataset.name,
+    free_bits=config.free_bits,
+    ema_decay=state_lib.ema_decay(config.ema_epochs, steps_per_epoch),
+    with_diagnostics=config.run.diagnostics,
+  )
   step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
   test_step = functools.partial(eval_step, graphdef=graphdef)
   test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
@@ -77,7 +93,7 @@ def run_experiment(
     sums = loop.evaluate_in_batches(
       lambda indices, weights: test_step(state, split(indices), split(weights), test_x, eval_key),
       len(test_x),
-      config.eval_batch_size,
+      config.run.eval_batch_size,
     )
     return test_metrics(sums, len(test_x), np.prod(test_x.shape[1:]))
 
@@ -90,9 +106,9 @@ def run_experiment(
     epochs=config.epochs,
     workdir=workdir,
     best_metric=BEST_METRIC,
-    log_every=config.log_every,
-    checkpoint_every=config.checkpoint_every,
-    keep_checkpoints=config.keep_checkpoints,
+    log_every=config.run.log_every,
+    checkpoint_every=config.run.checkpoint_every,
+    keep_checkpoints=config.run.keep_checkpoints,
   )
   if jax.process_index():
     return
@@ -109,6 +125,17 @@ def run_experiment(
 def is_binary(dataset: str) -> bool:
   """Whether the images of a data set are modelled as bits; those of CIFAR-10 are not."""
   return dataset != 'cifar10'
+
+
+def train_images(config: config_dict.FrozenConfigDict, dataset: data.Dataset) -> np.ndarray:
+  """[N, H, W, C] uint8 training images, of which `observe` makes what the network sees.
+
+  If bits are to be drawn once, they are: 0 and 255, of which `observe` draws the same ones always.
+  """
+  images = dataset.train.images
+  if is_binary(dataset.name) and config.data.binarize == 'once':
+    return (255 * bits.draw_once(images, train=True)).astype(np.uint8)
+  return images
 
 
 def test_images(dataset: data.Dataset) -> np.ndarray:
@@ -130,56 +157,44 @@ def create_model(
   config: config_dict.FrozenConfigDict, image_shape: tuple[int, ...], key: jax.Array
 ) -> ConvVAE | ResNetVAE:
   """The network, before data-dependent initialisation."""
-  layers = Layers(
-    config.param,
-    init_std=config.init_std,
-    log_scale=config.log_scale,
-    dtype=jnp.dtype(config.dtype),
-    rngs=nnx.Rngs(params=key),
-  )
-  if config.dataset == 'cifar10':
-    return ResNetVAE(
-      image_shape,
-      layers=layers,
-      depths=config.depths,
-      h=config.h,
-      z=config.z,
-      is_iaf=config.posterior == 'iaf',
-    )
-  return ConvVAE(
-    image_shape,
-    layers=layers,
-    maps=config.maps,
-    blocks=config.blocks,
-    hidden=config.hidden,
-    latents=config.latents,
-    flow_steps=config.flow_steps if config.posterior == 'iaf' else 0,
-    flow_width=config.flow_width,
-    flow_depth=config.flow_depth,
-  )
+  variant = config.variant
+  layers = Layers(variant.parameterization, **config.layers, rngs=nnx.Rngs(params=key))
+  network = ConvVAE if is_binary(variant.dataset) else ResNetVAE
+  return network(image_shape, layers=layers, is_iaf=variant.posterior == 'iaf', **config.model)
 
 
 def initialize(
   model: ConvVAE | ResNetVAE,
   images: jax.Array,
   key: jax.Array,
-  config: config_dict.FrozenConfigDict,
+  *,
+  dataset: str,
+  scale: float,
+  flow_scale: float,
 ) -> None:
   """Data-dependent initialisation on uint8 images, in both parameterisations.
 
   Both begin as the same function, so that they differ by the parameterisation alone.
+
+  Args:
+    model: is changed in place.
+    images: [B, H, W, C] of `train_images`.
+    key: of the bits and of the noise in z.
+    dataset: name of the data set.
+    scale: standard deviation of what a layer computes.
+    flow_scale: that of the layers in the flow.
   """
   bits_key, noise_key = jax.random.split(key)
-  x = observe(bits_key, images, config.dataset)
+  x = observe(bits_key, images, dataset)
   if isinstance(model, ResNetVAE):
-    resnet_vae.initialize(model, x, noise_key, init_scale=config.init_scale)
+    resnet_vae.initialize(model, x, noise_key, scale=scale, flow_scale=flow_scale)
   else:
-    wn.data_dependent_init(model, x, noise_key, init_scale=config.init_scale)
+    wn.data_dependent_init(model, x, noise_key, init_scale=init_scale(scale, flow_scale))
 
 
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
   """The authors' Adamax."""
-  return adamax.adamax(config.learning_rate, b1=config.b1, b2=config.b2, eps=config.eps)
+  return adamax.adamax(**config.optimizer)
 
 
 def restore_model(
@@ -192,7 +207,9 @@ def restore_model(
   """
   model = create_model(config, image_shape, jax.random.key(0))
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  state = TrainState.create(params, model_state, create_optimizer(config), ema=config.ema_decay > 0)
+  state = TrainState.create(
+    params, model_state, create_optimizer(config), ema=config.ema_epochs > 0
+  )
   state = checkpoints.restore_latest(workdir / 'checkpoints', state)
   return nnx.merge(graphdef, state.eval_params, state.model_state), int(state.step)
 
@@ -205,26 +222,29 @@ def train_step(
   *,
   graphdef: nnx.GraphDef,
   optimizer: optax.GradientTransformation,
-  config: config_dict.FrozenConfigDict,
+  dataset: str,
+  free_bits: float,
+  ema_decay: float,
+  with_diagnostics: bool,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One step on the training images `indices` [B]; pure.
 
   Returns:
-    The new state, and the minibatch's bound and its two parts, in nats; with `config.diagnostics`
+    The new state, and the minibatch's bound and its two parts, in nats; with `with_diagnostics`
     also those of `diagnostics.per_layer`.
   """
   bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
-  x = observe(bits_key, images[indices], config.dataset)
+  x = observe(bits_key, images[indices], dataset)
 
   def loss_fn(params: nnx.State):
     model = nnx.merge(graphdef, params, state.model_state)
     bound = model(x, noise_key)
-    return bound.loss(config.free_bits), _means(bound)
+    return bound.loss(free_bits), _means(bound)
 
   gradients, means = jax.grad(loss_fn, has_aux=True)(state.params)
-  new = state.apply_gradients(gradients, state.model_state, optimizer, ema_decay=config.ema_decay)
+  new = state.apply_gradients(gradients, state.model_state, optimizer, ema_decay=ema_decay)
   metrics = {f'train/{name}': value for name, value in means.items()}
-  if config.diagnostics:
+  if with_diagnostics:
     model = nnx.merge(graphdef, state.params, state.model_state)
     metrics |= diagnostics.per_layer(model, gradients, new.params)
   return new, metrics
