@@ -94,7 +94,8 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   config.init = init = config_dict.ConfigDict()
   init.examples = 100  # a minibatch, of 16, in (C)
   init.scale = 0.1  # (C) standard deviation of pre-activations
-  init.flow_scale = 1.0 if is_cifar10 else 0.1  # of those in the flow: (C) for CIFAR-10
+  # Of those in the flow: 1 in convolutions of (C), but 0.1 in dense layers of (C1).
+  init.flow_scale = 1.0 if is_cifar10 else 0.1
 
   config.optimizer = optimizer = config_dict.ConfigDict()  # Adamax (P)
   optimizer.learning_rate = 0.002  # (P)

@@ -133,8 +133,8 @@ def test_gaussian_kl_is_the_mean_of_log_q_less_log_p_over_samples():
 # --- discretized logistic ---
 
 
-def reference_log_mass(mean, log_scale, bin_width=1 / 256):
-  """[256] log P(edge ≤ X < edge + width), float64; the outer bins take the tails.
+def reference_log_mass(mean, log_scale, bin_width=1 / 256, tails=True):
+  """[256] log P(edge ≤ X < edge + width), float64; the outer bins take the tails, or do not.
 
   Of the CDF left of the mean and of the survival function right of it, so that no tail is lost.
   """
@@ -145,7 +145,8 @@ def reference_log_mass(mean, log_scale, bin_width=1 / 256):
   larger = np.where(is_left, log_cdf[1:], log_sf[:-1])
   smaller = np.where(is_left, log_cdf[:-1], log_sf[1:])
   mass = larger + np.log(-np.expm1(smaller - larger))
-  mass[0], mass[-1] = log_cdf[1], log_sf[255]
+  if tails:
+    mass[0], mass[-1] = log_cdf[1], log_sf[255]
   return mass
 
 
@@ -294,3 +295,92 @@ def test_mirrored_means_give_mirrored_masses(mean, log_scale):
   np.testing.assert_allclose(
     log_masses(mean, log_scale), log_masses(-mean, log_scale)[::-1], rtol=1e-5, atol=1e-5
   )
+
+
+# --- discretized logistic with a floor, as in the authors' code ---
+
+
+def floored_log_masses(mean, log_scale, dtype=np.float32, **kwargs):
+  """[256] of the code under test."""
+  x = jnp.asarray(np.asarray(PIXELS, dtype))
+  fill = lambda value: jnp.full_like(x, value)
+  actual = distributions.floored_logistic_log_likelihood(x, fill(mean), fill(log_scale), **kwargs)
+  assert actual.dtype == dtype
+  return np.asarray(actual)
+
+
+@pytest.mark.parametrize('log_scale', LOG_SCALES)
+@pytest.mark.parametrize('mean', MEANS)
+def test_floored_masses_are_cdf_differences_and_the_floor(mean, log_scale):
+  mean = float(np.float32(mean))
+  mass = np.exp(reference_log_mass(mean, log_scale, tails=False))
+  cdf = scipy.stats.logistic(mean, np.exp(log_scale)).cdf(np.append(PIXELS, 0.5))
+  np.testing.assert_allclose(mass, np.diff(cdf), atol=1e-15)
+  expected = np.log(mass + 1e-7)
+  distance = np.abs(PIXELS - mean) * np.exp(-log_scale)
+  tolerance = np.where(distance < 100, 5e-6 + 5e-7 * distance, 5e-6)
+  np.testing.assert_array_less(np.abs(floored_log_masses(mean, log_scale) - expected), tolerance)
+  with jax.enable_x64(True):
+    actual = floored_log_masses(mean, log_scale, dtype=np.float64)
+  np.testing.assert_allclose(actual, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize('log_scale', LOG_SCALES)
+@pytest.mark.parametrize('mean', MEANS)
+def test_floored_masses_sum_to_1_less_the_tails_plus_the_floors(mean, log_scale):
+  logistic = scipy.stats.logistic(float(np.float32(mean)), np.exp(log_scale))
+  expected = 1 - logistic.cdf(-0.5) - logistic.sf(0.5) + 256 * 1e-7
+  actual = np.exp(floored_log_masses(mean, log_scale).astype(np.float64)).sum()
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(('mean', 'log_scale'), [(0.1, -3.0), (0.45, -2.0), (-0.49, -4.0), (0, 0)])
+def test_the_two_forms_differ_at_the_edges_and_by_the_floor(mean, log_scale):
+  with jax.enable_x64(True):
+    tails = np.exp(log_masses(mean, log_scale, dtype=np.float64))
+    floored = np.exp(floored_log_masses(mean, log_scale, dtype=np.float64)) - 1e-7
+  logistic = scipy.stats.logistic(mean, np.exp(log_scale))
+  np.testing.assert_allclose(floored[1:-1], tails[1:-1], rtol=1e-9, atol=1e-15)
+  beyond = [logistic.cdf(-0.5), logistic.sf(0.5)]
+  np.testing.assert_allclose(tails[[0, -1]] - floored[[0, -1]], beyond, rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize('log_scale', LOG_SCALES)
+@pytest.mark.parametrize('bins', [-1e6, -1e5, 1e5, 1e6])
+def test_a_mean_far_from_the_bin_has_the_floor_and_no_gradient(bins, log_scale):
+  """In every bin: none takes a tail."""
+  x = jnp.asarray(np.float32(PIXELS[[0, 1, 128, 254, 255]]))
+  means = x + np.float32(bins / 256)
+  if abs(bins) / 256 * np.exp(-log_scale) < 200:
+    means = x + np.sign(bins) * np.float32(200 * np.exp(log_scale))
+  log_scales = jnp.full_like(x, log_scale)
+  total = lambda *args: jnp.sum(distributions.floored_logistic_log_likelihood(x, *args))
+  value = distributions.floored_logistic_log_likelihood(x, means, log_scales)
+  np.testing.assert_allclose(value, np.log(1e-7), rtol=1e-6)
+  for slope in jax.grad(total, (0, 1))(means, log_scales):
+    np.testing.assert_array_equal(slope, 0)
+
+
+@pytest.mark.parametrize('log_scale', [-5.0, -3.0, -1.0, 1.0])
+def test_gradients_of_the_floored_form_are_central_finite_differences(log_scale):
+  mean, h = float(np.float32(0.05)), 1e-5
+  x = jnp.asarray(np.float32(PIXELS))
+  gradients = jax.vmap(
+    jax.grad(distributions.floored_logistic_log_likelihood, argnums=(1, 2)),
+    in_axes=(0, None, None),
+  )
+  actual = gradients(x, jnp.float32(mean), jnp.float32(log_scale))
+  reference = lambda mean, log_scale: np.log(
+    np.exp(reference_log_mass(mean, log_scale, tails=False)) + 1e-7
+  )
+  slope = lambda f: (f(h) - f(-h)) / (2 * h)
+  by_mean = slope(lambda h: reference(mean + h, log_scale))
+  by_log_scale = slope(lambda h: reference(mean, log_scale + h))
+  unit = np.exp(-log_scale)
+  np.testing.assert_allclose(actual[0], by_mean, rtol=1e-4, atol=1e-4 * unit)
+  np.testing.assert_allclose(actual[1], by_log_scale, rtol=1e-4, atol=2e-4)
+
+
+def test_another_floor():
+  actual = floored_log_masses(3.0, -4.0, floor=1e-3)
+  np.testing.assert_allclose(actual, np.log(1e-3), rtol=1e-6)

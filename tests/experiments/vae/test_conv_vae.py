@@ -10,19 +10,20 @@ from scipy import special, stats
 import wn
 from experiments.vae import pictures
 from experiments.vae.conv_vae import ConvVAE
-from experiments.vae.layers import Layers
+from experiments.vae.layers import Layers, init_scale
 
 SHAPE = (8, 12, 1)
 KEY = jax.random.key(3)
 X = jax.random.bernoulli(jax.random.key(1), 0.3, (50, *SHAPE)).astype(jnp.float32)
 
 
-def make(variant='wn', flow_steps=0, **changes):
+def make(variant='wn', flow_steps=0, scale=1.0, flow_scale=1.0, **changes):
   sizes = {'maps': (2, 3, 4), 'blocks': 1, 'hidden': 10, 'latents': 3, 'flow_width': 7}
   sizes |= {'flow_depth': 1} | changes
   layers = Layers(variant, init_std=0.05, rngs=nnx.Rngs(0))
-  model = ConvVAE(SHAPE, layers=layers, flow_steps=flow_steps, **sizes)
-  wn.data_dependent_init(model, X, KEY)
+  sizes['flow_steps'] = flow_steps or 3  # not read without a flow
+  model = ConvVAE(SHAPE, layers=layers, is_iaf=flow_steps > 0, **sizes)
+  wn.data_dependent_init(model, X, KEY, init_scale=init_scale(scale, flow_scale))
   return model
 
 
@@ -74,8 +75,10 @@ def test_both_parameterisations_begin_as_the_same_function():
     np.testing.assert_allclose(plain(X, KEY).elbo, normed(X, KEY).elbo, rtol=1e-4)
 
 
-def test_initialisation_normalises_every_layer():
-  model = make()
+@pytest.mark.parametrize('flow_steps', [0, 2])
+def test_initialisation_normalises_every_layer(flow_steps):
+  """Those in the flow at a scale of their own."""
+  model = make(flow_steps=flow_steps, scale=0.5, flow_scale=0.1)
   seen = {}
 
   def watch(layer, name):
@@ -91,11 +94,16 @@ def test_initialisation_normalises_every_layer():
     if isinstance(layer, wn.Linear | wn.Conv):
       watch(layer, '.'.join(map(str, path)))
   model(X, KEY)
-  assert len(seen) == 22
+  assert len(seen) == 22 + 4 * flow_steps
   for name, t in seen.items():
     axes = tuple(range(t.ndim - 1))
+    is_in_flow = name.startswith('flow.')
+    # Units for the first latent see the context only, and those before the sum nothing at all.
+    blind = is_in_flow and not name.endswith('.context')
+    scale = 0.1 if is_in_flow else 0.5
     np.testing.assert_allclose(np.mean(t, axes), 0, atol=1e-3, err_msg=name)
-    np.testing.assert_allclose(np.std(t, axes), 1, atol=1e-2, err_msg=name)
+    stds = np.std(t, axes)
+    np.testing.assert_allclose(stds[stds > 0] if blind else stds, scale, rtol=1e-2, err_msg=name)
 
 
 def test_the_bound_is_below_the_importance_sampled_likelihood():

@@ -19,10 +19,11 @@ KEY = jax.random.key(3)
 X = jax.random.randint(jax.random.key(1), (20, 8, 16, 3), 0, 256) / 256 - 0.5
 
 
-def make(variant='wn', is_iaf=True, depths=(1, 2), init_scale=0.5):
-  layers = Layers(variant, init_std=0.05, log_scale=True, rngs=nnx.Rngs(0))
-  model = ResNetVAE((8, 16, 3), layers=layers, depths=depths, h=6, z=2, is_iaf=is_iaf)
-  resnet_vae.initialize(model, X, KEY, init_scale=init_scale)
+def make(variant='wn', is_iaf=True, scale=0.5, flow_scale=0.5, edge_bins='floor'):
+  layers = Layers(variant, init_std=0.05, log_scale=3.0, rngs=nnx.Rngs(0))
+  sizes = {'depths': (1, 2), 'h': 6, 'z': 2}
+  model = ResNetVAE((8, 16, 3), layers=layers, is_iaf=is_iaf, edge_bins=edge_bins, **sizes)
+  resnet_vae.initialize(model, X, KEY, scale=scale, flow_scale=flow_scale)
   return model
 
 
@@ -73,14 +74,19 @@ def test_an_element_sees_only_what_comes_before_it():
   assert np.abs(first).max() > 0  # fully masked, it still depends on the context
 
 
-def test_log_likelihood_is_that_of_the_bins():
-  model = make()
+@pytest.mark.parametrize('edge_bins', ['floor', 'tails'])
+def test_log_likelihood_is_that_of_the_bins(edge_bins):
+  model = make(edge_bins=edge_bins)
   model.log_scale[...] = jnp.asarray(-3.0)
   mean = np.asarray(model.reconstruct(X, KEY), np.float64) - 0.5
   x = np.asarray(X, np.float64)
-  upper = np.where(x > 0.498 - 1 / 512, np.inf, (x + 1 / 256 - mean) * np.exp(3))
-  lower = np.where(x < -0.499, -np.inf, (x - mean) * np.exp(3))
-  expected = np.log(special.expit(upper) - special.expit(lower)).sum(axis=(1, 2, 3))
+  upper, lower = (x + 1 / 256 - mean) * np.exp(3), (x - mean) * np.exp(3)
+  floor = 1e-7
+  if edge_bins == 'tails':
+    upper = np.where(x > 0.498 - 1 / 512, np.inf, upper)
+    lower = np.where(x < -0.499, -np.inf, lower)
+    floor = 0
+  expected = np.log(special.expit(upper) - special.expit(lower) + floor).sum(axis=(1, 2, 3))
   np.testing.assert_allclose(model(X, KEY).log_likelihood, expected, rtol=1e-4)
 
 
@@ -92,8 +98,10 @@ def test_both_parameterisations_begin_as_the_same_function():
   np.testing.assert_allclose(plain(X, KEY).elbo, normed(X, KEY).elbo, rtol=1e-4)
 
 
-def test_initialisation_scales_every_layer():
-  model = make(init_scale=0.1)
+@pytest.mark.parametrize('flow_scale', [0.1, 1.0])
+def test_initialisation_scales_every_layer(flow_scale):
+  """Those in the flow at a scale of their own; the layers after them see what comes of it."""
+  model = make(scale=0.1, flow_scale=flow_scale)
   seen = {}
 
   def watch(layer, name):
@@ -117,7 +125,9 @@ def test_initialisation_scales_every_layer():
   for name, t in seen.items():
     stds = t.std(axis=(0, 1, 2))
     blind = 'mean' in name or 'log_scale' in name  # their first map sees nothing at its position
-    np.testing.assert_allclose(stds[int(blind) :], 0.1, rtol=0.02, err_msg=name)
+    scale = flow_scale if '.flow.' in name else 0.1
+    np.testing.assert_allclose(stds[int(blind) :], scale, rtol=0.02, err_msg=name)
+  assert sum('.flow.' in name for name in seen) == 3 * 4
 
 
 def test_free_bits():
@@ -141,11 +151,12 @@ def test_parameters_of_the_authors_size():
   expected = unit(3, h, 5) + layers * (up + down + flow) + unit(h, 3, 5) + h + 1
   make_ = lambda: ResNetVAE(
     (32, 32, 3),
-    layers=Layers('wn', init_std=0.05, log_scale=True, rngs=nnx.Rngs(0)),
+    layers=Layers('wn', init_std=0.05, log_scale=3.0, rngs=nnx.Rngs(0)),
+    is_iaf=True,
     depths=(10, 10),
     h=h,
     z=z,
-    is_iaf=True,
+    edge_bins='floor',
   )
   state = nnx.state(nnx.eval_shape(make_), nnx.Param)
   assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(state)) == expected

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +29,26 @@ KEY = jax.random.key(5)
 DIGITS = [variant for variant in vae.VARIANTS if variant.startswith('digits')]
 
 
-def frozen(spec, **changes):
-  config = vae.get_config(spec)
-  config.update(changes)
+def frozen(spec, changes=None):
+  """The config of `spec` with changes by dotted keys."""
+  config = vae.get_config(spec).lock()
+  config.update_from_flattened_dict(changes or {})
   return config_dict.FrozenConfigDict(config)
 
 
 @pytest.mark.parametrize('variant', DIGITS)
-def test_every_variant_runs_end_to_end_and_has_a_likelihood(variant, tmp_path):
-  config = frozen(f'{variant},tiny', diagnostics=variant.endswith('wn'))
-  train_lib.train(config, tmp_path)
+def test_every_variant_runs_end_to_end_and_has_a_likelihood(variant, tmp_path, monkeypatch):
+  settings = {}
+  train_step = train_lib.train_step
+
+  def recording(*args, ema_decay, free_bits, **kwargs):
+    settings.update(ema_decay=ema_decay, free_bits=free_bits)
+    return train_step(*args, ema_decay=ema_decay, free_bits=free_bits, **kwargs)
+
+  monkeypatch.setattr(train_lib, 'train_step', recording)
+  changes = {'run.diagnostics': variant.endswith('wn'), 'ema_epochs': 1.5, 'free_bits': 0.01}
+  train_lib.train(frozen(f'{variant},tiny', changes), tmp_path)
+  assert settings == {'ema_decay': 1 - 1 / (1.5 * 300 / 50), 'free_bits': 0.01}
   rows = read_rows(tmp_path / 'metrics.jsonl')
   tests = [row for row in rows if 'test/nll_bound' in row]
   assert [row['epoch'] for row in tests] == [1, 2]
@@ -59,7 +71,7 @@ def test_every_variant_runs_end_to_end_and_has_a_likelihood(variant, tmp_path):
 @pytest.mark.parametrize('param', vae.PARAMS)
 def test_resnet_vae_on_cifar10(param, tmp_path, needs_data):
   needs_data('cifar10')
-  config = frozen(f'cifar10-iaf-{param},tiny', eval_batch_size=500)
+  config = frozen(f'cifar10-iaf-{param},tiny')
   train_lib.train(config, tmp_path)
   tests = [r for r in read_rows(tmp_path / 'metrics.jsonl') if 'test/nll_bound' in r]
   assert tests[1]['test/bits_per_dim'] < tests[0]['test/bits_per_dim'] < 12
@@ -69,8 +81,15 @@ def test_resnet_vae_on_cifar10(param, tmp_path, needs_data):
     assert matplotlib.image.imread(tmp_path / f'{name}.png').std() > 0
 
 
-def test_likelihood_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
-  train_lib.train(frozen('digits-diag-wn,tiny', epochs=1), tmp_path / 'run')
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('trained') / 'run'
+  train_lib.train(frozen('digits-diag-wn,tiny', {'epochs': 1}), workdir)
+  return workdir
+
+
+def test_likelihood_goes_on_where_it_was_interrupted(trained, tmp_path, monkeypatch):
+  shutil.copytree(trained, tmp_path / 'run')
   whole = likelihood.evaluate(tmp_path / 'run', samples=3, batch=100)
   lines = (tmp_path / 'run' / 'likelihood-3.jsonl').read_text()
   cut = lines[: len(lines) * 2 // 3]  # in the middle of a line
@@ -106,6 +125,21 @@ def test_likelihood_of_another_training_or_other_data_takes_nothing_from_the_fir
     evaluate(first)
 
 
+def test_likelihood_takes_any_path(trained, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setattr(likelihood.interrupts, 'install', lambda: None)
+  monkeypatch.setattr(likelihood.environment, 'prepare', lambda: None)
+  (tmp_path / 'runs').mkdir()
+  shutil.copytree(trained, tmp_path / 'run')
+  for i, workdir in enumerate(('run', '~/run', 'runs/../run', str(tmp_path / 'run')), 1):
+    monkeypatch.setattr(sys, 'argv', ['likelihood', '--workdir', workdir, '--samples', str(i)])
+    likelihood.main()
+    assert 'log p(x) = -' in capsys.readouterr().out
+    assert (tmp_path / 'run' / f'likelihood-{i}.json').exists()
+  assert likelihood.evaluate(Path('run'), samples=6, batch=100)['images'] == 500
+
+
 # Bound on −log p(x), in nats, of one minibatch in the first three steps.
 GOLDEN = {
   'digits-diag-plain': (44.494007, 44.455643, 44.36805),
@@ -117,15 +151,17 @@ GOLDEN = {
 
 @pytest.mark.parametrize('variant', DIGITS)
 def test_first_steps_are_the_golden_ones(variant):
-  config = frozen(f'{variant},tiny', learning_rate=0.05)  # large, so that three steps tell
+  config = frozen(f'{variant},tiny', {'optimizer.learning_rate': 0.05})  # three steps tell
   images = jax.random.randint(jax.random.key(1), (50, 8, 8, 1), 0, 256).astype(jnp.uint8)
   model = train_lib.create_model(config, (8, 8, 1), jax.random.key(3))
-  train_lib.initialize(model, images, jax.random.key(4), config)
+  scales = {'scale': config.init.scale, 'flow_scale': config.init.flow_scale}
+  train_lib.initialize(model, images, jax.random.key(4), dataset='digits', **scales)
   graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = train_lib.create_optimizer(config)
   step = functools.partial(
-    train_lib.train_step, graphdef=graphdef, optimizer=optimizer, config=config
-  )
+    train_lib.train_step, graphdef=graphdef, optimizer=optimizer, dataset='digits',
+    free_bits=0.0, ema_decay=0.9, with_diagnostics=False,
+  )  # fmt: skip
   compiled = jax.jit(lambda state: step(state, np.arange(50), images, KEY))
   state = TrainState.create(params, model_state, optimizer, ema=True)
   values = []
@@ -144,7 +180,8 @@ def test_first_steps_are_the_golden_ones(variant):
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
-  config = frozen('digits-iaf-wn,tiny', epochs=4, checkpoint_every=3)
+  changes = {'epochs': 4, 'run.checkpoint_every': 3, 'data.binarize': 'once'}
+  config = frozen('digits-iaf-wn,tiny', changes)
   train_lib.train(config, tmp_path / 'whole')
 
   class Stop(Exception):
@@ -185,6 +222,111 @@ def test_bits_are_drawn_with_the_grey_values_as_probabilities():
   first, second = (train_lib.test_images(digits) for _ in range(2))
   np.testing.assert_array_equal(first, second)
   assert abs(first.mean() - digits.test.images.mean() / 255) < 0.01
+
+
+def binarized(how, **changes):
+  """Training images of digits as a run holds them."""
+  return train_lib.train_images(
+    frozen('digits-iaf-wn', {'data.binarize': how}), data.load('digits')
+  )
+
+
+def test_bits_that_are_drawn_once_are_always_the_same():
+  images = binarized('once')
+  assert images.dtype == np.uint8 and set(np.unique(images)) == {0, 255}
+  np.testing.assert_array_equal(images, binarized('once'))
+  observed = [train_lib.observe(jax.random.key(seed), images, 'digits') for seed in range(3)]
+  for bits in observed:
+    np.testing.assert_array_equal(bits, images / 255)
+  grey = data.load('digits').train.images / 255
+  assert abs(images.mean() / 255 - grey.mean()) < 0.01
+  variance = grey * (1 - grey)
+  z = (images / 255 - grey).sum(axis=0) / np.sqrt(np.maximum(variance.sum(axis=0), 1e-9))
+  assert np.abs(z).max() < 4.5  # 64 pixels
+
+
+def test_bits_that_are_drawn_once_have_their_own_random_numbers():
+  """Not those of the test set; and the first images keep theirs when there are fewer images."""
+  digits = data.load('digits')
+  draw = train_lib.bits.draw_once
+  train, test = draw(digits.train.images, train=True), draw(digits.train.images)
+  assert 0.05 < np.mean(train != test) < 0.3
+  np.testing.assert_array_equal(draw(digits.train.images[:100], train=True), train[:100])
+
+
+def test_bits_that_are_drawn_anew_differ_at_every_use():
+  images = binarized('anew')
+  np.testing.assert_array_equal(images, data.load('digits').train.images)
+  first, second = (train_lib.observe(jax.random.key(seed), images, 'digits') for seed in (0, 1))
+  is_certain = (images == 0) | (images == 255)
+  np.testing.assert_array_equal(first[is_certain], second[is_certain])
+  assert 0.2 < np.mean(np.asarray(first != second)[~is_certain]) < 0.5
+
+
+def test_pixels_of_cifar10_are_not_binarised():
+  images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  split = data.Split(images, np.zeros(1, np.int64))
+  dataset = data.load('digits').__class__('cifar10', split, split, ())
+  held = train_lib.train_images(frozen('cifar10-iaf-wn'), dataset)
+  np.testing.assert_array_equal(held, images)
+  np.testing.assert_array_equal(
+    train_lib.observe(KEY, held, 'cifar10').ravel(), np.arange(256) / 256 - 0.5
+  )
+  np.testing.assert_array_equal(train_lib.test_images(dataset).ravel(), np.arange(256) / 256 - 0.5)
+
+
+def test_configs_make_the_models_that_they_describe():
+  model = nnx.eval_shape(
+    lambda: train_lib.create_model(frozen('cifar10-iaf-wn'), (32, 32, 3), jax.random.key(0))
+  )
+  assert (len(model.layers), model.edge_bins) == (20, 'floor')
+  assert model.encoder_in.log_scale == model.layers[0].flow.mean.log_scale == 3
+  model = nnx.eval_shape(
+    lambda: train_lib.create_model(frozen('mnist-iaf-wn'), (28, 28, 1), jax.random.key(0))
+  )
+  assert len(model.flow.steps) == 4 and model.encoder_in.log_scale == 0
+  model = nnx.eval_shape(
+    lambda: train_lib.create_model(frozen('mnist-diag-plain'), (28, 28, 1), jax.random.key(0))
+  )
+  assert model.flow is None and type(model.encoder_in) is nnx.Conv
+
+
+@pytest.mark.parametrize(
+  ('spec', 'key', 'value', 'message'),
+  [
+    ('digits-iaf-wn', 'variant.dataset', 'imagenet', 'choose one of mnist, digits, cifar10'),
+    ('digits-iaf-wn', 'variant.dataset', 'cifar10', "no 'model.depths'"),
+    ('digits-iaf-wn', 'variant.posterior', 'normal', 'choose one of diag, iaf'),
+    ('digits-iaf-wn', 'variant.parameterization', 'bn', 'choose one of plain, wn'),
+    ('digits-iaf-wn', 'data.binarize', 'never', 'choose one of anew, once'),
+    ('digits-iaf-wn', 'model.maps', (2, 3), 'three numbers'),
+    ('digits-iaf-wn', 'model.flow_steps', 0, '1 or more'),
+    ('digits-iaf-wn', 'model.flow_width', 3, r'must be config\.model\.latents=32 or more'),
+    ('cifar10-iaf-wn', 'model.edge_bins', 'none', 'choose one of floor, tails'),
+    ('cifar10-iaf-wn', 'model.depths', (), 'numbers of layers'),
+    ('cifar10-iaf-wn', 'model.z', 0, '1 or more'),
+    ('cifar10-iaf-wn', 'layers.log_scale', -1.0, 'must not be negative'),
+    ('cifar10-iaf-wn', 'layers.log_scale', float('nan'), 'must not be negative'),
+    ('cifar10-iaf-wn', 'layers.init_std', 0.0, 'above 0'),
+    ('cifar10-iaf-wn', 'layers.dtype', 'float16', 'choose one of float32, bfloat16'),
+    ('cifar10-iaf-wn', 'init.examples', 0, '1 or more'),
+    ('cifar10-iaf-wn', 'init.scale', 0.0, 'above 0'),
+    ('cifar10-iaf-wn', 'init.flow_scale', -1.0, 'above 0'),
+    ('cifar10-iaf-wn', 'optimizer.learning_rate', 0.0, 'above 0'),
+    ('cifar10-iaf-wn', 'optimizer.eps', 0.0, 'above 0'),
+    ('cifar10-iaf-wn', 'optimizer.b1', 1.0, 'below 1'),
+    ('cifar10-iaf-wn', 'optimizer.b2', -0.1, 'at least 0'),
+    ('cifar10-iaf-wn', 'ema_epochs', -1.0, 'must not be negative'),
+    ('cifar10-iaf-wn', 'free_bits', -1.0, 'must not be negative'),
+    ('cifar10-iaf-wn', 'batch_size', 0, '1 or more'),
+    ('cifar10-iaf-wn', 'run.eval_batch_size', 0, '1 or more'),
+  ],
+)
+def test_values_out_of_range_are_refused(spec, key, value, message):
+  validate(frozen(spec))
+  with pytest.raises(UserError, match=message) as error:
+    validate(frozen(spec, {key: value}))
+  assert key in str(error.value) or 'depths' in message
 
 
 def test_the_paper_s_size():
