@@ -14,7 +14,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import config_dict
 
 from configs import vae
 from experiments.training import data
@@ -24,16 +23,13 @@ from experiments.training.state import TrainState
 from experiments.vae import likelihood
 from experiments.vae import train as train_lib
 from experiments.vae.validate import validate
+from tests import configurations
 
 KEY = jax.random.key(5)
 DIGITS = [variant for variant in vae.VARIANTS if variant.startswith('digits')]
 
 
-def frozen(spec, changes=None):
-  """The config of `spec` with changes by dotted keys."""
-  config = vae.get_config(spec).lock()
-  config.update_from_flattened_dict(changes or {})
-  return config_dict.FrozenConfigDict(config)
+frozen = functools.partial(configurations.frozen, vae)
 
 
 @pytest.mark.parametrize('variant', DIGITS)
@@ -110,7 +106,7 @@ def test_likelihood_of_another_training_or_other_data_takes_nothing_from_the_fir
   """Checkpoints of the same step, in the same directory."""
   first, second = tmp_path / 'first', tmp_path / 'second'
   for seed, workdir in enumerate((first, second)):
-    train_lib.train(frozen('digits-diag-wn,tiny', epochs=1, seed=seed), workdir)
+    train_lib.train(frozen('digits-diag-wn,tiny', {'epochs': 1, 'seed': seed}), workdir)
   evaluate = functools.partial(likelihood.evaluate, samples=3, batch=250)
   results = [evaluate(workdir) for workdir in (first, second)]
   assert results[0]['log_likelihood'] != results[1]['log_likelihood']
