@@ -4,14 +4,11 @@ The loop trains a model of a few numbers. The commands run in this process.
 """
 
 import dataclasses
-import logging
 import os
-import runpy
 import shlex
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -20,12 +17,12 @@ import matplotlib
 import numpy as np
 import optax
 import pytest
-from absl import flags
 from flax import nnx
 
-from experiments.training import cli, loop, quiet
+from experiments.training import loop, quiet
 from experiments.training.metrics import read_rows
 from experiments.training.state import TrainState
+from tests.commands import run_here
 
 ROOT = Path(__file__).parents[2]
 OPTIMIZER = optax.sgd(0.1)
@@ -171,26 +168,6 @@ COMMANDS = {
   'report': 'scripts.report',
   'benchmark': 'scripts.benchmark',
 }
-
-
-def run_here(module, arguments, monkeypatch, capfd, caplog):
-  """The exit code of `python -m MODULE ARGUMENTS`, run in this process, and what is on stderr."""
-  monkeypatch.setattr(sys, 'argv', [module, *arguments])
-  monkeypatch.setattr(cli.interrupts, 'install', lambda: None)  # signals are pytest's
-  monkeypatch.setattr(sys, 'dont_write_bytecode', True)  # Python's, of a config file, is not ours
-  monkeypatch.setenv('GLIBC_TUNABLES', '')  # or the process would be replaced by a new one
-  monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # the file of another test
-  capfd.readouterr()
-  with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', message=f"'{module}.* found in sys.modules")
-    with pytest.raises(SystemExit) as exit_:
-      runpy.run_module(module, run_name='__main__', alter_sys=True)
-  for flag in flags.FLAGS.flags_by_module_dict()[cli.__name__]:
-    flag.unparse()
-  for name in [name for name in flags.FLAGS if name.startswith('config.')]:
-    delattr(flags.FLAGS, name)
-  assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-  return exit_.value.code, capfd.readouterr().err
 
 
 def run_apart(module, arguments):
