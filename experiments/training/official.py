@@ -83,10 +83,13 @@ def read(name: str, folder: Path) -> dict[str, Arrays]:
   arrays = {}
   for split, names in source.files.items():
     try:
-      arrays[split] = source.decode([files[file] for file in names], source.shapes[split])
+      images, labels = source.decode([files[file] for file in names], source.shapes[split])
+      if labels.max() >= len(source.class_names):
+        raise ValueError(f'there is a label {labels.max()}')
+      arrays[split] = images, labels
     except ValueError as error:
       raise UserError(
-        f'{folder} holds other {split} data than {name} ({error}); move it, and run: '
+        f'{folder} holds other {split} data than {name} ({error}); to replace them, run: '
         f'python -m experiments.training.download {name} --data_dir {folder.parent}'
       ) from error
   return arrays

@@ -102,15 +102,16 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _decode(name: str, folder: Path, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+  try:
+    stored = {split: _stored(folder, split) for split in shapes}
+  except Exception as error:  # each layer below TFDS has errors of its own kind
+    raise UserError(
+      f'cannot read {folder} ({type(error).__name__}: {str(error)[:200]}); a file is missing or '
+      'truncated: copy or download the folder anew.'
+    ) from error
   arrays = {}
-  for split, shape in shapes.items():
-    try:
-      images, labels, ids = _stored(folder, split)
-    except Exception as error:  # each layer below TFDS has errors of its own kind
-      raise UserError(
-        f'cannot read {folder} ({type(error).__name__}: {str(error)[:200]}); a file is missing or '
-        'truncated: copy or download the folder anew.'
-      ) from error
+  for split, (images, labels, ids) in stored.items():
+    shape = shapes[split]
     if images.shape != shape or images.dtype != np.uint8 or not _are_classes(labels):
       raise UserError(
         f'{folder} holds {images.dtype} images {images.shape} for {split}, which should be uint8 '

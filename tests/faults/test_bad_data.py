@@ -14,12 +14,14 @@ pytest.importorskip('array_record.python.array_record_module')
 
 @pytest.fixture
 def mnist(tmp_path):
-  """Writes a folder as TensorFlow Datasets does, but with only five images; returns it."""
+  """Writes a folder as TensorFlow Datasets does, but with only a few images; returns it."""
 
-  def write(side=28, label=7, **kwargs):
+  def write(side=28, label=7, counts=(3, 2), **kwargs):
     folder = tmp_path / 'data' / 'mnist' / '3.0.1'
     split = lambda count: (np.zeros((count, side, side, 1), np.uint8), [label] * count)
-    archives.write_tfds_mnist(folder, {'train': split(3), 'test': split(2)}, side=side, **kwargs)
+    train, test = counts
+    splits = {'train': split(train), 'test': split(test)}
+    archives.write_tfds_mnist(folder, splits, side=side, **kwargs)
     return folder
 
   return write
@@ -72,10 +74,13 @@ def test_other_content_is_refused(content, message, mnist, refused):
 
 
 def test_labels_that_are_no_classes_are_refused(mnist, refused, monkeypatch):
-  monkeypatch.setattr(archives, 'COUNTS', {'train': 3, 'test': 2})
   archives.publish_tiny(monkeypatch)
-  mnist(label=10)
+  mnist(label=10, counts=archives.COUNTS.values())
   refused('vae --config=configs/vae.py:mnist-iaf-wn --data_dir=data', 'labels that are no classes')
+  images, labels = archives.random_split('mnist', 'test')
+  files = archives.files_of('mnist', {'test': (images, labels + 10)})
+  archives.write(Path('data/mnist'), archives.tiny('mnist') | archives.pack('mnist', files))
+  refused('vae --config=configs/vae.py:mnist-iaf-wn --data_dir=data', '(there is a label 1')
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ def test_a_folder_that_an_interrupted_download_left_empty(refused):
   'damage, message',
   [
     ('truncate -s 99 *images*', 'train-images-idx3-ubyte.gz is damaged (Compressed file ended'),
-    ('truncate -s 0 t10k-labels*', 't10k-labels-idx1-ubyte.gz is damaged ('),
+    ('truncate -s 0 t10k-labels*', 'holds other test data than mnist (its header'),
     ('cp t10k-images* train-images-idx3-ubyte.gz', 'holds other train data than mnist (its header'),
     ('echo x > train-labels-idx1-ubyte.gz', 'train-labels-idx1-ubyte.gz is damaged (Not a gzipped'),
     ('rm train-labels*', 'mnist is not in '),

@@ -28,6 +28,7 @@ def write_run(path, config, rows=ROWS):
   (path / 'checkpoints').mkdir(parents=True)
   (path / 'lock').touch()
   (path / 'config.json').write_text(config.to_json())
+  (path / 'data.json').write_text(json.dumps(data.load('digits').description))
   (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
@@ -71,12 +72,12 @@ TABLE = {
     ('sed -i \'2s/12/"12"/\' run/metrics.jsonl', 'run/metrics.jsonl, line 2: no row of metrics'),
     ('rm run/metrics.jsonl; mkdir run/metrics.jsonl', 'Is a directory: run/metrics.jsonl'),
     (
-      'mkdir run/checkpoints/6',
+      'mkdir run/checkpoints/6; rm run/data.json',
       'run holds a run of an older version, which did not write down its',
     ),
     ("echo '{' > run/data.json", 'run/data.json is damaged'),
     ('echo {} > run/data.json', 'run/data.json is damaged (it has no digest)'),
-    ('mkdir run/data.json', 'run/data.json is damaged'),
+    ('rm run/data.json; mkdir run/data.json', 'run/data.json is damaged'),
     (
       'echo \'{"name": "digits", "digest": "0123456789abcdef"}\' > run/data.json',
       'run holds a run on other data: digits with the digest 0123456789ab, and digits is ',
@@ -131,7 +132,7 @@ TABLE = {
   LIKELIHOOD: [
     ('rm -r vae', 'there is no directory vae'),
     ('rm -r vae; cp -r run vae', 'vae is a run of cifar, not of vae'),
-    ('mkdir vae/checkpoints/6', 'vae holds a run of an older version'),
+    ('mkdir vae/checkpoints/6; rm vae/data.json', 'vae holds a run of an older version'),
     ('rm -r vae/checkpoints', 'there are no checkpoints in vae/checkpoints'),
     ('echo {} > vae/summary.json', 'vae/summary.json is missing or is not of a run'),
     ("sed -i 's/posterior/pasterior/' vae/summary.json", "the config has no 'variant.posterior'"),
@@ -260,7 +261,6 @@ def test_a_lock_that_is_held(lock, command, message, work):
 def test_checkpoints(damage, message, whole, refused):
   run = Path('run')
   write_run(run, draw.get_config('plain,noattention,tiny'), rows=[{**ROWS[-1], 'step': 15}])
-  (run / 'data.json').write_text(json.dumps(data.load('digits').description))
   shutil.copytree(whole[0].workdir / 'checkpoints', run / 'checkpoints', dirs_exist_ok=True)
   subprocess.run(['bash', '-c', damage], check=True)
   refused('draw --config=configs/draw.py:plain,noattention,tiny --workdir=run', message)
