@@ -5,7 +5,7 @@
 The published archives go to DIR/cifar10 or DIR/mnist; DIR is by default $TFDS_DATA_DIR or
 ~/tensorflow_datasets. For a machine without the internet, get the archives elsewhere and give them
 as --archive: cifar-10-binary.tar.gz, or the four .gz files of MNIST or the folder that holds them.
-Whatever they come from, their content is checked against the published one.
+Wherever they come from, their content must be the published one.
 """
 
 import contextlib
@@ -179,7 +179,7 @@ def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
       except ValueError:  # pooch's, of a wrong checksum
         problems.append(f'{mirror}: what came is not the published file')
   raise UserError(
-    f'cannot download {path.name} ({"; ".join(problems)}); run the same command again, or '
+    f'cannot download {path.name} ({"; ".join(problems)}); rerun the same command, or '
     f'{_otherwise(name)}'
   )
 
@@ -187,7 +187,7 @@ def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
 def _put(name: str, staged: Path, path: Path) -> None:
   """Gives a checked archive its place; another one that is there is kept beside it."""
   if difference := official.difference(staged, official.SOURCES[name].archives[path.name]):
-    raise UserError(f'{path.name} is not as published ({difference}); run the same command again.')
+    raise UserError(f'{path.name} is not as published ({difference}); rerun the same command.')
   if path.exists():
     aside = path.with_name(f'{path.name}.replaced')
     os.replace(path, aside)
@@ -229,8 +229,8 @@ def _one_line(folder: Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f'cannot read or write {error.filename or folder} ({error.strerror or error}); mend this and '
-      'run the same command again.'
+      f'cannot read or write {error.filename or folder} ({error.strerror or error}); fix this and '
+      'rerun the same command.'
     ) from error
 
 

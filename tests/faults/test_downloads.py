@@ -144,7 +144,7 @@ def test_what_does_not_come_whole_is_not_kept(fault, message, name, server, tmp_
   elif fault == 'a page':
     server.files[f'/{file}'] = b'<html>Please log in</html>'
   line = refused(message, name, tmp_path)
-  assert line.startswith('cannot download ') and 'run the same command again, or give' in line
+  assert line.startswith('cannot download ') and 'rerun the same command, or give' in line
   assert not official.is_there(name, tmp_path / name)
   assert not (tmp_path / name / '.download').exists()
   with pytest.raises(UserError, match=f'{name} is not in {tmp_path}'):
