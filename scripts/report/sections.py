@@ -58,7 +58,7 @@ def make(
 
 
 def split_by_config(runs: Sequence[Run]) -> list[list[Run]]:
-  """Runs of equal data and of equal config but for what `_FREE` names, in the order given."""
+  """Runs of equal config but for what `_FREE` names, in the order given."""
   groups: list[list[Run]] = []
   for run in runs:
     for group in groups:
@@ -73,16 +73,11 @@ def split_by_config(runs: Sequence[Run]) -> list[list[Run]]:
 def differences(first: Run, second: Run) -> str:
   """'width=96, epochs=200': what the config of the second run has that the first has otherwise.
 
-  Other data of the same name are a difference, too. A key that only one of them has does not count:
-  it came into the config after the other run.
+  A key that only one of them has does not count: it came into the config after the other run.
   """
   shared = first.config.keys() & second.config.keys() - _FREE
-  found = [
+  return ', '.join(
     f'{key}={json.dumps(second.config[key])}'
     for key in second.config
     if key in shared and first.config[key] != second.config[key]
-  ]
-  old, new = ((run.summary or {}).get('data') or {} for run in (first, second))
-  if old.get('name') == new.get('name') and old.get('digest') != new.get('digest'):
-    found.append(f'data {str(new.get("digest"))[:12]}')
-  return ', '.join(found)
+  )

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import config_dict
 
 from configs import cifar
 from experiments.training import cache, data, start
 from experiments.training.errors import UserError
-from tests import archives
+from tests import archives, configurations
 
 ROOT = Path(__file__).parents[3]
 # The first of data_batch_1 are a frog, two trucks, a deer, a car.
@@ -147,8 +146,8 @@ def test_archives_come_before_a_folder_of_tensorflow_datasets(tiny_mnist, tmp_pa
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys):
   archives.publish_tiny(monkeypatch)
-  config = cifar.get_config('wn,tiny')
-  config.dataset, config.batch_size, config.train_examples = 'mnist', 2, 0
+  changes = {'data.name': 'mnist', 'data.train_examples': 0, 'batch_size': 2}
+  config = configurations.frozen(cifar, 'wn,tiny', changes)
   steps = []
 
   def run_experiment(config, workdir, dataset, mesh):
@@ -157,7 +156,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys):
 
   def run(workdir='run'):
     start.on_images(
-      config_dict.FrozenConfigDict(config),
+      config,
       tmp_path / workdir,
       str(tmp_path),
       validate=lambda *_: None,
@@ -185,7 +184,7 @@ TENSORFLOW = """
 import pathlib, sys
 sys.modules['tensorflow'] = None  # its import fails, as if it were not installed
 from experiments.training import data, download, official
-from tests import archives
+from tests import archives, configurations
 official.SOURCES = archives.tiny_sources()
 for name in ('cifar10', 'mnist'):
   archives.write(pathlib.Path(sys.argv[1]), archives.tiny(name))

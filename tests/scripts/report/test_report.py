@@ -35,17 +35,6 @@ def test_table_has_mean_standard_error_and_the_papers_value(runs):
   assert 'width 32 (paper: 96), 2 epochs (paper: 200)' in section.tables[0].caption
 
 
-def test_runs_on_other_data_of_the_same_name_are_not_averaged(runs):
-  for path, digest in zip(runs, ('0123456789abcdef', 'fedcba9876543210', '0123456789abcdef')):
-    summary = json.loads((path / 'summary.json').read_text())
-    summary['data'] = {'name': 'cifar10', 'digest': digest}
-    (path / 'summary.json').write_text(json.dumps(summary))
-  first, second = make(runs)
-  assert list(first.tables[0].frame['seeds']) == ['1', '1']
-  assert list(second.tables[0].frame['seeds']) == ['1']
-  assert second.title.endswith('with data fedcba987654')
-
-
 def test_digits_have_no_value_of_the_paper(make_run):
   (section,) = make([make_run('wn', 0, (9, 8), dataset='digits')])
   assert list(section.tables[0].frame) == ['parameterisation', 'seeds', 'epoch 1', 'epoch 2']
