@@ -20,6 +20,7 @@ from experiments.training.errors import UserError, check_links
 from experiments.training.metrics import read_rows
 
 _FILES = ('config.json', 'summary.json', 'metrics.jsonl')  # one of them makes a folder a run
+_DIVERGED = re.compile(r'error: (.+ is (?:nan|-?inf) at step \d+)')  # how such a run ends its log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,18 @@ class Run:
     summary: its `summary.json`; None while it is not finished.
     metrics: the rows of its `metrics.jsonl`: step, epoch, seconds, and a column for each metric,
       NaN in the rows that do not have it.
+    data: what its data are, as `name`, `digest`, `train_images`, `test_images` and `published`,
+      split → whether it equals the published files; None for a run of an older version.
+    divergence: 'train/loss is nan at step 120' if the run ended so, in a sweep, which keeps its log;
+      None otherwise.
   """
 
   path: Path
   config: dict[str, Any]
   summary: dict[str, Any] | None
   metrics: pd.DataFrame
+  data: dict[str, Any] | None = None
+  divergence: str | None = None
 
   @property
   def is_finished(self) -> bool:
@@ -48,6 +55,11 @@ class Run:
   def variant(self) -> str:
     """'mnist-iaf-wn'."""
     return settings.variant(self.config)
+
+  @property
+  def parameterization(self) -> str:
+    """'wn', a part of its variant."""
+    return self.config['variant']['parameterization']
 
   @property
   def learning_rate(self) -> float:
@@ -123,19 +135,25 @@ def read(path: Path) -> Run:
   check_links(path)
   summary = _read_json(path / 'summary.json')
   config = _read_json(path / 'config.json') if summary is None else summary.get('config')
-  if config is not None and settings.is_of_older_format(config):
+  if isinstance(config, dict) and settings.is_of_older_format(config):
     raise UserError(f'{path} is a run of an older version, whose format this one does not read.')
   if not _is_config(config):
     name = 'config.json' if summary is None else 'summary.json'
     raise UserError(f'{path}/{name} is missing or is not of a run.')
+  data = _read_json(path / 'data.json') if summary is None else summary.get('data')
+  if not (data is None or _is_data(data)):
+    name = 'data.json' if summary is None else 'summary.json'
+    raise UserError(f'{path}/{name} does not describe the data of a run.')
+  divergence = _divergence(path) if summary is None else None
   rows = read_rows(path / 'metrics.jsonl')
-  if not rows:
+  if not rows and divergence is None:
     raise UserError(f'{path}/metrics.jsonl has no rows.')
   try:
-    metrics = pd.DataFrame(rows).astype(float).astype({'step': int})
+    metrics = pd.DataFrame(rows, columns=None if rows else ['step', 'epoch', 'seconds'])
+    metrics = metrics.astype(float).astype({'step': int})
   except (ValueError, TypeError) as error:
     raise UserError(f'{path}/metrics.jsonl holds what is no number ({error}).') from error
-  return Run(path, config, summary, metrics)
+  return Run(path, config, summary, metrics, data, divergence)
 
 
 def read_of(experiment: str, path: Path) -> Run:
@@ -159,12 +177,32 @@ def _is_config(value: Any) -> bool:
   variant, optimizer = value.get('variant'), value.get('optimizer')
   if not isinstance(variant, dict) or not isinstance(optimizer, dict):
     return False
+  if 'parameterization' not in variant:
+    return False
   parts = [part for part in variant.values() if part != '']
   names = [value.get('experiment'), value.get('protocol'), *parts]
   is_name = lambda name: isinstance(name, str) and re.fullmatch(r'\w[\w.+-]*', name)
   rate, epochs = optimizer.get('learning_rate'), value.get('epochs')
   has_numbers = isinstance(rate, int | float) and isinstance(epochs, int)
   return bool(parts) and all(map(is_name, names)) and has_numbers
+
+
+def _is_data(value: Any) -> bool:
+  """Whether it is a description of data; games have a name and a digest only."""
+  if not isinstance(value, dict) or not isinstance(value.get('name'), str):
+    return False
+  types = {'digest': str, 'train_images': int, 'test_images': int, 'published': dict | None}
+  return all(isinstance(value[key], kind) for key, kind in types.items() if key in value)
+
+
+def _divergence(path: Path) -> str | None:
+  """What the log that a sweep keeps of a run says of a number that is not finite."""
+  try:
+    lines = (path.parent / 'logs' / f'{path.name}.log').read_text(errors='replace').splitlines()
+  except OSError:
+    return None
+  found = [match[1] for line in lines[-20:] if (match := _DIVERGED.match(line))]
+  return found[-1] if found else None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

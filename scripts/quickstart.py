@@ -15,8 +15,8 @@ from configs import cifar
 from experiments import results
 from experiments.training import environment, interrupts
 from experiments.training.errors import ArgumentParser, UserError, one_line_errors
-from scripts.report import curves, output, sections
-from scripts.report.cifar import METRIC
+from scripts.report import evaluations, output, sections, tables
+from scripts.report.cifar import TEST
 
 VARIANTS = ('plain', 'wn', 'wn_mean_bn')
 
@@ -59,10 +59,10 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
   made, _ = sections.make([results.read(workdir) for workdir in configs])
   output.write(made, out)
   print(f'\nTest error in % on 500 digits, mean of {seeds} seeds ± standard error:\n')
-  print(error_table(curves.evaluations(made[0].runs, METRIC, scale=100)))
+  print(error_table(evaluations.evaluations(made[0].runs, TEST)))
   print(f"""
 Report:           {out}/index.html
-Learning curves:  {out}/learning_curves.png
+Learning curves:  {out}/figure1.png
 Runs:             {out}/VARIANT/seedK/ (metrics.jsonl, summary.json, checkpoints, pictures)
 TensorBoard:      pip install tensorboard && tensorboard --logdir {out}
 
@@ -79,7 +79,7 @@ def error_table(errors: pd.DataFrame) -> str:
   epochs = errors['epoch'].max()
   shown = sorted({1, 2, 3, 4, 5, 7, 10, epochs} & set(errors['epoch']))
   cells = errors[errors['epoch'].isin(shown)].groupby(['epoch', 'variant'], sort=False)['value']
-  table = cells.apply(curves.mean_and_error).unstack()[list(errors['variant'].unique())]
+  table = cells.apply(tables.mean_and_error).unstack()[list(errors['variant'].unique())]
   lines = ['epoch' + ''.join(f'{variant:>16}' for variant in table)]
   lines += [
     f'{epoch:>5}' + ''.join(f'{cell:>16}' for cell in row) for epoch, *row in table.itertuples()

@@ -6,13 +6,15 @@
 RUNS are directories of runs, or directories with runs somewhere below them. Reads `config.json`,
 `summary.json`, `metrics.jsonl` and what was measured afterwards (`likelihood-K.json`,
 `score-N.json`), and shows the pictures of the runs. Runs that are unfinished or damaged are named
-and left out.
+and left out; one that diverged in a sweep counts as diverged.
 
-Runs of one experiment that differ only in parameterisation, seed and learning rate make a section.
-Each has a directory in --out (a single one has --out itself) with tables as Markdown and CSV,
-figures as PNG and SVG, and copies of what was read. `index.html` in --out
+Runs of one experiment on the same data that differ only in parameterisation, seed and learning rate
+make a section. Each has a directory in --out (a single one has --out itself) with figures as PNG and
+SVG, tables as Markdown and CSV, and copies of what was read. They are numbered as in the proceedings
+version of the paper, whose values, read off its curves, are drawn beside ours. `index.html` in --out
 shows all of it and needs no other file. --readme also replaces the part of that file between the
-lines `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is that of --out without --block.
+lines `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is that of --out without --block. --note is the
+last sentence of the caption of each main figure: what it shows.
 """
 
 import sys
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--readme', type=Path, help='file in which a block is replaced')
   parser.add_argument('--block', help='name of the block (default: that of --out)')
   parser.add_argument('--steps', type=Path, help='step times, for the error against time')
-  parser.add_argument('--note', default='', help='sentence for the captions')
+  parser.add_argument('--note', default='', help='what the figures show')
   with one_line_errors():
     args = parser.parse_args(argv)
     name = args.block or args.out.resolve().name

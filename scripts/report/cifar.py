@@ -1,30 +1,43 @@
-"""Table 1 and Figure 1 of the paper from runs of the CIFAR-10 experiment."""
+"""Figures 1 and 2 of the paper from runs of the CIFAR-10 experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from experiments.results import Run
-from scripts.report import curves, diagnostics, step_times
-from scripts.report.parts import Picture, Section, Table
+from scripts.report import (
+  diagnostics,
+  drawing,
+  evaluations,
+  paper,
+  protocol,
+  provenance,
+  rates,
+  selection,
+  step_times,
+  tables,
+)
+from scripts.report.drawing import Panel
+from scripts.report.evaluations import Comparison, Measure
+from scripts.report.parts import Picture, Section, Table, caption
 
-METRIC = 'test/error'
-KEYS = frozenset({'dataset', 'width', 'epochs', 'batch_size', 'learning_rate'})  # of a config
-# Test error in %, Table 1 of the paper: 200 epochs at width 96 on the original images.
-PAPER = {'plain': 8.43, 'wn': 8.46, 'bn': 8.05, 'mean_bn': 8.52, 'wn_mean_bn': 7.31}
+TEST = Measure('test/error', 'test error (%)', scale=100)
+TRAINING = Measure('train/error', 'training error (%)', scale=100)
+KEYS = frozenset({'batch_size', 'model.width', 'model.dtype', 'run.cpu_winograd'})  # of a config
 
 
 def section(
-  runs: Sequence[Run], name: str, title: str, steps: Path | None = None, note: str = ''
+  runs: Sequence[Run], name: str, changes: str = '', steps: Path | None = None, note: str = ''
 ) -> tuple[Section | None, list[str]]:
   """The section of runs that differ only in parameterisation, seed and learning rate.
 
   Args:
-    runs: finished runs.
+    runs: finished or diverged runs on the same data.
     name: of the section.
-    title: its heading.
+    changes: how they differ from those of another section with their protocol, for the heading.
     steps: file of step times; without, time is that of the runs themselves.
-    note: sentence for the caption.
+    note: sentence for the caption: what it shows.
 
   Returns:
     The section, or None if no run can be used; and a line for each run that cannot.
@@ -32,43 +45,72 @@ def section(
   Raises:
     UserError: `steps` has no times for these runs.
   """
-  runs, problems = curves.whole(runs, METRIC, list(PAPER))
-  if not runs:
-    return None, problems
+  usable = selection.select(runs, [TEST.metric, TRAINING.metric])
+  if not (runs := usable.finished):
+    return None, usable.problems
   step_seconds = step_times.read(steps, runs) if steps else None
-  errors = curves.evaluations(runs, METRIC, scale=100, step_seconds=step_seconds)
-  config = runs[0].config
-  best = curves.best_rates(errors)
-  best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
-  chosen = errors[errors['learning_rate'] == errors['variant'].map(best)]
-  tried = errors['learning_rate'].nunique()
-  table = curves.table(chosen, (1, 2, 3, 5), with_rates=tried > 1)
-  if config['dataset'] == 'cifar10':
-    paper = [f'{PAPER[variant]:.2f}' for variant in chosen['variant'].unique()]
-    table = table.assign(**{'paper, 200 epochs': paper})
-  about_time = (
-    'Time is the number of steps times the median time of a step.'
-    if steps
-    else curves.about_time(runs)
+  comparison = evaluations.compare(usable, TEST, step_seconds=step_seconds)
+  training = evaluations.training_means(comparison.runs, TRAINING)
+  dataset, epochs = runs[0].data['name'], runs[0].config['epochs']
+  difference = protocol.about(runs)
+  about = (
+    f'Figure 1: training error on {dataset} (of the minibatches, with noise and dropout, as a mean '
+    'over each epoch) and beside it the test error; mean over seeds, with a band of one standard '
+    'error.'
   )
-  figure = curves.draw(
-    chosen, f'{config["dataset"]}, width {config["width"]}', ylabel='test error (%)'
+  figure = _figure1(comparison, training, dataset)
+  about_time = 'the number of steps times the median time of a step' if steps else None
+  about_time = f'time is {about_time}' if about_time else evaluations.about_time(runs)
+  against_time = Panel(
+    evaluations.with_mean_minutes(comparison.chosen), 'minutes', dataset, 'minutes', TEST.label,
+    fit_from=drawing.after_the_start(comparison.chosen, 'minutes'),
+  )  # fmt: skip
+  pictures = [
+    Picture('figure1', figure, caption(about, difference, note)),
+    Picture('test_error_time', drawing.draw([[against_time]]), f'Test error; {about_time}.'),
+  ]
+  chosen = (
+    f'Figure 2: test error in % after {epochs} epochs, mean over seeds ± standard error, at the '
+    'learning rate of those tried that has the lowest.'
   )
-  caption = ' '.join(filter(None, [_scale(config, tried), note]))
-  tables = [Table('table', table, caption)]
-  if tried > 1:
-    rates = 'Test error in % after the last epoch, by learning rate; the best of each in bold.'
-    tables.append(Table('learning_rates', curves.rate_table(errors), rates))
-  pictures = [Picture('learning_curves', figure, about_time), *diagnostics.pictures(best_runs)]
-  data = {'test_error': curves.by_run(chosen)}
-  return Section(name, title, runs, tables, pictures, data), problems
+  made = [Table('figure2', _figure2(comparison, training, dataset), chosen)]
+  if comparison.tried > 1:
+    what = f'Test error in % after {epochs} epochs'
+    pictures.append(rates.picture(comparison, what, difference))
+    made.append(rates.table(comparison, what))
+  pictures += diagnostics.pictures(comparison.runs)
+  data = {'training_error': training, 'test_error': comparison.chosen}
+  figures = 'Figures 1 and 2' if dataset == 'cifar10' else 'As Figures 1 and 2'
+  title = f'{figures}: {dataset}, protocol {runs[0].config["protocol"]}{changes}'
+  by_run = {stem: tables.by_run(rows) for stem, rows in data.items()}
+  shown = [*runs, *usable.diverged]
+  source = provenance.sentence(runs)
+  return Section(name, title, shown, pictures, made, by_run, source), usable.problems
 
 
-def _scale(config: dict[str, Any], tried: int) -> str:
-  text = (
-    f'Test error in % on {config["dataset"]}: width {config["width"]} (paper: 96), '
-    f'{config["epochs"]} epochs (paper: 200), '
-  )
-  if tried > 1:
-    return f'{text}the best of {tried} learning rates for each by the error after the last epoch.'
-  return f'{text}learning rate {config["learning_rate"]:g}.'
+def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str):
+  panels = []
+  for number, measure, rows in ((1, TRAINING, training), (2, TEST, comparison.chosen)):
+    points = drawing.paper_points(number, rows) if dataset == 'cifar10' else None
+    if number == 2 and points is not None and rows['epoch'].max() < points['x'].min():
+      points = None  # only the end of its curves is known
+    fit_from = drawing.after_the_start(rows)
+    title = measure.label.removesuffix(' (%)')
+    panels.append(
+      Panel(rows, 'epoch', title, 'epoch', measure.label, points, fit_from=fit_from)
+    )
+  return drawing.draw([panels], protocol.paper_label(comparison.runs))
+
+
+def _figure2(comparison: Comparison, training: pd.DataFrame, dataset: str) -> pd.DataFrame:
+  values, in_paper = evaluations.last_epoch(comparison.chosen), paper.last(2)
+  cells = []
+  for variant, group in values.groupby('variant', sort=False):
+    last = evaluations.last_epoch(training[training['variant'] == variant])
+    row = tables.first_cells(comparison, variant)
+    row['training error'] = tables.mean_and_error(last['value'])
+    row['test error'] = tables.mean_and_error(group['value'])
+    if dataset == 'cifar10':
+      row['paper, 200 epochs'] = f'{in_paper[variant]:.2f}' if variant in in_paper else '–'
+    cells.append(row)
+  return pd.DataFrame(cells)

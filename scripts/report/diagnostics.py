@@ -19,23 +19,22 @@ QUANTITIES = {
   'effective_learning_rate': '‖Δv‖ / ‖v‖',
 }
 _NORMALIZED = (
-  'A cosine of rounding size shows that v·∇v = 0 (Eq. 3): scale and direction are decoupled. Under '
-  'plain gradient descent ‖v‖ therefore only grows (§2.1); Adam follows this only roughly.'
+  'A cosine of rounding size shows that v·∇v = 0 (Eq. 3). Under plain gradient descent ‖v‖ therefore '
+  'only grows (§2.1); Adam follows this only roughly.'
 )
 _PLAIN = 'v is the weight itself, and its gradient may change its length as well as its direction.'
 _ON_LOG_SCALE = {'v_grad_norm', 'v_grad_cosine', 'effective_learning_rate'}
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-  """A picture of the first of the runs with `config.diagnostics` of each parameterisation."""
+  """A picture of the first of the runs with `config.run.diagnostics` of each variant."""
   drawn: dict[str, Picture] = {}
   for run in runs:
-    variant = run.config['variant']
+    variant = run.variant
     frame = long(run.metrics)
     if variant not in drawn and not frame.empty:
       caption = f'`{variant}`, seed {run.config["seed"]}: means over the units of each layer. '
-      is_normed = any(part.startswith('wn') for part in variant.split('-'))
-      caption += _NORMALIZED if is_normed else _PLAIN
+      caption += _NORMALIZED if run.parameterization.startswith('wn') else _PLAIN
       drawn[variant] = Picture(f'diagnostics_{variant}', draw(frame), caption)
   return list(drawn.values())
 

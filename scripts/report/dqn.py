@@ -1,206 +1,183 @@
-"""Table 2 and Figure 4 of the paper from runs of deep Q-learning."""
+"""Figures 5 and 6 of the paper from runs of deep Q-learning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from experiments.results import Run
-from scripts.report import curves
-from scripts.report.parts import Picture, Section, Table
+from scripts.report import (
+  drawing,
+  evaluations,
+  paper,
+  pictures_of_runs,
+  protocol,
+  provenance,
+  rates,
+  selection,
+  tables,
+)
+from scripts.report.drawing import Panel
+from scripts.report.evaluations import Comparison, Measure
+from scripts.report.parts import Picture, Section, Table, caption
 
-METRIC = 'eval/score'
-# Of a config.
+SCORE = Measure('eval/score', 'score', lower_is_better=False)
 KEYS = frozenset(
-  {'game', 'param', 'epochs', 'steps_per_epoch', 'eval_epsilon', 'eval_episodes',
-   'final_eval_episodes', 'learning_rate'}
-)  # fmt: skip
-# Highest score, Table 2 of the paper: 200 million frames.
-PAPER = {
-  'breakout': {'plain': 410, 'wn': 403},
-  'enduro': {'plain': 1250, 'wn': 1448},
-  'seaquest': {'plain': 7188, 'wn': 7375},
-  'space_invaders': {'plain': 1779, 'wn': 2179},
-}
+  {'variant.game', 'steps_per_epoch', 'evaluation.steps', 'evaluation.epsilon'}
+)  # of a config
 # Score of random play, Mnih et al. (2015), extended data table 2.
 RANDOM = {'breakout': 1.7, 'enduro': 0.0, 'seaquest': 68.4, 'space_invaders': 148.0}
+_FRAMES = 4e-6  # millions of frames in an agent step
 _PICTURES = {'episode.gif': 'an episode at the end of training'}  # of a run
 
 
 def section(
-  runs: Sequence[Run], name: str, title: str, steps: Path | None = None, note: str = ''
+  runs: Sequence[Run], name: str, changes: str = '', steps: Path | None = None, note: str = ''
 ) -> tuple[Section | None, list[str]]:
   """The section of runs that differ only in game, parameterisation, seed and learning rate.
 
   Args:
-    runs: finished runs.
+    runs: finished or diverged runs.
     name: of the section.
-    title: its heading.
+    changes: how they differ from those of another section with their protocol, for the heading.
     steps: not used: the score is shown against frames.
-    note: sentence for the caption.
+    note: sentence for the caption: what it shows.
 
   Returns:
     The section, or None if no run can be used; and a line for each run that cannot.
   """
   del steps
-  order = sorted({run.config['variant'] for run in runs})
-  runs, problems = curves.whole(runs, METRIC, order)
-  if not runs:
-    return None, problems
+  usable = selection.select(runs, [SCORE.metric])
+  if not (runs := usable.finished):
+    return None, usable.problems
+  comparison = evaluations.compare(usable, SCORE, value_of=_highest)
+  episodes = _training_episodes(comparison.runs)
+  difference = protocol.about(runs)
   config = runs[0].config
-  rows = _evaluations(runs)
-  best = _best_rates(rows)
-  chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
-  tried = rows['learning_rate'].nunique()
-  best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
-  again = curves.afterwards(best_runs, 'score', _score_again)
-  caption = ' '.join(filter(None, [_caption(config, tried, again is not None), note]))
-  episodes = _training_episodes(best_runs)
-  is_late = episodes['step'] > 0.9 * config['epochs'] * config['steps_per_epoch']
-  late = _mean_returns(episodes[is_late], ['variant', 'seed'])
-  table = _table(chosen, again, late, with_rates=tried > 1)
-  tables = [Table('table', table, caption)]
-  if tried > 1:
-    text = 'Highest score by learning rate; the best of each in bold.'
-    tables.append(Table('learning_rates', _rate_table(rows, best), text))
-  about = 'Mean over seeds, with a band of one standard error; the dashed line is random play.'
-  pictures = [
-    Picture('score', _draw(chosen, episodes, config['steps_per_epoch']), about),
-    *curves.pictures_of_runs(best_runs, _PICTURES),
-  ]
-  return Section(name, title, runs, tables, pictures, {'score': curves.by_run(chosen)}), problems
+  about = (
+    f'Figure 5 (in the paper Space Invaders): score at ε = {config["evaluation"]["epsilon"]:g}, a '
+    f'mean over the episodes of {config["evaluation"]["steps"]:,} agent steps, and beside it the '
+    'mean return in training since the last evaluation; mean over seeds, with a band of one '
+    'standard error.'
+  )
+  figure = _figure5(comparison, episodes, config['steps_per_epoch'])
+  pictures = [Picture('figure5', figure, caption(about, difference, note))]
+  again = evaluations.afterwards(comparison.runs, 'score', _score_again)
+  made = [Table('figure6', _figure6(comparison, again, episodes), _about_figure6(config, again))]
+  if comparison.tried > 1:
+    pictures.append(rates.picture(comparison, 'Highest score', difference))
+    made.append(rates.table(comparison, 'Highest score'))
+  pictures += pictures_of_runs.find(comparison.runs, _PICTURES)
+  title = f'Figures 5 and 6: Atari games, protocol {config["protocol"]}{changes}'
+  data = {'score': tables.by_run(comparison.chosen)}
+  shown = [*runs, *usable.diverged]
+  source = provenance.sentence(runs)
+  return Section(name, title, shown, pictures, made, data, source), usable.problems
 
 
-def _evaluations(runs: Sequence[Run]) -> pd.DataFrame:
-  """As `curves.evaluations`, with game, param and frames in millions."""
-  rows = _with_game(curves.evaluations(runs, METRIC))
-  return rows.assign(frames=4e-6 * runs[0].config['steps_per_epoch'] * rows['epoch'])
-
-
-def _with_game(rows: pd.DataFrame) -> pd.DataFrame:
-  """Rows of variants, with their game and param."""
-  names = rows['variant'].str.split('-')
-  return rows.assign(game=names.str[0], param=names.str[1])
+def _about_figure6(config: Mapping[str, Any], again: tuple[int, Any] | None) -> str:
+  text = (
+    f'Figure 6: the highest of {config["epochs"]} scores, mean over seeds ± standard error; last: '
+    'the score at the end; training: its own episodes in the last tenth, while the network changes. '
+    'The highest of several noisy scores is high by luck too'
+  )
+  return text + ('; re-evaluated: the same network in other episodes.' if again else '.')
 
 
 def _highest(rows: pd.DataFrame) -> pd.DataFrame:
-  """The highest score of each run."""
-  keys = ['game', 'param', 'variant', 'learning_rate', 'seed']
-  return rows.groupby(keys, sort=False)['value'].max().reset_index()
+  """The row of the highest score of each run."""
+  return rows.loc[rows.groupby(['variant', 'learning_rate', 'seed'], sort=False)['value'].idxmax()]
 
 
 def _score_again(result: dict[str, Any], run: Run) -> float:
   """The score of `experiments.dqn.score`."""
-  if result['highest_score'] != run.metrics[METRIC].max():
+  if result['highest_score'] != run.metrics[SCORE.metric].max():
     raise ValueError('it is of a network that has not the highest score')
   return result['score']
 
 
 def _training_episodes(runs: Sequence[Run]) -> pd.DataFrame:
-  """A row wherever the training wrote returns down: their mean as value, and their count."""
-  columns = {'step': 'step', 'train/episode_return': 'value', 'train/episodes': 'count'}
+  """A row wherever the training wrote returns down: their mean, and their count."""
+  columns = {'step': 'step', 'train/episode_return': 'mean', 'train/episodes': 'count'}
   frames = []
   for run in runs:
     rows = run.metrics.reindex(columns=list(columns)).rename(columns=columns).dropna()
-    frames.append(rows.assign(variant=run.config['variant'], seed=run.config['seed']))
-  return _with_game(pd.concat(frames, ignore_index=True))
+    steps_per_epoch = run.config['steps_per_epoch']
+    frames.append(
+      rows.assign(
+        variant=run.variant,
+        label=selection.label(run),
+        parameterization=run.parameterization,
+        game=run.config['variant']['game'],
+        seed=run.config['seed'],
+        epoch=np.ceil(rows['step'] / steps_per_epoch),
+        is_late=rows['step'] > 0.9 * run.config['epochs'] * steps_per_epoch,
+      )
+    )
+  return pd.concat(frames, ignore_index=True)
 
 
 def _mean_returns(episodes: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-  """Mean return of the training episodes in each group."""
-  totals = episodes.assign(total=episodes['value'] * episodes['count'])
+  """Mean return of the training episodes in each group, as value."""
+  totals = episodes.assign(total=episodes['mean'] * episodes['count'])
   sums = totals.groupby(by, sort=False)[['total', 'count']].sum()
   return (sums['total'] / sums['count']).rename('value').reset_index()
 
 
-def _best_rates(rows: pd.DataFrame) -> dict[str, float]:
-  """Variant → the learning rate whose highest score is the largest, as a mean over seeds."""
-  means = _highest(rows).groupby(['variant', 'learning_rate'], sort=False)['value'].mean()
-  return {variant: means[variant].idxmax() for variant in means.index.unique('variant')}
-
-
-def _table(
-  rows: pd.DataFrame,
-  again: tuple[int, dict[str, str]] | None,
-  training: pd.DataFrame,
-  *,
-  with_rates: bool,
+def _figure6(
+  comparison: Comparison, again: tuple[int, dict[str, list[float]]] | None, episodes: pd.DataFrame
 ) -> pd.DataFrame:
-  """Table 2: a row for each game and parameterisation.
+  """A row for each game and parameterisation.
 
   Args:
-    rows: the evaluations.
-    again: in how many episodes the best networks were re-evaluated, and variant → score.
-    training: mean return of each run's episodes at the end of its training.
-    with_rates: whether there are several learning rates.
+    comparison: the runs.
+    again: in how many episodes the best networks were re-evaluated, and variant → scores.
+    episodes: of training.
   """
+  late = _mean_returns(episodes[episodes['is_late']], ['variant', 'seed'])
+  highest, last = _highest(comparison.chosen), evaluations.last_epoch(comparison.chosen)
+  in_paper = paper.last(6)
   cells = []
-  highest, last = _highest(rows), curves.last_epoch(rows)
-  for (game, param, variant), group in highest.groupby(['game', 'param', 'variant'], sort=False):
-    row = {'game': game, 'parameterisation': f'`{param}`', 'seeds': str(len(group))}
-    if with_rates:
-      row['learning rate'] = f'{group["learning_rate"].iloc[0]:g}'
-    final = last[(last['game'] == game) & (last['param'] == param)]
-    paper, random = PAPER.get(game, {}).get(param), RANDOM.get(game)
-    row['highest score'] = curves.mean_and_error(group['value'])
-    if again:
-      episodes, scores = again
-      row[f're-evaluated, {episodes} episodes'] = scores[variant]
-    row['last score'] = curves.mean_and_error(final['value'])
-    returns = training.loc[training['variant'] == variant, 'value']
-    row['training, last tenth'] = curves.mean_and_error(returns)
-    row['random play'] = '–' if random is None else f'{random:g}'
-    row['paper, 200 million frames'] = '–' if paper is None else f'{paper:,}'
+  for (game, variant), group in highest.groupby(['game', 'variant'], sort=False):
+    row = {'game': game, **tables.first_cells(comparison, variant)}
+    row['parameterisation'] = f'`{group["parameterization"].iloc[0]}`'
+    of_variant = lambda rows, variant=variant: rows.loc[rows['variant'] == variant, 'value']
+    row['highest score'] = tables.mean_and_error(group['value'])
+    row['last score'] = tables.mean_and_error(of_variant(last))
+    row['training, last tenth'] = tables.mean_and_error(of_variant(late))
+    row['random play'] = f'{RANDOM[game]:g}' if game in RANDOM else '–'
+    paper_score, mnih = in_paper.get(variant), in_paper.get(f'{game}-mnih')
+    row['paper, 200 million frames'] = f'{paper_score:,.0f}' if paper_score else '–'
+    is_plain = variant.endswith('-plain')
+    row['Mnih et al. (2015)'] = f'{mnih:,.0f}' if mnih and is_plain else '–'
     cells.append(row)
-  return pd.DataFrame(cells)
+  table = pd.DataFrame(cells)
+  if again:
+    count, scores = again
+    measured = tables.measured_afterwards(comparison, scores)
+    table.insert(
+      table.columns.get_loc('last score'), f're-evaluated, {count} episodes', measured
+    )
+  return table
 
 
-def _rate_table(rows: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
-  """Highest score: a row for each variant, a column for each learning rate."""
-  highest, cells = _highest(rows), []
-  for variant, group in highest.groupby('variant', sort=False):
-    row = {'game and parameterisation': f'`{variant}`'}
-    for rate in sorted(rows['learning_rate'].unique()):
-      values = group.loc[group['learning_rate'] == rate, 'value']
-      text = curves.mean_and_error(values) if len(values) else '–'
-      row[f'{rate:g}'] = f'**{text}**' if rate == best[variant] else text
-    cells.append(row)
-  return pd.DataFrame(cells)
-
-
-def _caption(config: dict[str, Any], tried: int, is_reevaluated: bool) -> str:
-  frames = 4e-6 * config['epochs'] * config['steps_per_epoch']
-  text = (
-    f'Score of {config["eval_episodes"]} episodes with ε = {config["eval_epsilon"]:g}, evaluated '
-    f'{config["epochs"]} times in {frames:g} million frames (paper: 200 million); last: the mean '
-    f'of {config["final_eval_episodes"]} episodes at the end; training: its own episodes in the '
-    'last tenth, while the network changes. The highest of several noisy scores is high by luck too'
-  )
-  text += '; re-evaluated: the same network in other episodes.' if is_reevaluated else '.'
-  if tried > 1:
-    return f'{text} The best of {tried} learning rates for each by the highest score.'
-  return f'{text} Learning rate {config["learning_rate"]:g}.'
-
-
-def _draw(evaluations: pd.DataFrame, episodes: pd.DataFrame, steps_per_epoch: int) -> Figure:
+def _figure5(comparison: Comparison, episodes: pd.DataFrame, steps_per_epoch: int) -> Figure:
   """A row for each game: scores, and returns in training up to each of them, against frames."""
-  ends = np.ceil(episodes['step'] / steps_per_epoch) * steps_per_epoch
-  episodes = episodes.assign(frames=4e-6 * ends)
-  training = _mean_returns(episodes, ['game', 'param', 'seed', 'frames'])
-  games = evaluations['game'].unique()
-  figure = Figure(figsize=(11, 4 * len(games)), layout='constrained')
-  for game, row in zip(games, figure.subplots(len(games), 2, squeeze=False, sharey='row')):
-    panels = {'evaluation': evaluations, 'training, mean return since the last one': training}
-    for axes, (title, rows) in zip(row, panels.items()):
-      shown = rows[rows['game'] == game]
-      sns.lineplot(shown, x='frames', y='value', hue='param', errorbar='se', marker='.', ax=axes)
-      if game in RANDOM:
-        axes.axhline(RANDOM[game], color='0.5', ls='--', lw=1)
-      axes.set(xlabel='frames (millions)', ylabel='score', title=f'{game}: {title}', xlim=(0, None))
-      axes.grid(alpha=0.3)
-      axes.legend()
-  return figure
+  frames = lambda rows: rows.assign(frames=_FRAMES * steps_per_epoch * rows['epoch'])
+  by = ['variant', 'label', 'parameterization', 'game', 'seed', 'epoch']
+  scores, training = frames(comparison.chosen), frames(_mean_returns(episodes, by))
+  rows = []
+  for game in scores['game'].unique():
+    panels = {'evaluation': scores, 'training, mean return since the last one': training}
+    row = []
+    for title, table in panels.items():
+      shown = table[table['game'] == game]
+      points = drawing.paper_points(5, shown) if title == 'evaluation' else None
+      level = ('random play', RANDOM[game]) if game in RANDOM else None
+      label = 'frames (millions); one is an epoch of the paper'
+      row.append(Panel(shown, 'frames', f'{game}: {title}', label, 'score', points, level))
+    rows.append(row)
+  return drawing.draw(rows, protocol.paper_label(comparison.runs))

@@ -26,7 +26,7 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     page: directory of the Markdown file that the result is for; pictures are linked from there.
 
   Returns:
-    First table and first picture of each section as Markdown.
+    First picture and first table of each section as Markdown, with what the data were.
   """
   blocks = []
   for section in sections:
@@ -43,10 +43,11 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
         _write_bytes(folder / f'{picture.name}.{kind}', _render(picture.figure, kind))
     table, picture = section.tables[0], section.pictures[0]
     link = os.path.relpath(folder / f'{picture.name}.png', page)
-    heading = [f'**{section.title}**'] if len(sections) > 1 else []
-    shown = f'{_markdown(table)} {picture.caption}'
-    what = f'{section.title}: {picture.name.replace("_", " ")}'
-    blocks.append('\n\n'.join([*heading, shown, f'![{what}]({link})']))
+    heading = f'**{section.title}**'
+    shown = f'![{section.title}]({link})'
+    blocks.append(
+      '\n\n'.join([heading, shown, picture.caption, section.source, _markdown(table)])
+    )
   (out / 'index.html').write_text(html(sections))
   return '\n\n'.join(blocks)
 
@@ -105,16 +106,30 @@ def _split(path: Path, name: str) -> tuple[str, str]:
 
 
 def _record(section: Section, folder: Path) -> None:
-  """Copies the raw metrics and the summary of each run: VARIANT/[learning_rate=R/]seedK."""
-  rates = {run.config['learning_rate'] for run in section.runs}
+  """Copies the raw metrics and the summary of each run: VARIANT/[learning_rate=R/]seedK.
+
+  Of a diverged run its config, and that it diverged, so that the copies make the same report.
+  """
+  tried: dict[str, set[float]] = {}
   for run in section.runs:
-    rate = [f'learning_rate={run.config["learning_rate"]:g}'] if len(rates) > 1 else []
-    target = folder.joinpath(run.config['variant'], *rate, f'seed{run.config["seed"]}')
+    tried.setdefault(run.variant, set()).add(run.learning_rate)
+  for run in section.runs:
+    rate = [f'learning_rate={run.learning_rate:g}'] if len(tried[run.variant]) > 1 else []
+    target = folder.joinpath(run.variant, *rate, f'seed{run.config["seed"]}')
     target.mkdir(parents=True, exist_ok=True)
-    afterwards = (*run.path.glob('likelihood-*.json'), *run.path.glob('score-*.json'))
-    for name in ('metrics.jsonl', 'summary.json', *sorted(path.name for path in afterwards)):
-      if (run.path / name).resolve() != (target / name).resolve():
-        shutil.copyfile(run.path / name, target / name)
+    names = ['metrics.jsonl']
+    if run.is_finished:
+      afterwards = (*run.path.glob('likelihood-*.json'), *run.path.glob('score-*.json'))
+      names += ['summary.json', *sorted(path.name for path in afterwards)]
+    else:
+      names += ['config.json', 'data.json']
+      log = target.parent / 'logs' / f'{target.name}.log'
+      log.parent.mkdir(exist_ok=True)
+      log.write_text(f'error: {run.divergence}\n')
+    for name in names:
+      source = run.path / name
+      if source.exists() and source.resolve() != (target / name).resolve():
+        shutil.copyfile(source, target / name)
 
 
 def _markdown(table: Table) -> str:

@@ -36,16 +36,23 @@ class Section:
 
   Attributes:
     name: of its directory, such as 'cifar-scaled'.
-    title: its heading.
+    title: its heading, which names the figures of the paper.
     runs: those that it shows.
-    tables: the first one is the result.
-    pictures: the first one goes with it.
+    pictures: the first one is the result.
+    tables: the first one goes with it.
     data: numbers behind them, by the stem of their CSV file.
+    source: a sentence about what the runs were trained on.
   """
 
   name: str
   title: str
   runs: list[Run]
-  tables: list[Table]
   pictures: list[Picture]
+  tables: list[Table]
   data: dict[str, pd.DataFrame]
+  source: str
+
+
+def caption(*sentences: str) -> str:
+  """At most three: what was run, how it differs from the paper, what it shows."""
+  return ' '.join(sentence for sentence in sentences if sentence)

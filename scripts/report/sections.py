@@ -1,20 +1,27 @@
-"""Sorts runs into sections of a report, one for each experiment and protocol."""
+"""Sorts runs into sections of a report, one for each experiment, protocol and data."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results import Run
+from experiments.training import settings
 from scripts.report import cifar, dqn, draw, vae
 from scripts.report.parts import Section
 
-# What may differ between the runs of a section: what is compared, and whether norms were watched.
-_FREE = frozenset(
-  {'variant', 'game', 'param', 'posterior', 'attention', 'seed', 'learning_rate', 'diagnostics'}
+# What may differ between the runs of a section: what is compared, and what changes no result.
+_FREE = (
+  'seed',
+  'variant.game',
+  'variant.posterior',
+  'variant.option',
+  'variant.parameterization',
+  'optimizer.learning_rate',
+  'run',
 )
+# Between variants also the length, where nothing in training depends on it.
+_NO_SCHEDULE = ('draw', 'vae')
 _ROOMS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
-_MAKERS = {name: room.section for name, room in _ROOMS.items()}
-_NEEDED = {name: room.KEYS for name, room in _ROOMS.items()}
 
 
 def make(
@@ -32,33 +39,43 @@ def make(
   """
   problems, usable = [], []
   for run in runs:
-    if not run.is_finished:
-      problems.append(f'{run.path} is not finished (there is no summary.json).')
-    elif run.config['experiment'] not in _MAKERS:
-      problems.append(f'{run.path} is of an unknown experiment {run.config["experiment"]!r}.')
-    elif missing := _NEEDED[run.config['experiment']] - run.config.keys():
-      problems.append(f'{run.path}: its config lacks {", ".join(sorted(missing))}.')
+    if problem := _problem(run):
+      problems.append(problem)
     else:
       usable.append(run)
   made: list[Section] = []
   firsts: dict[str, list[Run]] = {}  # the first run of each section of an experiment and protocol
-  for group in split_by_config(usable):
+  for group in split(usable):
     config = group[0].config
-    base = name = title = f'{config["experiment"]}-{config.get("protocol", "paper")}'
+    base = name = f'{config["experiment"]}-{config["protocol"]}'
+    changes = ''
     if before := firsts.setdefault(base, []):
       name = f'{base}-{len(before) + 1}'
-      changes = differences(before[0], group[0]) or 'another config'
-      title = f'{base} with {changes}'
+      changes = f', with {differences(before[0], group[0]) or "another config"}'
     before.append(group[0])
-    section, more = _MAKERS[config['experiment']](group, name, title, steps, note)
+    room = _ROOMS[config['experiment']]
+    section, more = room.section(group, name, changes, steps, note)
     problems += more
     if section:
       made.append(section)
   return made, problems
 
 
-def split_by_config(runs: Sequence[Run]) -> list[list[Run]]:
-  """Runs of equal config but for what `_FREE` names, in the order given."""
+def _problem(run: Run) -> str | None:
+  """Why a run is in no section."""
+  if not (run.is_finished or run.divergence):
+    return f'{run.path} is not finished (there is no summary.json).'
+  if (room := _ROOMS.get(run.config['experiment'])) is None:
+    return f'{run.path} is of an unknown experiment {run.config["experiment"]!r}.'
+  if run.data is None:
+    return f'{run.path} is a run of an older version, which did not write down its data.'
+  if missing := room.KEYS - settings.flatten(run.config).keys():
+    return f'{run.path}: its config lacks {", ".join(sorted(missing))}.'
+  return None
+
+
+def split(runs: Sequence[Run]) -> list[list[Run]]:
+  """Runs of equal config, but for what is compared, and on the same data, in the order given."""
   groups: list[list[Run]] = []
   for run in runs:
     for group in groups:
@@ -71,13 +88,36 @@ def split_by_config(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def differences(first: Run, second: Run) -> str:
-  """'width=96, epochs=200': what the config of the second run has that the first has otherwise.
+  """'model.width=96, epochs=200': what the second run has that the first has otherwise.
 
   A key that only one of them has does not count: it came into the config after the other run.
   """
-  shared = first.config.keys() & second.config.keys() - _FREE
-  return ', '.join(
-    f'{key}={json.dumps(second.config[key])}'
-    for key in second.config
-    if key in shared and first.config[key] != second.config[key]
-  )
+  old, new = settings.flatten(first.config), settings.flatten(second.config)
+  free = _FREE
+  if second.config['experiment'] in _NO_SCHEDULE and first.variant != second.variant:
+    free += ('epochs',)
+  changes = [
+    f'{key}={json.dumps(value)}'
+    for key, value in new.items()
+    if key in old and old[key] != value and not _is_free(key, free)
+  ]
+  if data := _other_data(first, second):
+    changes.append(data)
+  return ', '.join(changes)
+
+
+def _is_free(key: str, free: Sequence[str]) -> bool:
+  return any(key == name or key.startswith(f'{name}.') for name in free)
+
+
+def _other_data(first: Run, second: Run) -> str:
+  """What makes the data of the second run others; the data of two games are."""
+  old, new = first.data, second.data
+  games = [run.config['variant'].get('game') for run in (first, second)]
+  if games[0] != games[1]:
+    return ''
+  if old['name'] != new['name']:
+    return f'data {new["name"]}'
+  if old.get('digest') != new.get('digest'):
+    return f'data of digest {new.get("digest", "")[:12]}'
+  return ''

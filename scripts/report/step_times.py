@@ -20,17 +20,15 @@ def read(path: Path, runs: Sequence[Run]) -> dict[str, float]:
     rows = [row for row in json.loads(path.read_text())['rows'] if row['framework'] == 'jax']
     seconds = {}
     for run in runs:
-      config = run.config
-      # Runs older than these keys were float32, as fast with this convolution as with the other.
-      dtype = config.get('dtype', 'float32')
-      mode = 'winograd' if config.get('cpu_winograd', True) else 'direct'
-      size = (config['variant'], dtype, mode, config['width'], config['batch_size'])
+      model = run.config['model']
+      mode = 'winograd' if run.config['run']['cpu_winograd'] else 'direct'
+      size = (run.variant, model['dtype'], mode, model['width'], run.config['batch_size'])
       matching = (
         row['seconds']
         for row in rows
         if tuple(row[key] for key in ('variant', 'dtype', 'mode', 'width', 'batch')) == size
       )
-      seconds[config['variant']] = next(matching)
+      seconds[run.variant] = next(matching)
   except FileNotFoundError as error:
     raise UserError(f'there is no file {path}; python -m scripts.benchmark writes it.') from error
   except (ValueError, KeyError, TypeError) as error:

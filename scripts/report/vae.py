@@ -1,15 +1,31 @@
-"""Figure 2 of the paper from runs of the variational autoencoders."""
+"""Figure 3 of the paper from runs of the variational autoencoders."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results import Run
-from scripts.report import curves, diagnostics
-from scripts.report.parts import Picture, Section, Table
+from matplotlib.figure import Figure
 
-METRIC = 'test/nll_bound'
-KEYS = frozenset({'dataset', 'epochs', 'ema_decay', 'learning_rate'})  # of a config
+from experiments.results import Run
+from scripts.report import (
+  diagnostics,
+  drawing,
+  evaluations,
+  paper,
+  pictures_of_runs,
+  protocol,
+  provenance,
+  rates,
+  selection,
+  tables,
+)
+from scripts.report.drawing import Panel
+from scripts.report.evaluations import Comparison, Measure
+from scripts.report.parts import Picture, Section, Table, caption
+
+NATS = Measure('test/nll_bound', 'bound on log p(x) (nats)', scale=-1, lower_is_better=False)
+BITS = Measure('test/bits_per_dim', 'bound on −log p(x) (bits per dimension)')
+KEYS = frozenset({'variant.dataset', 'variant.posterior'})  # of a config
 _PICTURES = {
   'samples.png': 'samples from the prior',
   'reconstructions.png': 'test images, and below them their reconstructions',
@@ -18,69 +34,80 @@ _PICTURES = {
 
 
 def section(
-  runs: Sequence[Run], name: str, title: str, steps: Path | None = None, note: str = ''
+  runs: Sequence[Run], name: str, changes: str = '', steps: Path | None = None, note: str = ''
 ) -> tuple[Section | None, list[str]]:
   """The section of runs on one data set that differ only in posterior, parameterisation and seed.
 
   Args:
-    runs: finished runs.
+    runs: finished or diverged runs on the same data.
     name: of the section.
-    title: its heading.
+    changes: how they differ from those of another section with their protocol, for the heading.
     steps: not used: time is that of the runs themselves.
-    note: sentence for the caption.
+    note: sentence for the caption: what it shows.
 
   Returns:
     The section, or None if no run can be used; and a line for each run that cannot.
   """
   del steps
-  order = sorted({run.config['variant'] for run in runs})
-  runs, problems = curves.whole(runs, METRIC, order)
-  if not runs:
-    return None, problems
-  config = runs[0].config
-  is_binary = config['dataset'] != 'cifar10'
-  unit = 'nats' if is_binary else 'bits per dimension'
-  rows = curves.evaluations(runs, METRIC if is_binary else 'test/bits_per_dim')
-  size, authors = _size(config)
-  best = curves.best_rates(rows)
-  best_runs = [run for run in runs if run.config['learning_rate'] == best[run.config['variant']]]
-  chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
-  images = 'images binarised once' if is_binary else 'pixels'
-  caption = (
-    f'Bound on −log p(x) in {unit} on {config["dataset"]}, test {images}: {size} '
-    f'(authors: {authors}), {config["epochs"]} epochs, parameters averaged with decay '
-    f'{config["ema_decay"]:g}.'
+  dataset = runs[0].config['variant']['dataset']
+  measure = BITS if dataset == 'cifar10' else NATS
+  usable = selection.select(runs, [measure.metric])
+  if not (runs := usable.finished):
+    return None, usable.problems
+  comparison = evaluations.compare(usable, measure)
+  difference = protocol.about(runs)
+  figure = 'As Figure 3' if dataset == 'digits' else 'Figure 3'
+  about = (
+    f'{figure}: {measure.label} of the test images of {dataset}, mean over seeds with a band of one '
+    f'standard error; {evaluations.about_time(runs)}'
   )
-  tried = rows['learning_rate'].nunique()
-  table = curves.table(chosen, (1, 2, 5, 10), with_rates=tried > 1)
-  nll = lambda result, _: -result['log_likelihood'] if is_binary else result['bits_per_dim']
-  if likelihoods := curves.afterwards(best_runs, 'likelihood', nll):
-    samples, cells = likelihoods
-    table[f'−log p(x), {samples} samples'] = list(cells.values())
-  tables = [Table('table', table, ' '.join(filter(None, [caption, note])))]
-  if tried > 1:
-    rates = 'The bound after the last epoch, by learning rate; the best of each in bold.'
-    tables.append(Table('learning_rates', curves.rate_table(rows), rates))
-  early = chosen.loc[chosen['epoch'] == (2 if config['epochs'] > 5 else 1), 'value'].max()
-  figure = curves.draw(
-    chosen,
-    f'{config["dataset"]}, {size}',
-    ylabel=f'bound on −log p(x) ({unit})',
-    ylim=(None, early),  # in a long run the first epoch is far above
-  )
+  if dataset == 'cifar10':
+    about += '; the paper (right) has nats on another scale, in which higher is better'
   pictures = [
-    Picture('bound', figure, curves.about_time(runs)),
-    *curves.pictures_of_runs(best_runs, _PICTURES),
-    *diagnostics.pictures(best_runs),
+    Picture('figure3', _figure3(comparison, dataset), caption(f'{about}.', difference, note)),
   ]
-  return Section(name, title, runs, tables, pictures, {'bound': curves.by_run(chosen)}), problems
+  made = [Table('bound', _table(comparison, dataset), f'The {measure.label}.')]
+  if comparison.tried > 1:
+    what = f'The {measure.label} after the last epoch'
+    pictures.append(rates.picture(comparison, what, difference))
+    made.append(rates.table(comparison, what))
+  pictures += pictures_of_runs.find(comparison.runs, _PICTURES)
+  pictures += diagnostics.pictures(comparison.runs)
+  title = f'{figure}: VAE on {dataset}, protocol {runs[0].config["protocol"]}{changes}'
+  data = {'bound_by_run': tables.by_run(comparison.chosen)}
+  shown = [*runs, *usable.diverged]
+  source = provenance.sentence(runs)
+  return Section(name, title, shown, pictures, made, data, source), usable.problems
 
 
-def _size(config: dict[str, Any]) -> tuple[str, str]:
-  """What a network's size is, and that of the authors' network."""
-  numbers = lambda values: ', '.join(map(str, values))
-  if 'depths' in config:
-    depths = numbers(config['depths'])
-    text = f'{config["h"]} maps, {config["z"]} latent maps in each of {depths} layers'
-    return text, '160, 32, and 10, 10'
-  return f'{numbers(config["maps"])} maps', '16, 32, 32'
+def _figure3(comparison: Comparison, dataset: str) -> Figure:
+  rows, label = comparison.chosen, comparison.measure.label
+  timed = evaluations.with_mean_minutes(rows)
+  points = drawing.paper_points(3, rows)
+  overlaid = points if dataset == 'mnist' else None
+  fit = drawing.after_the_start
+  panels = [
+    Panel(rows, 'epoch', dataset, 'epoch', label, overlaid, fit_from=fit(rows)),
+    Panel(timed, 'minutes', 'against time', 'minutes', label, fit_from=fit(timed, 'minutes')),
+  ]
+  if dataset == 'cifar10' and points is not None:
+    nats = 'bound on log p(x) (nats, another scale)'
+    panels.append(Panel(rows.iloc[:0], 'epoch', 'the paper', 'epoch', nats, points))
+  return drawing.draw([panels], protocol.paper_label(comparison.runs))
+
+
+def _table(comparison: Comparison, dataset: str) -> Any:
+  table = tables.over_epochs(comparison, (1, 2, 5, 10, 20, 50, 100, 200))
+  variants = comparison.chosen['variant'].unique()
+  is_binary = comparison.measure is NATS
+  log_p = lambda result, _: result['log_likelihood'] if is_binary else result['bits_per_dim']
+  if likelihoods := evaluations.afterwards(comparison.runs, 'likelihood', log_p):
+    samples, values = likelihoods
+    column = f'{"" if is_binary else "−"}log p(x), {samples} samples'
+    table[column] = tables.measured_afterwards(comparison, values)
+  if dataset == 'mnist':
+    in_paper = paper.last(3)
+    table['paper, 300 epochs'] = [
+      f'{in_paper[variant]:.2f}' if variant in in_paper else '–' for variant in variants
+    ]
+  return table

@@ -1,0 +1,140 @@
+"""How curves are drawn: one colour for each parameterisation, the paper's values beside ours."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from scripts.report import paper as paper_lib
+
+# Okabe & Ito's colours, which the colour-blind can tell apart.
+COLORS = {
+  'plain': '#0072B2',
+  'wn': '#D55E00',
+  'bn': '#009E73',
+  'mean_bn': '#CC79A7',
+  'wn_mean_bn': '#E69F00',
+  'plain_released': '#56B4E9',
+}
+_DASHED = {'diag', 'noattention'}  # in a label; drawn with dashes and dots
+_PAPER = {'ls': '--', 'lw': 1.2, 'marker': 'o', 'ms': 5, 'mfc': 'white', 'alpha': 0.6, 'zorder': 1.5}
+_DOTS = 60  # evaluations, up to which each has a dot
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """What one panel shows.
+
+  Attributes:
+    rows: of `evaluations`.
+    x: the column to draw against.
+    title: above it.
+    xlabel: below it.
+    ylabel: beside it.
+    paper: of `paper_points`; drawn faintly, at least its first point. All of it without `rows`.
+    level: name and value of a horizontal line.
+    fit_from: the vertical axis fits the values from this x on.
+  """
+
+  rows: pd.DataFrame
+  x: str
+  title: str
+  xlabel: str
+  ylabel: str
+  paper: pd.DataFrame | None = None
+  level: tuple[str, float] | None = None
+  fit_from: float = -np.inf
+
+
+def style(label: str) -> str:
+  """How the lines of a variant are drawn."""
+  return '-.' if set(label.split('-')) & _DASHED else '-'
+
+
+def after_the_start(rows: pd.DataFrame, x: str = 'epoch') -> float:
+  """The x after a tenth of the epochs: what comes before would squash the rest."""
+  return float(rows.loc[rows['epoch'] > rows['epoch'].max() // 10, x].min())
+
+
+def paper_points(number: int, rows: pd.DataFrame) -> pd.DataFrame | None:
+  """The points of a figure of the paper for the variants in `rows`; None if it has none of them."""
+  points = paper_lib.figure(number)
+  names = rows.drop_duplicates('variant').set_index('variant')['parameterization']
+  points = points[points['series'].isin(names.index)]
+  return points.assign(parameterization=points['series'].map(names)) if len(points) else None
+
+
+def draw(rows_of_panels: Sequence[Sequence[Panel]], paper_label: str = 'paper') -> Figure:
+  """A grid of panels, with one legend below it."""
+  count, width = len(rows_of_panels), max(map(len, rows_of_panels))
+  size = (max(6 * width, 7) if width < 3 else 15, 4 * count + 0.5)
+  figure = Figure(figsize=size, layout='constrained')
+  handles: dict[str, Line2D] = {}
+  for panels, row in zip(rows_of_panels, figure.subplots(count, width, squeeze=False)):
+    for panel, axes in zip(panels, row):
+      _draw_panel(axes, panel, paper_label, handles)
+    for axes in row[len(panels) :]:
+      axes.remove()
+  last = [name for name in (paper_label, 'random play') if name in handles]
+  names = [name for name in handles if name not in last] + last
+  figure.legend(
+    [handles[name] for name in names], names, loc='outside lower center', ncols=min(len(names), 8)
+  )
+  return figure
+
+
+def _draw_panel(
+  axes: Axes, panel: Panel, paper_label: str, handles: dict[str, Line2D]
+) -> None:
+  """Draws one panel and adds what it needs to the legend."""
+  shown: list[tuple[float, float]] = []  # points that the vertical axis must reach
+  for label, group in panel.rows.groupby('label', sort=False):
+    color = COLORS[group['parameterization'].iloc[0]]
+    by_x = group.groupby(panel.x)['value']
+    x, mean = by_x.mean().index.to_numpy(float), by_x.mean().to_numpy()
+    error = by_x.sem().fillna(0.0).to_numpy()
+    marker = 'o' if len(x) <= _DOTS else None
+    (line,) = axes.plot(x, mean, color=color, ls=style(label), marker=marker, ms=3, label=label)
+    axes.fill_between(x, mean - error, mean + error, color=color, alpha=0.18, lw=0)
+    handles.setdefault(label, line)
+    is_shown = x >= panel.fit_from
+    shown += [*zip(x[is_shown], (mean - error)[is_shown])]
+    shown += [*zip(x[is_shown], (mean + error)[is_shown])]
+  right = max((x for x, _ in shown), default=0.0)
+  if panel.paper is not None:
+    right = max(right, panel.paper['x'].min()) if shown else panel.paper['x'].max()
+    shown += _draw_paper(axes, panel.paper, right)
+    handles.setdefault(paper_label, Line2D([], [], color='0.3', **_PAPER))
+  if panel.level:
+    name, value = panel.level
+    handles.setdefault(name, axes.axhline(value, color='0.5', ls=':', lw=1.2))
+    shown.append((right, value))
+  axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title, xlim=(0, 1.02 * right))
+  _fit(axes, [y for _, y in shown])
+  axes.grid(alpha=0.3)
+
+
+def _draw_paper(axes: Axes, points: pd.DataFrame, right: float) -> list[tuple[float, float]]:
+  """Draws the curves of the paper; returns the points of them up to `right`."""
+  shown = []
+  for _, group in points.groupby('series', sort=False):
+    color = COLORS[group['parameterization'].iloc[0]]
+    x, y, error = (group[name].to_numpy(float) for name in ('x', 'y', 'error'))
+    axes.plot(x, y, color=color, **_PAPER)
+    bars = ~np.isnan(error)
+    axes.errorbar(x[bars], y[bars], error[bars], color=color, ls='none', alpha=0.6, capsize=3)
+    shown += [*zip(x[x <= right], y[x <= right])]
+    if x[0] <= right < x[-1]:
+      shown.append((right, float(np.interp(right, x, y))))
+  return shown
+
+
+def _fit(axes: Axes, values: Sequence[float]) -> None:
+  """Sets the vertical axis to the values and a margin; not below 0 if they are not."""
+  low, high = min(values), max(values)
+  margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+  axes.set_ylim(max(low - margin, 0.0) if low >= 0 else low - margin, high + margin)

@@ -1,0 +1,213 @@
+"""Evaluations as rows, and the learning rate that is chosen by them for each variant."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.results import Run
+from experiments.training.errors import UserError
+from scripts.report import selection
+from scripts.report.selection import Usable
+
+# Of each row: whose it is.
+_COLUMNS = ('variant', 'label', 'parameterization', 'game', 'seed', 'learning_rate')
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """What runs are compared by.
+
+  Attributes:
+    metric: its name in their metrics, which is multiplied by `scale`.
+    label: what an axis says.
+    scale: 100 for per cent, −1 for log p from −log p.
+    lower_is_better: whether the smallest value is the best.
+  """
+
+  metric: str
+  label: str
+  scale: float = 1.0
+  lower_is_better: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Runs and what came out.
+
+  Attributes:
+    measure: what they are compared by.
+    rows: of `evaluations`, of all finished runs.
+    values: a row for each finished run, with the value by which it is compared.
+    diverged: a row without a value for each diverged run.
+    best: variant → the learning rate with the best mean value.
+    runs: those at the rates in `best`.
+    chosen: `rows` of these.
+  """
+
+  measure: Measure
+  rows: pd.DataFrame
+  values: pd.DataFrame
+  diverged: pd.DataFrame
+  best: dict[str, float]
+  runs: list[Run]
+  chosen: pd.DataFrame
+
+  @property
+  def tried(self) -> int:
+    """How many learning rates the variant with the most of them has."""
+    both = pd.concat([self.values, self.diverged])
+    return int(both.groupby('variant')['learning_rate'].nunique().max())
+
+  def rates(self, variant: str) -> list[float]:
+    """The learning rates that were tried for a variant."""
+    both = pd.concat([self.values, self.diverged])
+    return sorted(both.loc[both['variant'] == variant, 'learning_rate'].unique())
+
+
+def last_epoch(rows: pd.DataFrame) -> pd.DataFrame:
+  """The rows of the last epoch of each variant."""
+  return rows[rows['epoch'] == rows.groupby('variant')['epoch'].transform('max')]
+
+
+def compare(
+  usable: Usable,
+  measure: Measure,
+  *,
+  value_of: Callable[[pd.DataFrame], pd.DataFrame] = last_epoch,
+  step_seconds: Mapping[str, float] | None = None,
+) -> Comparison:
+  """Compares finished runs, of which there is at least one.
+
+  Args:
+    usable: the runs.
+    measure: what they are compared by.
+    value_of: rows of `evaluations` → a row for each run.
+    step_seconds: as of `evaluations`.
+  """
+  rows = evaluations(usable.finished, measure, step_seconds)
+  values = value_of(rows)
+  diverged = pd.DataFrame([_of(run) for run in usable.diverged], columns=list(_COLUMNS))
+  diverged = diverged.astype({'learning_rate': float})
+  best = best_rates(values, diverged, lower_is_better=measure.lower_is_better)
+  runs = [run for run in usable.finished if run.learning_rate == best[run.variant]]
+  chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
+  return Comparison(measure, rows, values, diverged, best, runs, chosen)
+
+
+def best_rates(
+  values: pd.DataFrame, diverged: pd.DataFrame, *, lower_is_better: bool
+) -> dict[str, float]:
+  """Variant → the learning rate with the best mean value.
+
+  A rate at which a run diverged is chosen only if there is no other.
+  """
+  bad = set(zip(diverged['variant'], diverged['learning_rate']))
+  best = {}
+  for variant, group in values.groupby('variant', sort=False):
+    means = group.groupby('learning_rate')['value'].mean()
+    stable = means[[(variant, rate) not in bad for rate in means.index]]
+    means = stable if len(stable) else means
+    best[variant] = means.idxmin() if lower_is_better else means.idxmax()
+  return best
+
+
+def evaluations(
+  runs: Sequence[Run], measure: Measure, step_seconds: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+  """A row for each evaluation: whose it is, epoch, updates, value and minutes.
+
+  Args:
+    runs: finished runs.
+    measure: the value.
+    step_seconds: variant → seconds of a step, to be multiplied by the steps; without, minutes are
+      what the runs themselves took.
+  """
+  frames = []
+  for run in runs:
+    rows = run.metrics.dropna(subset=measure.metric)
+    seconds = rows['step'] * step_seconds[run.variant] if step_seconds else rows['seconds']
+    columns = {
+      'epoch': rows['epoch'].astype(int),
+      'updates': rows['step'],
+      'value': measure.scale * rows[measure.metric],
+      'minutes': seconds / 60,
+    }
+    frames.append(pd.DataFrame(columns).assign(**_of(run)))
+  return pd.concat(frames, ignore_index=True)
+
+
+def training_means(runs: Sequence[Run], measure: Measure) -> pd.DataFrame:
+  """The mean of a training metric over each epoch: whose it is, epoch and value.
+
+  A row of metrics is a mean over the steps since the one before, and counts as often.
+  """
+  frames = []
+  for run in runs:
+    rows = run.metrics.dropna(subset=measure.metric).sort_values('step')
+    epoch = np.ceil(rows['epoch'] - 1e-5).astype(int)
+    steps = rows['step'].diff().fillna(rows['step'])
+    sums = (measure.scale * rows[measure.metric] * steps).groupby(epoch).sum()
+    means = sums / steps.groupby(epoch).sum()
+    frames.append(means.rename('value').reset_index().assign(**_of(run)))
+  return pd.concat(frames, ignore_index=True)
+
+
+def afterwards(
+  runs: Sequence[Run], name: str, value: Callable[[dict[str, Any], Run], float]
+) -> tuple[int, dict[str, list[float]]] | None:
+  """What was measured on finished runs, from the `NAME-N.json` that are in any of them.
+
+  Args:
+    runs: finished runs.
+    name: of the files.
+    value: (what is in a file, its run) → number.
+
+  Returns:
+    The N that most runs have, the largest of several; and variant → the values of its runs. None if
+    no run has one.
+
+  Raises:
+    UserError: a file is damaged.
+  """
+  values: dict[int, dict[str, list[float]]] = collections.defaultdict(dict)
+  for run in runs:
+    for path in run.path.glob(f'{name}-*.json'):
+      if (number := path.stem.removeprefix(f'{name}-')).isdecimal():
+        try:
+          measured = float(value(json.loads(path.read_text()), run))
+        except (ValueError, KeyError, TypeError) as error:
+          raise UserError(f'{path} is damaged ({error}); restore or remove it.') from error
+        values[int(number)].setdefault(run.variant, []).append(measured)
+  if not values:
+    return None
+  number = max(values, key=lambda n: (sum(map(len, values[n].values())), n))
+  return number, values[number]
+
+
+def with_mean_minutes(rows: pd.DataFrame) -> pd.DataFrame:
+  """Rows whose minutes are means over seeds: a curve needs one time for each epoch."""
+  keys = ['variant', 'learning_rate', 'epoch']
+  return rows.assign(minutes=rows.groupby(keys)['minutes'].transform('mean'))
+
+
+def about_time(runs: Sequence[Run]) -> str:
+  """What the time axis of a figure shows if it is that of the runs."""
+  kinds = sorted({(run.summary or {}).get('device', {}).get('kind', '') for run in runs} - {''})
+  where = f' on {", ".join(kinds)}' if kinds else ''
+  return f'time is what the runs took{where}, with whatever else the machine did'
+
+
+def _of(run: Run) -> dict[str, Any]:
+  return {
+    'variant': run.variant,
+    'label': selection.label(run),
+    'parameterization': run.parameterization,
+    'game': run.config['variant'].get('game', ''),
+    'seed': run.config['seed'],
+    'learning_rate': run.learning_rate,
+  }

@@ -1,0 +1,29 @@
+"""The pictures that runs have written themselves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.results import Run
+from scripts.report.parts import Picture
+
+
+def find(runs: Sequence[Run], names: Mapping[str, str]) -> list[Picture]:
+  """The pictures of the first run of each variant.
+
+  Args:
+    runs: all of them.
+    names: of a PNG or GIF in the directory of a run → what it shows.
+  """
+  firsts: dict[str, Run] = {}
+  for run in runs:
+    firsts.setdefault(run.variant, run)
+  return [
+    Picture(
+      f'{variant}/seed{run.config["seed"]}/{Path(name).stem}',
+      run.path / name,
+      f'`{variant}`, seed {run.config["seed"]}: {what}.',
+    )
+    for variant, run in firsts.items()
+    for name, what in names.items()
+    if (run.path / name).exists()
+  ]

@@ -1,0 +1,27 @@
+"""What data runs had, in a sentence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.results import Run
+
+_SPLITS = {'train': 'training images', 'test': 'test images'}
+
+
+def sentence(runs: Sequence[Run]) -> str:
+  """'Data: cifar10, 50,000 + 10,000 images, digest 1a2b3c4d5e6f.', and what is not as published."""
+  described = dict.fromkeys(_describe(run.data) for run in runs if run.data)
+  return f'Data: {" and ".join(described)}.'
+
+
+def _describe(data: dict[str, Any]) -> str:
+  text = data['name']
+  if 'train_images' in data:  # games have none
+    text += f', {data["train_images"]:,} + {data["test_images"]:,} images'
+  if 'digest' in data:
+    text += f', digest {data["digest"][:12]}'
+  if published := data.get('published'):
+    changed = [name for split, name in _SPLITS.items() if not published[split]]
+    text += f'; {" and ".join(changed)} differ from the published ones' if changed else ''
+    text += '' if changed else ', the published ones'
+  return text

@@ -1,0 +1,83 @@
+"""The result against the learning rate: weight normalisation works over a wider range (§2.1)."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from scripts.report.drawing import COLORS, style
+from scripts.report.evaluations import Comparison
+from scripts.report.parts import Picture, Table, caption
+from scripts.report.tables import by_rate
+
+
+def picture(comparison: Comparison, what: str, difference: str) -> Picture:
+  """The figure.
+
+  Args:
+    comparison: runs with more than one learning rate.
+    what: the value, for the caption.
+    difference: sentence for the caption, how the runs differ from the paper's.
+  """
+  text = f'{what} against learning rate: mean over seeds, with a bar of one standard error'
+  text += '; crosses are runs that diverged.' if len(comparison.diverged) else '.'
+  return Picture('learning_rates', draw(comparison), caption(text, difference))
+
+
+def table(comparison: Comparison, what: str) -> Table:
+  """The numbers of the figure."""
+  return Table('learning_rates', by_rate(comparison), f'{what} by learning rate; chosen: in bold.')
+
+
+def draw(comparison: Comparison) -> Figure:
+  """A panel for each game, or one; a curve for each variant."""
+  games = list(comparison.values['game'].unique())
+  figure = Figure(figsize=(7 if len(games) == 1 else 6 * len(games), 4.5), layout='constrained')
+  handles: dict[str, Line2D] = {}
+  for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat):
+    values, diverged = comparison.values, comparison.diverged
+    of_game = lambda rows, game=game: rows[rows['game'] == game]
+    _draw_panel(axes, of_game(values), of_game(diverged), comparison, handles)
+    axes.set_title(game)
+  if len(comparison.diverged):
+    handles['diverged'] = Line2D([], [], color='0.3', ls='none', marker='x', ms=8, mew=2)
+  figure.legend(
+    [*handles.values()], [*handles], loc='outside lower center', ncols=min(len(handles), 7)
+  )
+  return figure
+
+
+def _draw_panel(
+  axes: Axes,
+  values: pd.DataFrame,
+  diverged: pd.DataFrame,
+  comparison: Comparison,
+  handles: dict[str, Line2D],
+) -> None:
+  both = pd.concat([values, diverged])
+  rates = sorted(both['learning_rate'].unique())
+  for label, group in values.groupby('label', sort=False):
+    by_rate = group.groupby('learning_rate')['value']
+    mean, error = by_rate.mean(), by_rate.sem().fillna(0.0)
+    color = COLORS[group['parameterization'].iloc[0]]
+    line, *_ = axes.errorbar(
+      mean.index, mean, error, color=color, ls=style(label), marker='o', ms=5, capsize=3
+    )
+    handles.setdefault(label, line)
+  # A cross for each variant and rate, at the bad end, one below the other.
+  lost = diverged.drop_duplicates(['label', 'learning_rate'])
+  for rate, group in lost.groupby('learning_rate'):
+    for place, color in enumerate(group['parameterization'].map(COLORS)):
+      height = 0.95 - 0.06 * place if comparison.measure.lower_is_better else 0.05 + 0.06 * place
+      axes.plot(
+        [rate], [height], 'x', color=color, ms=8, mew=2, transform=axes.get_xaxis_transform()
+      )
+  most = lost.groupby('learning_rate').size().max() if len(lost) else 0
+  low, high = axes.get_ylim()
+  room = (high - low) * 0.07 * most / (1 - 0.07 * most)
+  axes.set_ylim((low, high + room) if comparison.measure.lower_is_better else (low - room, high))
+  axes.set(xscale='log', xlabel='learning rate', ylabel=comparison.measure.label)
+  axes.set_xlim(rates[0] / 1.25, rates[-1] * 1.25)
+  axes.set_xticks(rates, [f'{rate:g}' for rate in rates])
+  axes.set_xticks([], minor=True)
+  axes.grid(alpha=0.3)

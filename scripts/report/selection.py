@@ -1,0 +1,84 @@
+"""Which runs a section can show, in which order, and what it calls them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from configs import variants
+from experiments.results import Run
+from scripts.report import protocol
+
+_ORDER = {
+  'game': variants.DQN_GAMES,
+  'dataset': variants.VAE_DATASETS,
+  'posterior': variants.VAE_POSTERIORS,
+  'option': ('', *variants.DRAW_OPTIONS),
+  'parameterization': variants.CIFAR_PARAMETERIZATIONS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Usable:
+  """Runs that a section can show: finished ones, diverged ones, and a line for each other."""
+
+  finished: list[Run]
+  diverged: list[Run]
+  problems: list[str]
+
+
+def select(runs: Sequence[Run], metrics: Sequence[str]) -> Usable:
+  """Each run once, in the order of `configs.variants`.
+
+  Args:
+    runs: finished or diverged.
+    metrics: those that a finished run needs; the first, after every epoch.
+  """
+  problems: list[str] = []
+  found: dict[tuple, Run] = {}
+  for run in runs:
+    key = (run.variant, run.learning_rate, run.config['seed'])
+    if problem := _problem(run, metrics):
+      problems.append(problem)
+    elif key in found:
+      problems.append(f'{run.path} has the same variant, rate and seed as {found[key].path}.')
+    else:
+      found[key] = run
+  ordered = sorted(found.values(), key=order)
+  finished = [run for run in ordered if run.is_finished]
+  diverged = [run for run in ordered if not run.is_finished]
+  if not finished:
+    problems += [f'{run.path} diverged ({run.divergence}).' for run in diverged]
+  return Usable(finished, diverged, problems)
+
+
+def _problem(run: Run, metrics: Sequence[str]) -> str | None:
+  """Why a run cannot be used."""
+  try:
+    protocol.paper_config(run.config)
+  except (ValueError, KeyError):
+    return f'{run.path} is of an unknown variant {run.variant!r}.'
+  if not run.is_finished:
+    return None
+  rows, epochs = run.metrics, run.config['epochs']
+  evaluated = rows['epoch'][rows[metrics[0]].notna()] if metrics[0] in rows else []
+  if not np.array_equal(evaluated, np.arange(1, epochs + 1)):
+    return f'{run.path}/metrics.jsonl lacks evaluations: there should be {epochs}.'
+  missing = [name for name in metrics if name not in rows]
+  return f'{run.path}/metrics.jsonl lacks {", ".join(missing)}.' if missing else None
+
+
+def order(run: Run) -> list[Any]:
+  """What runs are sorted by: the parts of their variant, rate and seed."""
+  key: list[Any] = []
+  for part, known in _ORDER.items():
+    value = run.config['variant'].get(part, '')
+    key.append((known.index(value) if value in known else len(known), value))
+  return [*key, run.learning_rate, run.config['seed']]
+
+
+def label(run: Run) -> str:
+  """'iaf-wn': its variant without what all runs of a panel share."""
+  parts = run.config['variant']
+  return variants.name({k: v for k, v in parts.items() if k not in ('game', 'dataset')})

@@ -1,0 +1,85 @@
+"""The tables of a report. All cells are text."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from scripts.report.evaluations import Comparison, last_epoch
+
+
+def mean_and_error(values: pd.Series) -> str:
+  """'12.30 ± 0.40': mean over seeds and its standard error; no error for one seed, '–' for none."""
+  if values.empty:
+    return '–'
+  error = f' ± {values.sem():.2f}' if len(values) > 1 else ''
+  return f'{values.mean():.2f}{error}'
+
+
+def first_cells(comparison: Comparison, variant: str, *, with_rates: bool = True) -> dict[str, str]:
+  """The cells that the row of a variant begins with.
+
+  `with_rates` adds the chosen learning rate and those that were tried.
+  """
+  rate = comparison.best[variant]
+  group = comparison.values[comparison.values['variant'] == variant]
+  seeds = str(int((group['learning_rate'] == rate).sum()))
+  lost = comparison.diverged
+  if count := int(((lost['variant'] == variant) & (lost['learning_rate'] == rate)).sum()):
+    seeds += f', {count} diverged'
+  cells = {'parameterisation': f'`{variant}`', 'seeds': seeds}
+  if with_rates:
+    tried = ', '.join(f'{r:g}' for r in comparison.rates(variant))
+    cells |= {'learning rate': f'{rate:g}', 'tried': tried}
+  return cells
+
+
+def over_epochs(comparison: Comparison, epochs: Sequence[int]) -> pd.DataFrame:
+  """The value after some epochs and the last: a row for each variant."""
+  rows = comparison.chosen
+  shown = sorted({*epochs, *last_epoch(rows)['epoch']} & set(rows['epoch']))
+  cells = []
+  for variant, group in rows.groupby('variant', sort=False):
+    row = first_cells(comparison, variant, with_rates=comparison.tried > 1)
+    for epoch in shown:
+      row[f'epoch {epoch}'] = mean_and_error(group.loc[group['epoch'] == epoch, 'value'])
+    cells.append(row)
+  return pd.DataFrame(cells)
+
+
+def by_rate(comparison: Comparison) -> pd.DataFrame:
+  """A row for each variant, a column for each learning rate; the chosen one in bold."""
+  values, diverged = comparison.values, comparison.diverged
+  both = pd.concat([values, diverged])
+  cells = []
+  for variant in both['variant'].unique():
+    row = {'parameterisation': f'`{variant}`'}
+    for rate in sorted(both['learning_rate'].unique()):
+      finished = _at(values, variant, rate)['value']
+      text = mean_and_error(finished)
+      if lost := len(_at(diverged, variant, rate)):
+        text = f'{text}, {lost} diverged' if len(finished) else 'diverged'
+      row[f'{rate:g}'] = f'**{text}**' if rate == comparison.best.get(variant) else text
+    cells.append(row)
+  return pd.DataFrame(cells)
+
+
+def by_run(rows: pd.DataFrame) -> pd.DataFrame:
+  """The value after each epoch, a column for each run."""
+  wide = rows.pivot_table(index='epoch', columns=['variant', 'seed'], values='value', sort=False)
+  wide.columns = [f'{variant}/seed{seed}' for variant, seed in wide.columns]
+  return wide.sort_index().round(2).reset_index()
+
+
+def measured_afterwards(comparison: Comparison, values: Mapping[str, list[float]]) -> list[str]:
+  """A cell for each variant, with a remark if not all of its runs were measured."""
+  cells = []
+  for variant in comparison.chosen['variant'].unique():
+    found = pd.Series(values.get(variant, []), dtype=float)
+    count = sum(run.variant == variant for run in comparison.runs)
+    remark = f' ({len(found)} of {count})' if 0 < len(found) < count else ''
+    cells.append(mean_and_error(found) + remark)
+  return cells
+
+
+def _at(rows: pd.DataFrame, variant: str, rate: float) -> pd.DataFrame:
+  return rows[(rows['variant'] == variant) & (rows['learning_rate'] == rate)]
