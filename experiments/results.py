@@ -35,8 +35,8 @@ class Run:
       NaN in the rows that do not have it.
     data: what its data are, as `name`, `digest`, `train_images`, `test_images` and `published`,
       split → whether it equals the published files; None for a run of an older version.
-    divergence: 'train/loss is nan at step 120' if the run ended so, in a sweep, which keeps its log;
-      None otherwise.
+    divergence: 'train/loss is nan at step 120' if the run, one of a sweep, ended so by its log;
+      else None.
   """
 
   path: Path

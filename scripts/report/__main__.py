@@ -6,15 +6,15 @@
 RUNS are directories of runs, or directories with runs somewhere below them. Reads `config.json`,
 `summary.json`, `metrics.jsonl` and what was measured afterwards (`likelihood-K.json`,
 `score-N.json`), and shows the pictures of the runs. Runs that are unfinished or damaged are named
-and left out; one that diverged in a sweep counts as diverged.
+and left out; one of a sweep that diverged counts as diverged.
 
-Runs of one experiment on the same data that differ only in parameterisation, seed and learning rate
-make a section. Each has a directory in --out (a single one has --out itself) with figures as PNG and
-SVG, tables as Markdown and CSV, and copies of what was read. They are numbered as in the proceedings
-version of the paper, whose values, read off its curves, are drawn beside ours. `index.html` in --out
-shows all of it and needs no other file. --readme also replaces the part of that file between the
-lines `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is that of --out without --block. --note is the
-last sentence of the caption of each main figure: what it shows.
+Runs of one experiment on the same data that differ only in parameterisation, seed and learning
+rate make a section. Each has a directory in --out (a single one has --out itself) with figures as
+PNG and SVG, tables as Markdown and CSV, and copies of what was read. Figures have the numbers of
+the paper's proceedings version, whose values, read off its curves, are drawn beside ours.
+`index.html` in --out shows all of it and needs no other file. --note is the last sentence of the
+main captions: what is seen. --readme also replaces the part of that file between the lines
+`<!-- NAME -->` and `<!-- /NAME -->`, where NAME is that of --out without --block.
 """
 
 import sys

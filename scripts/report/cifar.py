@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.results import Run
 from scripts.report import (
@@ -69,10 +70,8 @@ def section(
     Picture('figure1', figure, caption(about, difference, note)),
     Picture('test_error_time', drawing.draw([[against_time]]), f'Test error; {about_time}.'),
   ]
-  chosen = (
-    f'Figure 2: test error in % after {epochs} epochs, mean over seeds ± standard error, at the '
-    'learning rate of those tried that has the lowest.'
-  )
+  chosen = f'Figure 2: test error in % after {epochs} epochs, mean over seeds ± standard error'
+  chosen += ', at the rate of those tried where it is lowest.' if comparison.tried > 1 else '.'
   made = [Table('figure2', _figure2(comparison, training, dataset), chosen)]
   if comparison.tried > 1:
     what = f'Test error in % after {epochs} epochs'
@@ -88,7 +87,7 @@ def section(
   return Section(name, title, shown, pictures, made, by_run, source), usable.problems
 
 
-def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str):
+def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str) -> Figure:
   panels = []
   for number, measure, rows in ((1, TRAINING, training), (2, TEST, comparison.chosen)):
     points = drawing.paper_points(number, rows) if dataset == 'cifar10' else None
@@ -96,9 +95,7 @@ def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str):
       points = None  # only the end of its curves is known
     fit_from = drawing.after_the_start(rows)
     title = measure.label.removesuffix(' (%)')
-    panels.append(
-      Panel(rows, 'epoch', title, 'epoch', measure.label, points, fit_from=fit_from)
-    )
+    panels.append(Panel(rows, 'epoch', title, 'epoch', measure.label, points, fit_from=fit_from))
   return drawing.draw([panels], protocol.paper_label(comparison.runs))
 
 

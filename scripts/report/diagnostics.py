@@ -19,8 +19,8 @@ QUANTITIES = {
   'effective_learning_rate': '‖Δv‖ / ‖v‖',
 }
 _NORMALIZED = (
-  'A cosine of rounding size shows that v·∇v = 0 (Eq. 3). Under plain gradient descent ‖v‖ therefore '
-  'only grows (§2.1); Adam follows this only roughly.'
+  'A cosine of rounding size shows that v·∇v = 0 (Eq. 3). Under plain gradient descent ‖v‖ '
+  'therefore only grows (§2.1); Adam follows this only roughly.'
 )
 _PLAIN = 'v is the weight itself, and its gradient may change its length as well as its direction.'
 _ON_LOG_SCALE = {'v_grad_norm', 'v_grad_cosine', 'effective_learning_rate'}

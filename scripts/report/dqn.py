@@ -81,8 +81,8 @@ def section(
 def _about_figure6(config: Mapping[str, Any], again: tuple[int, Any] | None) -> str:
   text = (
     f'Figure 6: the highest of {config["epochs"]} scores, mean over seeds ± standard error; last: '
-    'the score at the end; training: its own episodes in the last tenth, while the network changes. '
-    'The highest of several noisy scores is high by luck too'
+    'the score at the end; training: its own episodes in the last tenth, while the network '
+    'changes. The highest of several noisy scores is high by luck too'
   )
   return text + ('; re-evaluated: the same network in other episodes.' if again else '.')
 
@@ -158,9 +158,7 @@ def _figure6(
   if again:
     count, scores = again
     measured = tables.measured_afterwards(comparison, scores)
-    table.insert(
-      table.columns.get_loc('last score'), f're-evaluated, {count} episodes', measured
-    )
+    table.insert(table.columns.get_loc('last score'), f're-evaluated, {count} episodes', measured)
   return table
 
 

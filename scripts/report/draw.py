@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.results import Run
 from scripts.report import (
@@ -23,7 +24,7 @@ from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.parts import Picture, Section, Table, caption
 
-BOUND = Measure('test/nll_bound', 'bound on log p(x) (nats)', scale=-1, lower_is_better=False)
+BOUND = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
 KEYS = frozenset({'variant.option'})  # of a config
 _PICTURES = {
   'samples.png': 'samples from the prior',
@@ -61,9 +62,10 @@ def section(
   pictures = [
     Picture('figure4', _figure4(comparison, dataset), caption(about, difference, note)),
   ]
-  made = [Table('bound', _table(comparison, dataset), f'The {BOUND.label}.')]
+  text = f'{BOUND.label.capitalize()} after so many epochs, mean over seeds ± standard error.'
+  made = [Table('bound', _table(comparison, dataset), text)]
   if comparison.tried > 1:
-    what = f'The {BOUND.label} after the last epoch'
+    what = f'{BOUND.label.capitalize()} after the last epoch'
     pictures.append(rates.picture(comparison, what, difference))
     made.append(rates.table(comparison, what))
   speed = updates_to_plain(comparison.chosen)
@@ -82,7 +84,7 @@ def section(
   return Section(name, title, shown, pictures, made, data, source), usable.problems
 
 
-def _figure4(comparison: Comparison, dataset: str):
+def _figure4(comparison: Comparison, dataset: str) -> Figure:
   rows = comparison.chosen
   timed = evaluations.with_mean_minutes(rows)
   points = drawing.paper_points(4, rows) if dataset == 'mnist' else None

@@ -1,13 +1,15 @@
 """How curves are drawn: one colour for each parameterisation, the paper's values beside ours."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from scripts.report import paper as paper_lib
 
@@ -21,8 +23,8 @@ COLORS = {
   'plain_released': '#56B4E9',
 }
 _DASHED = {'diag', 'noattention'}  # in a label; drawn with dashes and dots
-_PAPER = {'ls': '--', 'lw': 1.2, 'marker': 'o', 'ms': 5, 'mfc': 'white', 'alpha': 0.6, 'zorder': 1.5}
-_DOTS = 60  # evaluations, up to which each has a dot
+_PAPER = {'ls': '--', 'lw': 1.2, 'marker': 'o', 'ms': 6, 'mfc': 'none', 'alpha': 0.6, 'zorder': 2.5}
+_DOTS = 30  # evaluations, up to which each has a dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +75,24 @@ def draw(rows_of_panels: Sequence[Sequence[Panel]], paper_label: str = 'paper') 
   count, width = len(rows_of_panels), max(map(len, rows_of_panels))
   size = (max(6 * width, 7) if width < 3 else 15, 4 * count + 0.5)
   figure = Figure(figsize=size, layout='constrained')
-  handles: dict[str, Line2D] = {}
+  handles: dict[str, Any] = {}
   for panels, row in zip(rows_of_panels, figure.subplots(count, width, squeeze=False)):
     for panel, axes in zip(panels, row):
       _draw_panel(axes, panel, paper_label, handles)
     for axes in row[len(panels) :]:
       axes.remove()
-  last = [name for name in (paper_label, 'random play') if name in handles]
-  names = [name for name in handles if name not in last] + last
-  figure.legend(
-    [handles[name] for name in names], names, loc='outside lower center', ncols=min(len(names), 8)
-  )
+  legend(figure, handles, last=(paper_label, 'random play'))
   return figure
 
 
-def _draw_panel(
-  axes: Axes, panel: Panel, paper_label: str, handles: dict[str, Line2D]
-) -> None:
+def legend(figure: Figure, handles: Mapping[str, Any], last: Sequence[str] = ()) -> None:
+  """One legend below all panels, where it covers nothing; the names in `last` at its end."""
+  names = sorted(handles, key=lambda name: last.index(name) if name in last else -1)
+  ncols = int(figure.get_figwidth() // 1.7)
+  figure.legend([handles[name] for name in names], names, loc='outside lower center', ncols=ncols)
+
+
+def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, Any]) -> None:
   """Draws one panel and adds what it needs to the legend."""
   shown: list[tuple[float, float]] = []  # points that the vertical axis must reach
   for label, group in panel.rows.groupby('label', sort=False):
@@ -106,7 +109,8 @@ def _draw_panel(
     shown += [*zip(x[is_shown], (mean + error)[is_shown])]
   right = max((x for x, _ in shown), default=0.0)
   if panel.paper is not None:
-    right = max(right, panel.paper['x'].min()) if shown else panel.paper['x'].max()
+    first, last = panel.paper['x'].min(), panel.paper['x'].max()
+    right = last if not shown else 1.1 * first if right < first else right
     shown += _draw_paper(axes, panel.paper, right)
     handles.setdefault(paper_label, Line2D([], [], color='0.3', **_PAPER))
   if panel.level:
@@ -114,6 +118,8 @@ def _draw_panel(
     handles.setdefault(name, axes.axhline(value, color='0.5', ls=':', lw=1.2))
     shown.append((right, value))
   axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title, xlim=(0, 1.02 * right))
+  steps = [1, 2, 2.5, 5, 10]
+  axes.xaxis.set_major_locator(MaxNLocator('auto', steps=steps, integer=panel.x == 'epoch'))
   _fit(axes, [y for _, y in shown])
   axes.grid(alpha=0.3)
 

@@ -45,9 +45,7 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     link = os.path.relpath(folder / f'{picture.name}.png', page)
     heading = f'**{section.title}**'
     shown = f'![{section.title}]({link})'
-    blocks.append(
-      '\n\n'.join([heading, shown, picture.caption, section.source, _markdown(table)])
-    )
+    blocks.append('\n\n'.join([heading, shown, picture.caption, section.source, _markdown(table)]))
   (out / 'index.html').write_text(html(sections))
   return '\n\n'.join(blocks)
 

@@ -9,8 +9,9 @@ from experiments.results import Run
 from experiments.training import settings
 
 _CONFIGS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
+_RATE = 'optimizer.learning_rate'
 # Said elsewhere in a report, or without influence on the result.
-_NOT_COMPARED = ('protocol', 'seed', 'optimizer.learning_rate', 'variant', 'run')
+_NOT_COMPARED = ('protocol', 'seed', 'variant', 'run')
 
 
 def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,20 +28,37 @@ def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def departures(runs: Sequence[Run]) -> str:
-  """'model.width=32 (paper: 96), epochs=12 (paper: 200)'; empty for runs with its protocol."""
-  found: dict[str, list[str]] = {}  # key → values of the runs
-  expected: dict[str, str] = {}
+  """'model.width=32 (paper: 96), epochs=12 (paper: 200)'; empty for runs with its protocol.
+
+  Of variants for which several learning rates were tried, as in the paper, the rate does not count.
+  """
+  rates: dict[str, set[float]] = {}
   for run in runs:
-    paper, config = paper_config(run.config), settings.flatten(run.config)
-    for key in paper.keys() & config.keys():
-      is_compared = not any(key == name or key.startswith(f'{name}.') for name in _NOT_COMPARED)
-      if is_compared and config[key] != paper[key]:
-        expected[key] = json.dumps(paper[key]).strip('"')
-        found.setdefault(key, []).append(json.dumps(config[key]).strip('"'))
-  order = [key for key in settings.flatten(runs[0].config) if key in found]
+    rates.setdefault(run.variant, set()).add(run.learning_rate)
+  found: dict[str, list[str]] = {}  # key → values of the runs
+  expected: dict[str, list[str]] = {}  # and those of the paper
+  for run in runs:
+    paper = paper_config(run.config)
+    for key, value in settings.flatten(run.config).items():
+      is_tried = key == _RATE and len(rates[run.variant]) > 1
+      if key in paper and value != paper[key] and not (_is_free(key) or is_tried):
+        found.setdefault(key, []).append(_text(value))
+        expected.setdefault(key, []).append(_text(paper[key]))
   return ', '.join(
-    f'{key}={" or ".join(dict.fromkeys(found[key]))} (paper: {expected[key]})' for key in order
+    f'{key}={_either(found[key])} (paper: {_either(expected[key])})' for key in found
   )
+
+
+def _is_free(key: str) -> bool:
+  return any(key == name or key.startswith(f'{name}.') for name in _NOT_COMPARED)
+
+
+def _text(value: Any) -> str:
+  return json.dumps(value).strip('"')
+
+
+def _either(texts: Sequence[str]) -> str:
+  return ' or '.join(dict.fromkeys(texts))
 
 
 def about(runs: Sequence[Run]) -> str:

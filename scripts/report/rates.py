@@ -1,11 +1,15 @@
 """The result against the learning rate: weight normalisation works over a wider range (§2.1)."""
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from scripts.report.drawing import COLORS, style
+from scripts.report.drawing import COLORS, legend, style
 from scripts.report.evaluations import Comparison
 from scripts.report.parts import Picture, Table, caption
 from scripts.report.tables import by_rate
@@ -33,7 +37,7 @@ def draw(comparison: Comparison) -> Figure:
   """A panel for each game, or one; a curve for each variant."""
   games = list(comparison.values['game'].unique())
   figure = Figure(figsize=(7 if len(games) == 1 else 6 * len(games), 4.5), layout='constrained')
-  handles: dict[str, Line2D] = {}
+  handles: dict[str, Any] = {}
   for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat):
     values, diverged = comparison.values, comparison.diverged
     of_game = lambda rows, game=game: rows[rows['game'] == game]
@@ -41,9 +45,7 @@ def draw(comparison: Comparison) -> Figure:
     axes.set_title(game)
   if len(comparison.diverged):
     handles['diverged'] = Line2D([], [], color='0.3', ls='none', marker='x', ms=8, mew=2)
-  figure.legend(
-    [*handles.values()], [*handles], loc='outside lower center', ncols=min(len(handles), 7)
-  )
+  legend(figure, handles, last=('diverged',))
   return figure
 
 
@@ -52,7 +54,7 @@ def _draw_panel(
   values: pd.DataFrame,
   diverged: pd.DataFrame,
   comparison: Comparison,
-  handles: dict[str, Line2D],
+  handles: dict[str, Any],
 ) -> None:
   both = pd.concat([values, diverged])
   rates = sorted(both['learning_rate'].unique())
@@ -73,11 +75,26 @@ def _draw_panel(
         [rate], [height], 'x', color=color, ms=8, mew=2, transform=axes.get_xaxis_transform()
       )
   most = lost.groupby('learning_rate').size().max() if len(lost) else 0
-  low, high = axes.get_ylim()
-  room = (high - low) * 0.07 * most / (1 - 0.07 * most)
-  axes.set_ylim((low, high + room) if comparison.measure.lower_is_better else (low - room, high))
+  _fit(axes, values['value'], 0.07 * most, comparison.measure.lower_is_better)
   axes.set(xscale='log', xlabel='learning rate', ylabel=comparison.measure.label)
   axes.set_xlim(rates[0] / 1.25, rates[-1] * 1.25)
   axes.set_xticks(rates, [f'{rate:g}' for rate in rates])
   axes.set_xticks([], minor=True)
   axes.grid(alpha=0.3)
+
+
+def _fit(axes: Axes, values: pd.Series, share: float, above: bool) -> None:
+  """Fits the vertical axis to the values, with a share of it left free above or below them.
+
+  It is logarithmic where the values are positive and far apart, as beside a run that collapsed.
+  """
+  is_log = values.min() > 0 and values.max() > 3 * values.min()
+  if is_log:
+    axes.set_yscale('log')
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
+  low, high = np.log(axes.get_ylim()) if is_log else axes.get_ylim()
+  room = (high - low) * share / (1 - share)
+  limits = (low, high + room) if above else (low - room, high)
+  axes.set_ylim(np.exp(limits) if is_log else limits)

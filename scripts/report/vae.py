@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.results import Run
@@ -23,8 +23,8 @@ from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.parts import Picture, Section, Table, caption
 
-NATS = Measure('test/nll_bound', 'bound on log p(x) (nats)', scale=-1, lower_is_better=False)
-BITS = Measure('test/bits_per_dim', 'bound on −log p(x) (bits per dimension)')
+NATS = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
+BITS = Measure('test/bits_per_dim', 'bound on −log p(x) in bits per dimension')
 KEYS = frozenset({'variant.dataset', 'variant.posterior'})  # of a config
 _PICTURES = {
   'samples.png': 'samples from the prior',
@@ -58,17 +58,18 @@ def section(
   difference = protocol.about(runs)
   figure = 'As Figure 3' if dataset == 'digits' else 'Figure 3'
   about = (
-    f'{figure}: {measure.label} of the test images of {dataset}, mean over seeds with a band of one '
-    f'standard error; {evaluations.about_time(runs)}'
+    f'{figure}: {measure.label} of the test images of {dataset}, mean over seeds with a band of '
+    f'one standard error; {evaluations.about_time(runs)}'
   )
-  if dataset == 'cifar10':
+  if measure is BITS and drawing.paper_points(3, comparison.chosen) is not None:
     about += '; the paper (right) has nats on another scale, in which higher is better'
   pictures = [
     Picture('figure3', _figure3(comparison, dataset), caption(f'{about}.', difference, note)),
   ]
-  made = [Table('bound', _table(comparison, dataset), f'The {measure.label}.')]
+  text = f'{measure.label.capitalize()} after so many epochs, mean over seeds ± standard error.'
+  made = [Table('bound', _table(comparison, dataset), text)]
   if comparison.tried > 1:
-    what = f'The {measure.label} after the last epoch'
+    what = f'{measure.label.capitalize()} after the last epoch'
     pictures.append(rates.picture(comparison, what, difference))
     made.append(rates.table(comparison, what))
   pictures += pictures_of_runs.find(comparison.runs, _PICTURES)
@@ -90,13 +91,13 @@ def _figure3(comparison: Comparison, dataset: str) -> Figure:
     Panel(rows, 'epoch', dataset, 'epoch', label, overlaid, fit_from=fit(rows)),
     Panel(timed, 'minutes', 'against time', 'minutes', label, fit_from=fit(timed, 'minutes')),
   ]
-  if dataset == 'cifar10' and points is not None:
-    nats = 'bound on log p(x) (nats, another scale)'
+  if comparison.measure is BITS and points is not None:
+    nats = f'{NATS.label}, another scale'
     panels.append(Panel(rows.iloc[:0], 'epoch', 'the paper', 'epoch', nats, points))
   return drawing.draw([panels], protocol.paper_label(comparison.runs))
 
 
-def _table(comparison: Comparison, dataset: str) -> Any:
+def _table(comparison: Comparison, dataset: str) -> pd.DataFrame:
   table = tables.over_epochs(comparison, (1, 2, 5, 10, 20, 50, 100, 200))
   variants = comparison.chosen['variant'].unique()
   is_binary = comparison.measure is NATS
