@@ -49,8 +49,9 @@ def section(
   usable = selection.select(runs, [TEST.metric, TRAINING.metric])
   if not (runs := usable.finished):
     return None, usable.problems
-  step_seconds = step_times.read(steps, runs) if steps else None
-  comparison = evaluations.compare(usable, TEST, step_seconds=step_seconds)
+  comparison = evaluations.compare(
+    usable, TEST, step_seconds=step_times.read(steps, runs) if steps else None
+  )
   training = evaluations.training_means(comparison.runs, TRAINING)
   dataset, epochs = runs[0].data['name'], runs[0].config['epochs']
   difference = protocol.about(runs)
@@ -60,15 +61,12 @@ def section(
     'error.'
   )
   figure = _figure1(comparison, training, dataset)
-  about_time = 'the number of steps times the median time of a step' if steps else None
-  about_time = f'time is {about_time}' if about_time else evaluations.about_time(runs)
-  against_time = Panel(
-    evaluations.with_mean_minutes(comparison.chosen), 'minutes', dataset, 'minutes', TEST.label,
-    fit_from=drawing.after_the_start(comparison.chosen, 'minutes'),
-  )  # fmt: skip
+  about_time = evaluations.about_time(runs)
+  if steps:
+    about_time = 'time is the number of steps times the median time of a step'
   pictures = [
     Picture('figure1', figure, caption(about, difference, note)),
-    Picture('test_error_time', drawing.draw([[against_time]]), f'Test error; {about_time}.'),
+    Picture('test_error_time', _against_time(comparison, dataset), f'Test error; {about_time}.'),
   ]
   chosen = f'Figure 2: test error in % after {epochs} epochs, mean over seeds ± standard error'
   chosen += ', at the rate of those tried where it is lowest.' if comparison.tried > 1 else '.'
@@ -97,6 +95,13 @@ def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str) -> Fi
     title = measure.label.removesuffix(' (%)')
     panels.append(Panel(rows, 'epoch', title, 'epoch', measure.label, points, fit_from=fit_from))
   return drawing.draw([panels], protocol.paper_label(comparison.runs))
+
+
+def _against_time(comparison: Comparison, dataset: str) -> Figure:
+  rows = evaluations.with_mean_minutes(comparison.chosen)
+  fit_from = drawing.after_the_start(rows, 'minutes')
+  panel = Panel(rows, 'minutes', dataset, 'minutes', TEST.label, fit_from=fit_from)
+  return drawing.draw([[panel]])
 
 
 def _figure2(comparison: Comparison, training: pd.DataFrame, dataset: str) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Sorts runs into sections of a report, one for each experiment, protocol and data."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,15 +45,18 @@ def make(
     else:
       usable.append(run)
   made: list[Section] = []
-  firsts: dict[str, list[Run]] = {}  # the first run of each section of an experiment and protocol
+  earlier: dict[str, list[Run]] = {}  # the runs of the sections of an experiment and protocol
+  counts: Counter[str] = Counter()  # and how many sections these are
   for group in split(usable):
     config = group[0].config
     base = name = f'{config["experiment"]}-{config["protocol"]}'
     changes = ''
-    if before := firsts.setdefault(base, []):
-      name = f'{base}-{len(before) + 1}'
-      changes = f', with {differences(before[0], group[0]) or "another config"}'
-    before.append(group[0])
+    counts[base] += 1
+    if counts[base] > 1:
+      name = f'{base}-{counts[base]}'
+      changes = next(filter(None, (differences(other, group[0]) for other in earlier[base])), '')
+      changes = f', with {changes}'
+    earlier.setdefault(base, []).extend(group)
     room = _ROOMS[config['experiment']]
     section, more = room.section(group, name, changes, steps, note)
     problems += more

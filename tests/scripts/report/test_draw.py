@@ -1,6 +1,4 @@
-"""Figure 3 on made-up runs of DRAW."""
-
-import json
+"""Figure 4 on made-up runs of DRAW."""
 
 import pandas as pd
 import pytest
@@ -9,7 +7,7 @@ from configs import draw as config_lib
 from experiments import results
 from scripts.report import draw, output, sections
 
-# Test bound after each of four epochs of 600 updates.
+# Test bound on −log p(x) after each of four epochs of 500 updates.
 BOUNDS = {
   ('plain', 0): (200, 150, 120, 109),
   ('plain', 1): (200, 152, 122, 111),
@@ -21,58 +19,92 @@ BOUNDS = {
 
 
 @pytest.fixture
-def section(tmp_path):
-  for (variant, seed), bounds in BOUNDS.items():
-    path = tmp_path / f'{variant}{seed}'
-    path.mkdir()
-    spec = variant.replace('-', ',')
-    config = config_lib.get_config(f'{spec},scaled').to_dict() | {'seed': seed, 'epochs': 4}
+def make_run(tmp_path, write, describe):
+  def make(variant, seed, bounds, protocol='scaled', **changes):
+    config = config_lib.get_config(f'{variant.replace("-", ",")},{protocol}')
+    config.update_from_flattened_dict({'seed': seed, 'epochs': len(bounds)} | changes)
     rows = [
-      {'step': 600 * epoch, 'epoch': epoch, 'seconds': 60 * epoch, 'test/nll_bound': value}
+      {'step': 500 * epoch, 'epoch': epoch, 'seconds': 60.0 * epoch, 'test/nll_bound': value}
       for epoch, value in enumerate(bounds, start=1)
     ]
-    (path / 'summary.json').write_text(json.dumps({'config': config, 'final': rows[-1]}))
-    (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    path = write(tmp_path / 'runs' / f'{variant}{seed}{protocol}', config, rows, describe('mnist'))
     (path / 'drawing.gif').write_bytes(f'{variant} {seed}'.encode())
-  runs, _ = results.find([tmp_path])
-  (made,), problems = sections.make(runs, note='A note.')
+
+  return make
+
+
+def make_sections(tmp_path):
+  runs, _ = results.find([tmp_path / 'runs'])
+  made, problems = sections.make(runs, note='A note.')
   assert not problems
   return made
 
 
+@pytest.fixture
+def section(make_run, tmp_path):
+  for (variant, seed), bounds in BOUNDS.items():
+    make_run(variant, seed, bounds)
+  (made,) = make_sections(tmp_path)
+  return made
+
+
 def test_bounds_and_the_updates_that_wn_needs(section):
+  assert section.title == 'Figure 4: DRAW on mnist, protocol scaled'
   table, updates = section.tables
+  assert table.frame.columns[2:].tolist() == ['epoch 1', 'epoch 2', 'epoch 4', 'paper, 100 epochs']
   assert table.frame.values.tolist() == [
-    ['`plain`', '2', '200.00 ± 0.00', '151.00 ± 1.00', '110.00 ± 1.00'],
-    ['`plain-noattention`', '1', '300.00', '250.00', '200.00'],
-    ['`wn`', '3', '183.33 ± 3.33', '130.00 ± 5.77', '100.00 ± 7.64'],
+    ['`plain`', '2', '-200.00 ± 0.00', '-151.00 ± 1.00', '-110.00 ± 1.00', '-89.5'],
+    ['`wn`', '3', '-183.33 ± 3.33', '-130.00 ± 5.77', '-100.00 ± 7.64', '-85.0'],
+    ['`plain-noattention`', '1', '-300.00', '-250.00', '-200.00', '–'],
   ]
-  for part in ('16 glimpses (paper: 64)', '5×5 (paper: 2×2)', '4 epochs', 'rate 0.001', 'A note.'):
-    assert part in table.caption
+  assert section.pictures[0].caption.endswith(
+    'Unlike the paper: model.glimpses=16 (paper: 64), model.read_window=5 (paper: 2), '
+    'optimizer.learning_rate=0.001 (paper: 0.0003), epochs=4 (paper: 100). A note.'
+  )
   (row,) = updates.frame.to_dict('records')
   assert row == {
     'pair': '`wn`, `plain`',
-    'final bound of plain': '110.00 ± 1.00',
-    'its updates': '2,400',
-    'updates of wn to reach it': '1,650 ± 150',
+    'final bound of plain': '-110.00 ± 1.00',
+    'its updates': '2,000',
+    'updates of wn to reach it': '1,375 ± 125',
     'seeds that reach it': '2 of 3',
     'share': '0.69',
   }
-  assert section.data['bound'].shape == (4, 1 + len(BOUNDS))
+  assert section.data['bound_by_run'].shape == (4, 1 + len(BOUNDS))
 
 
-def test_the_figure_is_against_updates(section):
-  by_updates, by_minutes = section.pictures[0].figure.axes
-  assert by_updates.get_xlabel() == 'updates' and by_minutes.get_xlabel() == 'minutes'
-  assert by_updates.get_xlim()[1] > 2400 and by_updates.get_ylim()[1] == 250
-  assert max(line.get_xdata().max() for line in by_updates.lines if len(line.get_xdata())) == 2400
+def test_the_figure(section):
+  by_epoch, by_minutes = section.pictures[0].figure.axes
+  assert by_epoch.get_xlabel() == 'epoch' and by_minutes.get_xlabel() == 'minutes'
+  lines = {line.get_label(): line for line in by_epoch.lines}
+  assert lines['plain'].get_ydata().tolist() == [-200, -151, -121, -110]
+  assert lines['plain-noattention'].get_linestyle() == '-.'
+  assert lines['plain-noattention'].get_color() == lines['plain'].get_color()
+  papers = [line for line in by_epoch.lines if line.get_linestyle() == '--']
+  assert [line.get_xydata()[0].tolist() for line in papers] == [[37, -120], [5, -120]]
+
+
+def test_runs_of_two_lengths_are_compared(make_run, tmp_path):
+  """As in `figure4_prefix`: no schedule depends on the length."""
+  make_run('plain', 0, (300, 200, 150, 120), 'paper')
+  make_run('wn', 0, (180, 110), 'paper')
+  (section,) = make_sections(tmp_path)
+  table, updates = (table.frame for table in section.tables)
+  assert table['epoch 4'].tolist() == ['-120.00', '–']
+  assert updates['its updates'].tolist() == ['2,000']
+  assert 'epochs=4 or 2 (paper: 100)' in section.pictures[0].caption
+
+  make_run('wn', 1, (180, 110, 100), 'paper')  # two lengths of one variant have no mean
+  first, second = make_sections(tmp_path)
+  assert [run.variant for run in first.runs] == ['plain', 'wn'] and len(second.runs) == 1
+  assert second.title == 'Figure 4: DRAW on mnist, protocol paper, with epochs=3'
 
 
 @pytest.mark.parametrize(
-  'goal, expected', [(200.0, 600.0), (150.0, 900.0), (100.0, 1200.0), (99.0, None)]
+  'goal, expected', [(-200.0, 600.0), (-150.0, 900.0), (-100.0, 1200.0), (-99.0, None)]
 )
 def test_the_first_update_that_reaches_a_goal(goal, expected):
-  run = pd.DataFrame({'updates': [600, 1200, 1800], 'value': [200.0, 100.0, 120.0]})
+  run = pd.DataFrame({'updates': [600, 1200, 1800], 'value': [-200.0, -100.0, -120.0]})
   assert draw.first_update(run, goal) == expected
 
 

@@ -13,7 +13,8 @@ def page(install, runs, make_run, tmp_path):
   """The page of a report with two sections, in a browser without a network."""
   playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
   install(['chromium'], ['chromium'])
-  found, _ = results.find([*runs, make_run('bn', 0, (9, 100)), make_run('wn', 0, (9, 8), width=96)])
+  wide = make_run('wn', 0, (9, 8), **{'model.width': 96})
+  found, _ = results.find([*runs, make_run('bn', 0, (9, 100)), wide])
   made, _ = sections.make(found, note='A <note> with `code`.')
   output.write(made, tmp_path / 'out')
   moved = tmp_path / 'elsewhere' / 'page.html'  # the page alone is enough
@@ -37,12 +38,14 @@ def page(install, runs, make_run, tmp_path):
 def test_page(page):
   assert page.title() == 'Weight normalization: results'
   titles = page.locator('h2').all_inner_texts()
-  assert titles == ['cifar-scaled', 'cifar-scaled with width=96']
+  title = 'Figures 1 and 2: cifar10, protocol scaled'
+  assert titles == [title, f'{title}, with model.width=96']
   assert page.locator('code', has_text='wn').first.is_visible()
-  assert 'A <note> with code.' in page.locator('p').first.inner_text()
+  caption = page.locator('figcaption').first.inner_text()
+  assert 'A <note> with code.' in caption and 'Data: cifar10, 50,000 + 10,000 images' in caption
   pictures = page.locator('img')
-  assert pictures.count() == 2
-  for i in range(2):
+  assert pictures.count() == 4
+  for i in range(4):
     loaded = 'image => image.complete && image.naturalWidth > 500 && image.naturalHeight > 200'
     assert pictures.nth(i).evaluate(loaded)
     assert pictures.nth(i).get_attribute('alt')
@@ -52,7 +55,7 @@ def test_a_click_on_a_heading_sorts_by_number(page):
   table = page.locator('table').first
   first_column = lambda: table.locator('tbody tr td:first-child').all_inner_texts()
   assert first_column() == ['plain', 'wn', 'bn']
-  heading = table.locator('th', has_text='epoch 2')
+  heading = table.locator('th', has_text='test error')
   heading.locator('button').click()
   assert first_column() == ['wn', 'plain', 'bn']  # 20 < 42.00 ± 2.00 < 100
   assert heading.get_attribute('aria-sort') == 'ascending'

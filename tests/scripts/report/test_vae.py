@@ -1,4 +1,4 @@
-"""Figure 2 on made-up runs of the variational autoencoders."""
+"""Figure 3 on made-up runs of the variational autoencoders."""
 
 import json
 
@@ -8,57 +8,85 @@ from configs import vae
 from experiments import results
 from scripts.report import output, sections
 
+BOUNDS = {('iaf-plain', 0): (120, 100), ('iaf-plain', 1): (122, 104), ('diag-wn', 0): (110, 90)}
 
-@pytest.mark.parametrize(
-  'dataset, size',
-  [
-    ('mnist', '8, 16, 16 maps (authors'),
-    ('cifar10', '32 maps, 8 latent maps in each of 2, 2 layers'),
-  ],
-)
-def test_bounds_of_both_parameterisations_stand_in_one_table(dataset, size, tmp_path):
-  metric, unit = {
-    'mnist': ('test/nll_bound', 'in nats'),
-    'cifar10': ('test/bits_per_dim', 'in bits per dimension'),
-  }[dataset]
-  bounds = {('iaf', 'plain', 0): (120, 100), ('iaf', 'plain', 1): (122, 104)}
-  bounds |= {('diag', 'wn', 0): (110, 90)}
-  for (posterior, param, seed), values in bounds.items():
-    path = tmp_path / f'{posterior}{param}{seed}'
-    path.mkdir()
-    config = vae.get_config(f'{dataset}-{posterior}-{param},scaled').to_dict()
-    config |= {'seed': seed, 'epochs': 2}
-    rows = [
-      {
-        'step': 10 * epoch,
-        'epoch': epoch,
-        'seconds': 60 * epoch,
-        'test/nll_bound': 0,
-        metric: value,
-      }
-      for epoch, value in enumerate(values, start=1)
-    ]
-    (path / 'summary.json').write_text(json.dumps({'config': config, 'final': rows[-1]}))
-    (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    (path / 'samples.png').write_bytes(f'samples of seed {seed}'.encode())
-  for samples, value in ((5, -99.0), (128, -89.0)):
-    likelihood = {'samples': samples, 'log_likelihood': value, 'bits_per_dim': -value}
-    (tmp_path / f'diagwn0/likelihood-{samples}.json').write_text(json.dumps(likelihood))
-  runs, _ = results.find([tmp_path])
-  (section,), problems = sections.make(runs, note='A note.')
-  assert not problems
+
+@pytest.fixture
+def make_section(tmp_path, write, describe):
+  """The section of runs on a data set."""
+
+  def make(dataset, values=BOUNDS):
+    for (variant, seed), bounds in values.items():
+      config = vae.get_config(f'{dataset}-{variant},scaled')
+      config.seed, config.epochs = seed, len(bounds)
+      metric = 'test/bits_per_dim' if dataset == 'cifar10' else 'test/nll_bound'
+      rows = [
+        {'step': 10 * epoch, 'epoch': epoch, 'seconds': 60 * epoch, 'test/nll_bound': 0}
+        | {metric: bound}
+        for epoch, bound in enumerate(bounds, start=1)
+      ]
+      path = write(tmp_path / 'runs' / f'{variant}{seed}', config, rows, describe(dataset))
+      (path / 'samples.png').write_bytes(f'samples of seed {seed}'.encode())
+      for samples, value in ((5, -99.0), (128, -89.0)):
+        if variant == 'diag-wn':
+          likelihood = {'samples': samples, 'log_likelihood': value, 'bits_per_dim': -value}
+          (path / f'likelihood-{samples}.json').write_text(json.dumps(likelihood))
+    runs, _ = results.find([tmp_path / 'runs'])
+    (section,), problems = sections.make(runs, note='A note.')
+    assert not problems
+    return section
+
+  return make
+
+
+def test_mnist_is_in_nats_with_the_values_of_the_paper(make_section, tmp_path):
+  section = make_section('mnist')
+  assert section.title == 'Figure 3: VAE on mnist, protocol scaled'
   table = section.tables[0]
+  assert table.frame.columns[2:].tolist() == [
+    'epoch 1', 'epoch 2', 'log p(x), 128 samples', 'paper, 300 epochs',
+  ]  # fmt: skip
   assert table.frame.values.tolist() == [
-    [f'`{dataset}-diag-wn`', '1', '110.00', '90.00', '89.00'],
-    [f'`{dataset}-iaf-plain`', '2', '121.00 ± 1.00', '102.00 ± 2.00', '–'],
+    ['`mnist-diag-wn`', '1', '-110.00', '-90.00', '-89.00', '–'],
+    ['`mnist-iaf-plain`', '2', '-121.00 ± 1.00', '-102.00 ± 2.00', '–', '-85.85'],
   ]
-  assert table.frame.columns[-1] == '−log p(x), 128 samples' and unit in table.caption
-  assert size in table.caption and '2 epochs' in table.caption and 'A note.' in table.caption
+  assert table.caption == (
+    'Bound on log p(x) in nats after so many epochs, mean over seeds ± standard error.'
+  )
+  caption = section.pictures[0].caption
+  assert 'model.maps=[8, 16, 16] (paper: [16, 32, 32])' in caption and caption.endswith('A note.')
   by_epoch, _ = section.pictures[0].figure.axes
-  assert by_epoch.get_ylim()[1] == 122
+  lines = {line.get_label(): line for line in by_epoch.lines}
+  assert lines['iaf-plain'].get_ydata().tolist() == [-121, -102]
+  (papers,) = [line for line in by_epoch.lines if line.get_linestyle() == '--']
+  assert papers.get_xydata()[-1].tolist() == [300, -85.85]
+  assert papers.get_color() == lines['iaf-plain'].get_color()
+
   output.write([section], tmp_path / 'out')
-  for variant in (f'{dataset}-diag-wn', f'{dataset}-iaf-plain'):
+  for variant in ('mnist-diag-wn', 'mnist-iaf-plain'):
     assert (tmp_path / 'out' / variant / 'seed0/samples.png').read_bytes() == b'samples of seed 0'
     assert not (tmp_path / 'out' / variant / 'seed1/samples.png').exists()
-  assert (tmp_path / 'out' / f'{dataset}-diag-wn/seed0/likelihood-128.json').exists()
+  assert (tmp_path / 'out' / 'mnist-diag-wn/seed0/likelihood-128.json').exists()
   assert (tmp_path / 'out/index.html').read_text().count('data:image/png') == 2
+
+
+def test_cifar10_is_in_bits_and_the_paper_in_a_panel_of_its_own(make_section):
+  section = make_section('cifar10', {('iaf-plain', 0): (5.0, 4.0), ('iaf-wn', 0): (4.5, 3.5)})
+  table = section.tables[0]
+  assert table.frame.values.tolist() == [
+    ['`cifar10-iaf-plain`', '1', '5.00', '4.00'],
+    ['`cifar10-iaf-wn`', '1', '4.50', '3.50'],
+  ]
+  assert 'in bits per dimension' in table.caption
+  assert 'the paper (right) has nats on another scale' in section.pictures[0].caption
+  by_epoch, _, papers = section.pictures[0].figure.axes
+  assert [line.get_linestyle() for line in by_epoch.lines] == ['-', '-']
+  assert [line.get_ydata()[-1] for line in papers.lines if len(line.get_ydata())] == [9150, 9280]
+  assert papers.get_xlim()[1] > 450
+
+
+def test_digits_have_no_values_of_the_paper(make_section):
+  section = make_section('digits')
+  assert section.title == 'As Figure 3: VAE on digits, protocol scaled'
+  assert 'paper, 300 epochs' not in section.tables[0].frame
+  assert len(section.pictures[0].figure.axes[0].lines) == 2
