@@ -218,9 +218,14 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _with_config(run: Run) -> pd.DataFrame:
-  columns = {'run': str(run.path)}
-  columns |= {key: run.config[key] for key in ('experiment', 'protocol', 'seed')}
-  columns |= {'variant': run.variant, 'learning_rate': float(run.learning_rate)}
-  columns['finished'] = run.is_finished
+  columns = {
+    'run': str(run.path),
+    'experiment': run.config['experiment'],
+    'variant': run.variant,
+    'protocol': run.config['protocol'],
+    'seed': run.config['seed'],
+    'learning_rate': float(run.learning_rate),
+    'finished': run.is_finished,
+  }
   front = pd.DataFrame([columns] * len(run.metrics))
   return pd.concat([front, run.metrics], axis=1)

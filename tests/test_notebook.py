@@ -28,7 +28,7 @@ def test_it_is_committed_without_output(notebook):
 def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
   for variant in ('plain', 'wn'):
     config = cifar.get_config(f'{variant},tiny')
-    config.diagnostics = True
+    config.run.diagnostics = True
     train(config_dict.FrozenConfigDict(config), tmp_path / 'runs' / variant)
   monkeypatch.setenv('RUNS', str(tmp_path / 'runs'))
   client = NotebookClient(

@@ -6,9 +6,9 @@ Each trial is a run of its own in runs/EXPERIMENT/SWEEP/TRIAL, with its log in l
 it. A trial that fails does not stop the others. --resume runs those that are not finished, from
 their checkpoints; finished ones are never run again.
 
-  --filter variant=wn,bn --filter seed=0    only the trials with these values
-  --dry-run                                 shows the trials and what would be run
-  --executor print                          prints the commands, one a line
+  --filter variant=wn,bn --filter learning_rate=0.003   only the trials with these values
+  --dry-run                                             shows the trials and what would be run
+  --executor print                                      prints the commands, one a line
   --executor slurm --partition gpu --time 240 --gpus 1 --memory 16 --jobs 8
 
 On Slurm, trials that were preempted or ran out of time are queued again and go on from their

@@ -6,13 +6,27 @@ import numpy as np
 import pytest
 
 from experiments import results
+from experiments.training import nonfinite
 from experiments.training.errors import UserError
 
-CONFIG = {'experiment': 'cifar', 'variant': 'wn', 'protocol': 'tiny', 'seed': 3}
+CONFIG = {
+  'experiment': 'cifar',
+  'protocol': 'tiny',
+  'variant': {'parameterization': 'wn'},
+  'seed': 3,
+  'optimizer': {'learning_rate': 0.003},
+  'epochs': 1,
+}
+DATA = {'name': 'digits', 'digest': '01ab', 'train_images': 7, 'test_images': 3, 'published': None}
 ROWS = [
   {'step': 5, 'epoch': 0.5, 'seconds': 1.5, 'train/loss': 2.0},
   {'step': 10, 'epoch': 1.0, 'seconds': 3.0, 'test/error': 0.25},
 ]
+
+
+def changed(**changes):
+  """The summary of a run whose config has other values, as JSON."""
+  return json.dumps({'config': CONFIG | changes}).encode()
 
 
 def write_run(path, rows=ROWS, config=CONFIG, finished=True):
@@ -20,13 +34,14 @@ def write_run(path, rows=ROWS, config=CONFIG, finished=True):
   (path / 'config.json').write_text(json.dumps(config))
   (path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   if finished:
-    (path / 'summary.json').write_text(json.dumps({'config': config, 'final': rows[-1]}))
+    (path / 'summary.json').write_text(json.dumps({'config': config, 'data': DATA}))
   return path
 
 
 def test_a_row_for_each_row_with_the_config_beside_it(tmp_path):
   write_run(tmp_path / 'a')
-  other = CONFIG | {'variant': 'plain', 'learning_rate': 0.01}
+  variant = {'dataset': 'mnist', 'posterior': 'iaf', 'parameterization': 'plain'}
+  other = CONFIG | {'variant': variant, 'optimizer': {'learning_rate': 0.01}}
   write_run(tmp_path / 'deep' / 'b', ROWS[:1], other, finished=False)
   table = results.load(tmp_path)
   assert list(table) == [
@@ -34,13 +49,13 @@ def test_a_row_for_each_row_with_the_config_beside_it(tmp_path):
     'epoch', 'seconds', 'train/loss', 'test/error',
   ]  # fmt: skip
   assert list(table['run']) == [str(tmp_path / 'a')] * 2 + [str(tmp_path / 'deep' / 'b')]
-  assert list(table['variant']) == ['wn', 'wn', 'plain']
+  assert list(table['variant']) == ['wn', 'wn', 'mnist-iaf-plain']
   assert list(table['finished']) == [True, True, False]
   assert (table['seed'].dtype.kind, table['step'].dtype.kind) == ('i', 'i')
   np.testing.assert_array_equal(table['step'], [5, 10, 5])
   np.testing.assert_array_equal(table['train/loss'], [2, np.nan, 2])
   np.testing.assert_array_equal(table['test/error'], [np.nan, 0.25, np.nan])
-  np.testing.assert_array_equal(table['learning_rate'], [np.nan, np.nan, 0.01])
+  np.testing.assert_array_equal(table['learning_rate'], [0.003, 0.003, 0.01])
 
 
 def test_one_path_or_several_and_no_run_twice(tmp_path):
@@ -74,15 +89,26 @@ def test_a_last_line_that_is_being_written_is_left_out(tmp_path):
     ('summary.json', b'[]', 'summary.json is not of a run'),
     ('summary.json', b'{"name": "foreign"}', 'summary.json is missing or is not of a run'),
     ('metrics.jsonl', 'a directory', 'cannot be read'),
+    ('summary.json', b'{"config": "wn"}', 'summary.json is missing or is not of a run'),
+    ('summary.json', changed(experiment='../x'), 'summary.json is missing or is not of a run'),
+    ('summary.json', changed(seed='1'), 'summary.json is missing or is not of a run'),
+    ('summary.json', changed(variant={'game': 'x'}), 'summary.json is missing or is not of a run'),
     (
       'summary.json',
-      b'{"config": {"experiment": "../x", "variant": "wn", "protocol": "tiny", "seed": 1}}',
+      changed(variant={'parameterization': '..'}),
       'summary.json is missing or is not of a run',
+    ),
+    ('summary.json', changed(optimizer={}), 'summary.json is missing or is not of a run'),
+    ('summary.json', changed(variant='wn'), 'is a run of an older version, whose format'),
+    (
+      'summary.json',
+      json.dumps({'config': CONFIG, 'data': {'name': 3}}).encode(),
+      'summary.json does not describe the data of a run',
     ),
     (
       'summary.json',
-      b'{"config": {"experiment": "cifar", "variant": "wn", "protocol": "tiny", "seed": "1"}}',
-      'summary.json is missing or is not of a run',
+      json.dumps({'config': CONFIG, 'data': DATA | {'train_images': 'all'}}).encode(),
+      'summary.json does not describe the data of a run',
     ),
     ('summary.json', b'{"config": {"seed": 1}}', 'summary.json is missing or is not of a run'),
   ],
@@ -101,6 +127,39 @@ def test_a_damaged_run_is_named_and_the_rest_is_loaded(name, content, message, t
   assert line.startswith('left out: ') and f'{tmp_path}/bad' in line and message in line
   with pytest.raises(UserError, match=r'^no runs in .*bad\.$'):
     results.load(tmp_path / 'bad')
+
+
+def test_what_a_run_says_of_itself(tmp_path):
+  run = results.read(write_run(tmp_path / 'a'))
+  assert (run.variant, run.parameterization, run.learning_rate) == ('wn', 'wn', 0.003)
+  assert run.is_finished and run.data == DATA and run.divergence is None
+  path = write_run(tmp_path / 'b', finished=False)
+  assert results.read(path).data is None
+  (path / 'data.json').write_text(json.dumps(DATA))  # which is there from the start
+  assert results.read(path).data == DATA
+
+
+@pytest.mark.parametrize(
+  'text', ['', 'a line\n', 'error: the disk is full\n', 'loss is nan at step 3']
+)
+def test_a_log_that_tells_of_no_divergence(text, tmp_path):
+  path = write_run(tmp_path / 'a', finished=False)
+  (tmp_path / 'logs').mkdir()
+  (tmp_path / 'logs' / 'a.log').write_text(text)
+  assert results.read(path).divergence is None
+
+
+@pytest.mark.parametrize('rows', [ROWS, []])
+def test_a_run_that_diverged(rows, tmp_path):
+  path = write_run(tmp_path / 'a', rows=rows, finished=False)
+  (tmp_path / 'logs').mkdir()
+  error = nonfinite.NotFinite('train/loss', float('nan'), 7)
+  (tmp_path / 'logs' / 'a.log').write_text(f'error: {error}\nbuffered output\n')
+  run = results.read(path)
+  assert run.divergence == 'train/loss is nan at step 7' and len(run.metrics) == len(rows)
+  (path / 'summary.json').write_text(json.dumps({'config': CONFIG, 'data': DATA}))
+  if rows:
+    assert results.read(path).divergence is None  # it was trained to its end after all
 
 
 def test_no_directory_and_no_runs(tmp_path):

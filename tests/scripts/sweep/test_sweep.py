@@ -17,7 +17,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from configs import cifar
+from configs import cifar, dqn, draw, vae
+from experiments import results
+from experiments.training import settings
 from experiments.training.errors import UserError
 from scripts.sweep import __main__ as sweep
 from scripts.sweep import executors, trials
@@ -62,7 +64,7 @@ def test_a_failed_trial_does_not_stop_the_others_and_resume_runs_just_that_one(
   assert '4 of 4 trials are finished' in output
   for path in directory.glob('*/summary.json'):
     config = json.loads(path.read_text())['config']
-    assert path.parent.name == f'{config["variant"]}-tiny-seed={config["seed"]}-epochs=1'
+    assert path.parent.name == f'{settings.variant(config)}-tiny-seed={config["seed"]}-epochs=1'
   assert run(*command) == 0
   assert 'all 4 trials are finished' in capsys.readouterr().out
 
@@ -70,8 +72,11 @@ def test_a_failed_trial_does_not_stop_the_others_and_resume_runs_just_that_one(
 def test_a_trial_that_diverges_is_reported_with_its_last_lines(config_file, tmp_path, capsys):
   assert run(f'{config_file}:bad', '--runs', tmp_path) == 1
   output = capsys.readouterr().out
-  assert 'wn-tiny-seed=0-learning_rate=1e+30-epochs=1 failed' in output
+  name = 'wn-tiny-seed=0-optimizer.learning_rate=1e+30-epochs=1'
+  assert f'{name} failed' in output
   assert 'Lower the learning rate' in output and '1 of 2 trials are finished' in output
+  runs, _ = results.find([tmp_path])  # what the report takes as diverged
+  assert [bool(run.divergence) for run in runs] == [run.path.name == name for run in runs]
   capsys.readouterr()
   assert run(f'{config_file}:bad', '--runs', tmp_path) == 2
   assert 'has 2 of these 2 trials already, 1 of them finished; add --resume' in (
@@ -194,12 +199,48 @@ def test_print_and_filter(config_file, tmp_path, capsys):
   assert not (tmp_path / 'cifar').exists()
 
 
+@pytest.mark.parametrize(
+  'filters, variants, rates',
+  [
+    (['learning_rate=0.003'], ['plain', 'wn_mean_bn'], ['0.003']),
+    (['optimizer.learning_rate=0.003,0.001'], ['plain', 'wn_mean_bn'], ['0.001', '0.003']),
+    (['variant=plain'], ['plain'], ['0.001', '0.003']),
+    (['parameterization=plain', 'learning_rate=0.001'], ['plain'], ['0.001']),
+    (['variant=wn_mean_bn', 'model.width=4', 'name=digits'], ['wn_mean_bn'], ['0.001', '0.003']),
+  ],
+)
+def test_filters(filters, variants, rates, config_file, tmp_path):
+  _, found = trials.load(f'{config_file}:rates', tmp_path)
+  left = trials.select(found, filters)
+  assert [trial.name for trial in left] == [
+    f'{variant}-tiny-seed=0-optimizer.learning_rate={rate}'
+    for variant in variants
+    for rate in rates
+  ]
+
+
+@pytest.mark.parametrize(
+  'filter_, message',
+  [
+    ('learning_rate', 'write KEY=VALUE or KEY=VALUE,VALUE'),
+    ('optimiser.learning_rate=0.003', "the config has no key 'optimiser.learning_rate'"),
+    ('optimizer=0.003', "the config has no key 'optimizer'"),
+    ('variant=wn', 'no trial has variant=wn; it is one of plain, wn_mean_bn'),
+    ('learning_rate=1', 'no trial has learning_rate=1; it is one of 0.001, 0.003'),
+  ],
+)
+def test_bad_filters(filter_, message, config_file, tmp_path):
+  _, found = trials.load(f'{config_file}:rates', tmp_path)
+  with pytest.raises(UserError, match=re.escape(message)):
+    trials.select(found, [filter_])
+
+
 def test_dry_run_shows_what_would_be_run_and_writes_nothing(config_file, tmp_path, capsys):
   done = tmp_path / 'cifar' / 'four' / 'plain-tiny-seed=0-epochs=1'
   _, (first, *_) = trials.load(f'{config_file}:four', tmp_path)
   done.mkdir(parents=True)
   (done / 'config.json').write_text(first.config.to_json())
-  (done / 'summary.json').write_text('{}')
+  (done / 'summary.json').write_text(f'{{"config": {first.config.to_json()}}}')
   before = sorted(tmp_path.rglob('*'))
   assert run(f'{config_file}:four', '--runs', tmp_path, '--dry-run') == 0
   output = capsys.readouterr().out
@@ -208,15 +249,20 @@ def test_dry_run_shows_what_would_be_run_and_writes_nothing(config_file, tmp_pat
   assert sorted(tmp_path.rglob('*')) == before
 
 
-@pytest.mark.parametrize('name', cifar.SWEEPS)
-def test_the_sweeps_of_the_config_can_be_run(name, tmp_path):
-  directory, found = trials.load(f'{ROOT}/configs/cifar.py:{name}', tmp_path)
-  assert directory == tmp_path / 'cifar' / name
-  for trial, (spec, overrides) in zip(found, cifar.SWEEPS[name], strict=True):
-    assert trial.config.variant == spec.split(',')[0]
-    assert {key: trial.config[key] for key in overrides} == overrides
-  sizes = {'table1': 60, 'figure1': 15, 'scaled': 15, 'scaled_rates': 20, 'digits': 15, 'tiny': 8}
-  assert len(found) == sizes[name]
+@pytest.mark.parametrize(
+  'module, name', [(m, name) for m in (cifar, vae, draw, dqn) for name in m.SWEEPS]
+)
+def test_the_sweeps_of_the_configs_can_be_run(module, name, tmp_path):
+  experiment = module.__name__.split('.')[-1]
+  directory, found = trials.load(f'{ROOT}/configs/{experiment}.py:{name}', tmp_path)
+  assert directory == tmp_path / experiment / name
+  for trial, (spec, overrides) in zip(found, module.SWEEPS[name], strict=True):
+    values = trials.values_of(trial)
+    assert values['variant'] == spec.split(',')[0] and overrides.keys() <= values.keys()
+    assert {key: values[key] for key in overrides} == overrides
+  if module is cifar:
+    sizes = {'table1': 60, 'scaled_rates': 20, 'tiny': 8}  # the others: 5 variants, 3 seeds
+    assert len(found) == sizes.get(name, 15)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +272,8 @@ def test_the_sweeps_of_the_config_can_be_run(name, tmp_path):
     ('', "unknown sweep ''"),
     ('empty', 'has no trials'),
     ('no_seed', 'no_seed, trial 1: it must name its seed'),
-    ('typo', "typo, trial 1: the config has no key 'learning_rat'"),
+    ('typo', "typo, trial 1: the config has no key 'optimizer.learning_rat'"),
+    ('no_section', "no_section, trial 1: the config has no key 'optimiser.learning_rate'"),
     ('type', 'type, trial 1: '),
     ('spec', "spec, trial 1: unknown variant 'wm'"),
     ('twice', 'lists wn-tiny-seed=0 more than once'),
