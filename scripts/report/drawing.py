@@ -107,7 +107,7 @@ def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, A
     is_shown = x >= panel.fit_from
     shown += [*zip(x[is_shown], (mean - error)[is_shown])]
     shown += [*zip(x[is_shown], (mean + error)[is_shown])]
-  right = max((x for x, _ in shown), default=0.0)
+  right = max((x for x, _ in shown), default=1.0)
   if panel.paper is not None:
     first, last = panel.paper['x'].min(), panel.paper['x'].max()
     right = last if not shown else 1.1 * first if right < first else right
@@ -120,7 +120,8 @@ def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, A
   axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title, xlim=(0, 1.02 * right))
   steps = [1, 2, 2.5, 5, 10]
   axes.xaxis.set_major_locator(MaxNLocator('auto', steps=steps, integer=panel.x == 'epoch'))
-  _fit(axes, [y for _, y in shown])
+  if shown:
+    _fit(axes, [y for _, y in shown])
   axes.grid(alpha=0.3)
 
 

@@ -14,7 +14,11 @@ import pytest
 from configs import cifar, dqn, draw, vae
 from experiments.training import data
 
-ROWS = [{'step': 6 * i, 'epoch': float(i), 'seconds': 1.0, 'test/error': 0.5} for i in (1, 2, 3)]
+ROWS = [
+  {'step': 6 * i, 'epoch': float(i), 'seconds': 1.0, 'test/error': 0.5, 'train/error': 0.5}
+  for i in (1, 2, 3)
+]
+DATA = {'name': 'some', 'digest': 64 * '0'}
 TRAIN = 'cifar --config=configs/cifar.py:wn,tiny --workdir=run'
 LIKELIHOOD = 'likelihood --workdir=vae'
 SCORE = 'score --workdir=dqn'
@@ -42,7 +46,8 @@ def work(tmp_path, refused):
     ('dqn', dqn.get_config('breakout-wn,tiny')),
   ):
     write_run(tmp_path / name, config)
-    (tmp_path / name / 'summary.json').write_text(json.dumps({'config': config.to_dict()}))
+    summary = {'config': config.to_dict(), 'data': DATA}
+    (tmp_path / name / 'summary.json').write_text(json.dumps(summary))
   (tmp_path / 'elsewhere').mkdir()
   (tmp_path / 'notes.txt').write_text('precious')
   return refused
@@ -107,6 +112,16 @@ TABLE = {
     ("sed -i '1s/^.//' finished/metrics.jsonl", 'finished/metrics.jsonl, line 1'),
     ("""sed -i 's/0.5/"x"/' finished/metrics.jsonl""", 'holds what is no number'),
     ('sed -i 2d finished/metrics.jsonl', 'lacks evaluations: there should be 3'),
+    ("sed -i 's/train.error/train\\/loss/' finished/metrics.jsonl", 'lacks train/error'),
+    (
+      'sed -i \'s/.data.: {.name.: .some/"older": {"name": "some/\' finished/summary.json',
+      'is a run of an older version, which did not write down its data',
+    ),
+    ('sed -i \'s/.name.: .some./"name": 7/\' finished/summary.json', 'does not describe the data'),
+    (
+      'sed -i \'s/.variant.: {[^}]*}/"variant": "wn"/\' finished/summary.json',
+      'is a run of an older version, whose format this one does not read',
+    ),
     ('ln -sf ../notes.txt finished/metrics.jsonl', 'metrics.jsonl is a link that leads out'),
   ],
   'report finished --out=out --readme=README.md': [

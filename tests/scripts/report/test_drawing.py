@@ -83,5 +83,13 @@ def test_the_paper_is_in_sight_of_a_run_that_ends_before_its_first_point():
   assert 3.3 > long.get_ylim()[0] > 1.6  # of the paper's points up to there
 
 
+def test_a_panel_without_rows():
+  """As that of the returns of an agent that has not ended an episode in training."""
+  rows = rows_of('wn', [1.0])
+  panels = [Panel(rows, 'epoch', '', '', ''), Panel(rows[:0], 'epoch', '', '', '')]
+  _, axes = drawing.draw([panels]).axes
+  assert not axes.lines
+
+
 def test_what_the_paper_does_not_have():
   assert drawing.paper_points(1, rows_of('plain_released', [1.0])) is None
