@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import config_dict
 
+import wn
 from experiments.dqn import agent, environments
 from experiments.dqn.agent import AgentState, Batch
 from experiments.dqn.evaluation import Policy
@@ -32,13 +33,15 @@ class ActorLearner:
   bit on a CPU). While the environments move, N / `update_period` minibatches are drawn and learnt
   from, or, with N < `update_period`, one in every `update_period` / N steps.
 
-  Seed and number of agent steps decide all random numbers but those of the environments.
+  The network begins with data-dependent initialisation (§3) on observations of random play. Seed
+  and number of agent steps decide all random numbers but those of the environments.
 
   Args:
     config: of the run.
 
   Attributes:
     steps: agent steps taken.
+    updates: those made.
     games: those that are played.
     replay: what was seen of them.
     num_params: trained parameters.
@@ -46,17 +49,16 @@ class ActorLearner:
 
   def __init__(self, config: config_dict.FrozenConfigDict):
     self.config = config
-    self.steps = 0
-    env = environments.make(
-      config.game,
-      config.num_envs,
-      max_frames=config.max_frames,
-      repeat_action_probability=config.repeat_action_probability,
-    )
-    self.games = environments.Games(env, config.seed)
-    self.replay = Replay(config.replay_capacity // config.num_envs, config.num_envs)
+    self.steps = self.updates = 0
+    env = environments.make(config.variant.game, **config.env)
     params_key, self._act_key, self._eval_key = jax.random.split(jax.random.key(config.seed), 3)
-    graphdef, state = agent.create(config, int(env.single_action_space.n), params_key)
+    network = agent.create_network(config, int(env.single_action_space.n), params_key)
+    examples = environments.random_play(env, config.init.examples, config.seed)
+    # Outside `jax.jit`: a program that can warn is not kept in the compilation cache.
+    wn.data_dependent_init(network, examples, init_scale=config.init.scale)
+    self.games = environments.Games(env, config.seed)
+    self.replay = Replay(config.replay.capacity // env.num_envs, env.num_envs)
+    graphdef, state = agent.create(config, network)
     self.num_params = num_params(state.train.params)
     # Between calls of compiled functions the state is a list: to take an nnx.State apart and put it
     # together again takes 0.15 ms a call.
@@ -67,7 +69,7 @@ class ActorLearner:
       agent.learn,
       graphdef=graphdef,
       optimizer=agent.create_optimizer(config),
-      discount=config.discount,
+      discount=config.learning.discount,
     )
     self._update = jax.jit(
       functools.partial(_update, unflatten=self._unflatten, learn=learn), donate_argnums=(0, 1)
@@ -86,20 +88,13 @@ class ActorLearner:
 
   @state.setter
   def state(self, state: AgentState) -> None:
-    self.steps = int(state.step)
+    self.steps, self.updates = int(state.step), int(state.train.step)
     self._leaves = jax.tree.leaves(state)
 
   @property
   def epsilon(self) -> float:
     """Probability of a random action in the next step."""
-    config = self.config
-    return agent.epsilon(
-      self.steps,
-      start=config.epsilon_start,
-      end=config.epsilon_end,
-      steps=config.epsilon_steps,
-      delay=config.epsilon_delay,
-    )
+    return agent.epsilon(self.steps, **self.config.exploration)
 
   def step(self) -> np.ndarray:
     """One step in every environment, and its updates; returns the actions [N]."""
@@ -107,32 +102,31 @@ class ActorLearner:
     frames, ages = games.observations[:, -1], games.ages
     actions = self._choose(self._act_key, self.steps, games.observations, self.epsilon)
     games.send(actions)
-    if self.steps >= config.learning_starts:
-      if self.steps % config.target_period == 0:
+    is_due = self.steps % config.learning.update_period == 0
+    if is_due and self.steps >= config.replay.learning_starts:
+      if self.updates % config.learning.target_period == 0:
         self._leaves = self._copy_to_target(self._leaves)
-      if self.steps % config.update_period == 0:
-        self.learn()
+      self.learn()
     step = games.receive()
     self.replay.add(frames, ages, actions, step.rewards, step.terminal, step.truncated)
     self._returns += step.returns
-    self.steps += config.num_envs
+    self.steps += config.env.num_envs
     return actions
 
   def learn(self) -> None:
     """Draws the minibatches of one step and begins the updates on them."""
     config = self.config
-    updates = max(1, config.num_envs // config.update_period)
+    updates = agent.updates_at_once(config.env.num_envs, config.learning.update_period)
     rng = np.random.default_rng((config.seed, self.steps))
-    batches = jax.device_put(self.replay.sample(rng, updates, config.batch_size))
+    batches = jax.device_put(self.replay.sample(rng, updates, config.replay.batch_size))
     self._leaves, self._sums = self._update(self._leaves, self._sums, batches)
-    self._updates += updates
+    self.updates += updates
 
   def eval_policy(self) -> Policy:
     """The present network with ε of the evaluation; to be used before the next step."""
     key = jax.random.fold_in(self._eval_key, self.steps)
-    return lambda step, observations: self._choose(
-      key, step, observations, self.config.eval_epsilon
-    )
+    epsilon = self.config.evaluation.epsilon
+    return lambda step, observations: self._choose(key, step, observations, epsilon)
 
   def take_metrics(self) -> dict[str, float]:
     """Metrics of the agent steps since the last call.
@@ -165,8 +159,8 @@ class ActorLearner:
     """
     saved = saved or {'sums': {'loss': 0.0, 'mean_q': 0.0}, 'updates': 0, 'returns': []}
     self._sums = {name: jnp.float32(value) for name, value in saved['sums'].items()}
-    self._updates = saved['updates']
     self._returns: list[float] = saved['returns']
+    self._window_updates = self.updates - saved['updates']
     self._window_steps = self.steps - saved.get('steps', 0)
     self._window_start = time.perf_counter() - saved.get('seconds', 0.0)
 
@@ -174,7 +168,7 @@ class ActorLearner:
     """What `take_metrics` has to go by, as JSON values. Waits for the updates."""
     return {
       'sums': {name: float(value) for name, value in jax.device_get(self._sums).items()},
-      'updates': self._updates,
+      'updates': self.updates - self._window_updates,
       'returns': self._returns,
       'steps': self.steps - self._window_steps,
       'seconds': time.perf_counter() - self._window_start,

@@ -56,18 +56,22 @@ class Batch(NamedTuple):
   discount_t: np.ndarray
 
 
-def create(
+def create_network(
   config: config_dict.FrozenConfigDict, num_actions: int, key: jax.Array
-) -> tuple[nnx.GraphDef, AgentState]:
-  """The network's definition, and the state before the first step."""
-  network = QNetwork(
+) -> QNetwork:
+  """The network before data-dependent initialisation."""
+  return QNetwork(
     num_actions,
-    param=config.param,
-    features=config.features,
-    hidden=config.hidden,
-    dtype=jnp.dtype(config.dtype),
+    parameterization=config.variant.parameterization,
+    **config.model,
     rngs=nnx.Rngs(params=key),
   )
+
+
+def create(
+  config: config_dict.FrozenConfigDict, network: QNetwork
+) -> tuple[nnx.GraphDef, AgentState]:
+  """The network's definition, and the state before the first step."""
   graphdef, params = nnx.split(network, nnx.Param)
   train = TrainState.create(params, nnx.State({}), create_optimizer(config), ema=False)
   target_params = jax.tree.map(jnp.copy, params)
@@ -80,12 +84,13 @@ def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTran
   Theirs sums gradients over the minibatch; we average, so that the constant in its root is divided
   by the square of the batch size to give the same steps.
   """
-  if config.optimizer == 'adamax':
-    return adamax.adamax(config.learning_rate, b1=config.b1, b2=config.b2, eps=config.eps)
+  values = config.optimizer
+  if values.name == 'adamax':
+    return adamax.adamax(values.learning_rate, b1=values.b1, b2=values.b2, eps=values.eps)
   return optax.rmsprop(
-    config.learning_rate,
-    decay=config.rmsprop_decay,
-    eps=config.rmsprop_eps / config.batch_size**2,
+    values.learning_rate,
+    decay=values.rmsprop_decay,
+    eps=values.rmsprop_eps / config.replay.batch_size**2,
     eps_in_sqrt=True,
     centered=True,
   )
@@ -94,6 +99,11 @@ def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTran
 def epsilon(step: int, *, start: float, end: float, steps: int, delay: int) -> float:
   """Probability of a random action: from `start` to `end` in `steps` agent steps after `delay`."""
   return end + (start - end) * max(0.0, 1 - max(0, step - delay) / steps)
+
+
+def updates_at_once(num_envs: int, update_period: int) -> int:
+  """How many updates follow one another, after every step, or every few, of all environments."""
+  return max(1, num_envs // update_period)
 
 
 def stack(frames: jax.Array, ages: jax.Array) -> jax.Array:

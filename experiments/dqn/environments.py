@@ -20,7 +20,9 @@ from experiments.dqn.extra import roms, vector_env
 from experiments.dqn.network import SIDE, STACK
 
 FRAME_SKIP = 4  # frames of an agent step
+FRAME_LIMIT = 2**31  # the emulator counts the frames of an episode in 32 bits
 _NOOP_MAX = 30
+_STEPS_APART = 4  # observations of `random_play`: of one environment they share no frame
 
 Arrays = dict[str, np.ndarray]
 
@@ -54,7 +56,7 @@ def make(
   Args:
     game: name in snake_case.
     num_envs: how many.
-    max_frames: of an episode, after those without an action at its start.
+    max_frames: of an episode, after those without an action at its start; 0: no limit.
     repeat_action_probability: that a frame has the action of the frame before it.
     color: single frames [210, 160, 3] instead of observations.
   """
@@ -73,7 +75,7 @@ def make(
     life_loss_info=False,
     reward_clipping=False,
     full_action_space=False,
-    max_num_frames_per_episode=max_frames,
+    max_num_frames_per_episode=max_frames or FRAME_LIMIT - 1,
     repeat_action_probability=repeat_action_probability,
     autoreset_mode='SameStep',
   )
@@ -98,12 +100,32 @@ class Purpose(enum.IntEnum):
   EVALUATION = 1
   PICTURE = 2
   SCORE = 3
+  INITIALIZATION = 4
 
 
 def seeds(seed: int, step: int, purpose: Purpose, *, count: int) -> np.ndarray:
   """`count` seeds of environments, others for each seed of a run, step and purpose."""
   numbers = np.random.SeedSequence((seed, step, purpose)).generate_state(count)
   return (numbers >> 1).astype(np.int64)
+
+
+def random_play(env: vector_env.AtariVectorEnv, count: int, seed: int) -> np.ndarray:
+  """Observations [count, 4, 84, 84] of random play: of every fourth step of each environment.
+
+  Args:
+    env: as `make` returns it. It has to be reset after this.
+    count: how many.
+    seed: of the run.
+  """
+  env_seeds = seeds(seed, 0, Purpose.INITIALIZATION, count=env.num_envs)
+  rng = np.random.default_rng(env_seeds)
+  env.reset(seed=env_seeds)
+  collected: list[np.ndarray] = []
+  while len(collected) * env.num_envs < count:
+    for _ in range(_STEPS_APART):
+      observations, *_ = env.step(rng.integers(env.single_action_space.n, size=env.num_envs))
+    collected.append(observations)
+  return np.concatenate(collected)[:count]
 
 
 class Games:

@@ -6,6 +6,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from experiments.dqn import environments
+from experiments.dqn.extra import vector_env
 from experiments.training import interrupts
 
 # Step of the evaluation, observations [N, 4, 84, 84] → actions [N].
@@ -13,43 +14,48 @@ Policy = Callable[[int, np.ndarray], np.ndarray]
 
 
 def play(
-  policy: Policy, config: config_dict.FrozenConfigDict, episodes: int, seeds: np.ndarray
-) -> np.ndarray:
-  """Returns of the first episodes of each of several environments.
+  policy: Policy, config: config_dict.FrozenConfigDict, steps: int, seeds: np.ndarray
+) -> list[float]:
+  """Returns of the episodes that several environments play in a number of agent steps.
 
-  Each environment plays an equal share to the end. To take whichever episodes end first would
-  prefer short ones.
+  Each environment plays an equal share of the steps, and the episode that it is in by then to its
+  end. To leave that one out would prefer short episodes, as long ones are rarely over in time.
 
   Args:
     policy: chooses the actions.
     config: of the run.
-    episodes: how many in all, a multiple of the number of environments.
+    steps: how many in all, a multiple of the number of environments N. With N of them each
+      environment plays one episode.
     seeds: [N], one for each environment.
 
   Returns:
-    [N, episodes / N].
+    Those of the first environment, in order; then those of the second, and so on.
 
   Raises:
     Interrupted: by a signal, in a training loop.
   """
-  share = episodes // len(seeds)
-  env = _make(config, len(seeds))
+  env = _make(config, len(seeds), max_frames=config.evaluation.max_frames)
   observations, _ = env.reset(seed=seeds)
-  returns = np.zeros((len(seeds), share + 1))  # the last column takes what does not count
-  episode = np.zeros(len(seeds), int)
+  returns: list[list[float]] = [[] for _ in seeds]
+  total = np.zeros(len(seeds))
+  counts = np.ones(len(seeds), bool)  # whether the episode began within the share of steps
   step = 0
-  while (episode < share).any():
+  while counts.any():
     interrupts.check()
     actions = policy(step, observations).astype(np.int64)
     observations, rewards, terminated, truncated, _ = env.step(actions)
-    returns[np.arange(len(seeds)), episode] += rewards
-    episode = np.minimum(episode + (terminated | truncated), share)
     step += 1
-  return returns[:, :share]
+    total += rewards
+    is_over = terminated | truncated
+    for i in np.flatnonzero(counts & is_over):
+      returns[i].append(float(total[i]))
+    total[is_over] = 0
+    counts &= ~is_over | (step < steps // len(seeds))
+  return [value for of_one in returns for value in of_one]
 
 
 def record(
-  policy: Policy, config: config_dict.FrozenConfigDict, seeds: np.ndarray
+  policy: Policy, config: config_dict.FrozenConfigDict, seeds: np.ndarray, *, max_frames: int
 ) -> tuple[np.ndarray, float]:
   """One episode in colour: its frames [T, 210, 160, 3], one for each agent step, and its return.
 
@@ -59,8 +65,11 @@ def record(
     policy: chooses the actions.
     config: of the run.
     seeds: [1].
+    max_frames: it is cut off there, or where evaluation cuts it off.
   """
-  env, shown = _make(config, 1), _make(config, 1, color=True)
+  limit = min(max_frames, config.evaluation.max_frames or max_frames)
+  env = _make(config, 1, max_frames=limit)
+  shown = _make(config, 1, max_frames=limit, color=True)
   observations, _ = env.reset(seed=seeds)
   frames = [shown.reset(seed=seeds)[0][0, -1]]
   total, is_over = 0.0, False
@@ -74,11 +83,13 @@ def record(
   return np.stack(frames), total
 
 
-def _make(config: config_dict.FrozenConfigDict, num_envs: int, *, color: bool = False):
+def _make(
+  config: config_dict.FrozenConfigDict, num_envs: int, *, max_frames: int, color: bool = False
+) -> vector_env.AtariVectorEnv:
   return environments.make(
-    config.game,
+    config.variant.game,
     num_envs,
-    max_frames=config.eval_max_frames,
-    repeat_action_probability=config.repeat_action_probability,
+    max_frames=max_frames,
+    repeat_action_probability=config.env.repeat_action_probability,
     color=color,
   )

@@ -68,6 +68,22 @@ class Journal:
       if end <= oldest:
         self._path(end).unlink()
 
+  def check(self, step: int) -> list[int]:
+    """The ends of the rows of the files that `restore` would read, latest first.
+
+    Raises:
+      UserError: a file is missing or damaged.
+    """
+    first = count = step // self._num_envs
+    ends: list[int] = []
+    while not ends or first > max(0, count - self._replay.capacity):
+      ends.append(first)
+      with self._reading(first) as arrays:
+        if not 0 <= (start := int(arrays['first'])) < first:
+          raise ValueError(f'its rows begin at {start}')
+      first = start
+    return ends
+
   def restore(self, step: int) -> Arrays:
     """Fills the replay memory as it was when the checkpoint of a step was written.
 
@@ -83,14 +99,8 @@ class Journal:
     for end in self._ends():
       if end > count:
         self._path(end).unlink()
-    first, ends = count, []
-    while not ends or first > max(0, count - self._replay.capacity):
-      ends.append(first)
-      with self._reading(first) as arrays:
-        if not 0 <= (start := int(arrays['first'])) < first:
-          raise ValueError(f'its rows begin at {start}')
-      first = start
-    for end in reversed(ends):  # one at a time: together they take as much as the memory itself
+    # One file at a time: together they take as much as the memory itself.
+    for end in reversed(self.check(step)):
       with self._reading(end) as arrays:
         self._replay.put(
           int(arrays['first']), Row(**{name: arrays[f'{_ROWS}{name}'] for name in Row._fields})

@@ -12,6 +12,7 @@ from experiments.dqn import evaluation
 from experiments.dqn.environments import Purpose, seeds
 from experiments.training.metrics import Row, read_rows
 
+_EPISODE_FRAMES = 18_000  # five minutes; without a limit an episode need not end
 _GIF_BYTES = 3_000_000
 _GIF_MILLISECONDS = 40  # a frame; browsers show frames of 20 ms and less slowly
 
@@ -26,7 +27,8 @@ def write(workdir: Path, config: config_dict.FrozenConfigDict, policy: evaluatio
   """
   title = '/'.join(workdir.parts[-2:])
   score(read_rows(workdir / 'metrics.jsonl'), title).savefig(workdir / 'score.png', dpi=150)
-  frames, _ = evaluation.record(policy, config, seeds(config.seed, 0, Purpose.PICTURE, count=1))
+  seed = seeds(config.seed, 0, Purpose.PICTURE, count=1)
+  frames, _ = evaluation.record(policy, config, seed, max_frames=_EPISODE_FRAMES)
   (workdir / 'episode.gif').write_bytes(gif(frames))
 
 

@@ -15,7 +15,7 @@ from experiments import results
 from experiments.dqn import agent, environments, evaluation
 from experiments.dqn.environments import FRAME_SKIP, Purpose
 from experiments.dqn.train import BEST_METRIC, eval_metrics
-from experiments.dqn.validate import validate_player
+from experiments.dqn.validate import check_ends, validate_player
 from experiments.training import checkpoints
 from experiments.training.errors import UserError, writing
 from experiments.training.parts import Parts
@@ -40,26 +40,27 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
   run = results.read_of('dqn', workdir)
   config = config_dict.FrozenConfigDict(run.config)
   validate_player(config)
+  epsilon = config.evaluation.epsilon if epsilon is None else epsilon
+  check_ends(config, epsilon)
   if BEST_METRIC not in run.metrics:
     raise UserError(f'{workdir} has no evaluation yet.')
   highest = run.metrics[BEST_METRIC].max()
   step = int(run.metrics['step'][run.metrics[BEST_METRIC] == highest].max())  # latest of equals
   name = f'score-{episodes}'
-  if epsilon is None or epsilon == config.eval_epsilon:
-    epsilon = config.eval_epsilon
-  else:
+  if epsilon != config.evaluation.epsilon:
     name = f'{name}-epsilon-{epsilon:g}'
 
-  num_actions = environments.num_actions(config.game)
-  graphdef, state = agent.create(config, num_actions, jax.random.key(config.seed))
+  num_actions = environments.num_actions(config.variant.game)
+  network = agent.create_network(config, num_actions, jax.random.key(config.seed))
+  graphdef, state = agent.create(config, network)
   state = checkpoints.restore_at(workdir / 'checkpoints', step, state)
   act = jax.jit(functools.partial(agent.act, graphdef=graphdef))
   env_seeds = environments.seeds(config.seed, step, Purpose.SCORE, count=episodes)
-  starts = range(0, episodes, config.eval_envs)
+  starts = range(0, episodes, config.evaluation.num_envs)
   path = workdir / f'{name}.jsonl'
   key = {
     'checkpoint': checkpoints.checksum(workdir / 'checkpoints', step),
-    'data': environments.description(config.game)['digest'],
+    'data': environments.description(config.variant.game)['digest'],
     'config': hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest(),
     'epsilon': epsilon,
   }
@@ -68,18 +69,19 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
     tqdm.tqdm(total=episodes, unit='episode', disable=None) as progress,
   ):
     for start in starts:
-      side_by_side = env_seeds[start : start + config.eval_envs]
+      side_by_side = env_seeds[start : start + config.evaluation.num_envs]
       if start not in parts.done:
         noise = jax.random.key(side_by_side[0])
         policy = lambda step, observations, noise=noise: np.asarray(
           act(state.params, jax.random.fold_in(noise, step), observations, epsilon)
         )
+        # One step for each: every environment plays one episode.
         played = evaluation.play(policy, config, len(side_by_side), side_by_side)
-        parts.add(start, played.ravel().tolist())
+        parts.add(start, played)
       progress.update(len(side_by_side))
 
   returns = [value for start in starts for value in parts.done[start]]
-  metrics = eval_metrics(np.array(returns))
+  metrics = eval_metrics(returns)
   result = {
     'score': metrics['eval/score'],
     'standard_error': metrics['eval/standard_error'],

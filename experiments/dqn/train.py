@@ -1,8 +1,8 @@
 """Trains the deep Q-network of §5.4."""
 
 import contextlib
-import shutil
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.agent import AgentState
 from experiments.dqn.environments import FRAME_SKIP, Arrays, Purpose, seeds
 from experiments.dqn.journal import Journal
+from experiments.dqn.replay import Replay
 from experiments.dqn.validate import validate
 from experiments.training import interrupts, nonfinite, run, start
 from experiments.training.checkpoints import Checkpoints
@@ -41,23 +42,21 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
     config,
     workdir,
     validate=validate,
-    describe_data=lambda config: environments.description(config.game),
+    describe_data=lambda config: environments.description(config.variant.game),
+    check_workdir=check_replay,
     run_experiment=run_experiment,
   )
-  # Nothing goes on with a finished run; it may also have been killed before it came here.
-  shutil.rmtree(workdir / 'replay', ignore_errors=True)
 
 
 def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
   """The experiment itself, for a valid config and a directory of its own."""
   agent = ActorLearner(config)
-  print(f'{config.variant}: {agent.num_params:,} parameters')
-  total = config.epochs * config.steps_per_epoch
+  print(f'{agent.num_params:,} parameters')
 
   def evaluate() -> dict[str, float]:
-    episodes = config.final_eval_episodes if agent.steps == total else config.eval_episodes
-    env_seeds = seeds(config.seed, agent.steps, Purpose.EVALUATION, count=config.eval_envs)
-    return eval_metrics(evaluation.play(agent.eval_policy(), config, episodes, env_seeds))
+    values = config.evaluation
+    env_seeds = seeds(config.seed, agent.steps, Purpose.EVALUATION, count=values.num_envs)
+    return eval_metrics(evaluation.play(agent.eval_policy(), config, values.steps, env_seeds))
 
   train_and_evaluate(agent, evaluate, config, workdir)
   pictures.write(workdir, config, agent.eval_policy())
@@ -66,6 +65,28 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
   )
   final, best = summary['final'][BEST_METRIC], summary['best'][BEST_METRIC]
   print(f'score {final:.1f}, at best {best:.1f}; all of it is in {workdir}')
+  print(f'{workdir / "replay"} is only for training it longer, with a higher --config.epochs')
+
+
+def check_replay(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
+  """Checks that a finished run, which is to be trained longer, still has its replay memory.
+
+  Raises:
+    UserError: it has not.
+  """
+  if (workdir / 'summary.json').exists():
+    summary = json.loads((workdir / 'summary.json').read_text())
+    replay = Replay(config.replay.capacity // config.env.num_envs, config.env.num_envs)
+    create_journal(config, workdir, replay).check(
+      summary['config']['epochs'] * config.steps_per_epoch
+    )
+
+
+def create_journal(config: config_dict.FrozenConfigDict, workdir: Path, replay: Replay) -> Journal:
+  """The files of a run's replay memory."""
+  return Journal(
+    workdir / 'replay', replay, num_envs=config.env.num_envs, keep=config.run.keep_checkpoints
+  )
 
 
 def train_and_evaluate(
@@ -87,9 +108,14 @@ def train_and_evaluate(
       run would go on from is damaged.
     Interrupted: by a signal; there is a checkpoint of the step that it came in.
   """
-  total, keep = config.epochs * config.steps_per_epoch, config.keep_checkpoints
-  checkpoints = Checkpoints(workdir / 'checkpoints', keep=keep, best_metric=BEST_METRIC, best=max)
-  journal = Journal(workdir / 'replay', agent.replay, num_envs=config.num_envs, keep=keep)
+  total, num_envs = config.epochs * config.steps_per_epoch, config.env.num_envs
+  checkpoints = Checkpoints(
+    workdir / 'checkpoints',
+    keep=config.run.keep_checkpoints,
+    best_metric=BEST_METRIC,
+    best=max,
+  )
+  journal = create_journal(config, workdir, agent.replay)
 
   def restore() -> AgentState | None:
     """Takes the agent back to the latest checkpoint, if there is one."""
@@ -112,7 +138,7 @@ def train_and_evaluate(
     contextlib.closing(checkpoints),
     contextlib.closing(MetricsLog(workdir, last_row, evaluated=is_evaluated)) as log,
     contextlib.closing(Progress(run_name(workdir), total, agent.steps, config.epochs)) as progress,
-    nonfinite.located(restore, take_step, lambda: agent.state.params, stride=config.num_envs),
+    nonfinite.located(restore, take_step, lambda: agent.state.params, stride=num_envs),
   ):
 
     def check_parameters() -> None:
@@ -145,11 +171,11 @@ def train_and_evaluate(
     agent.start_window(checkpoints.notes.get('window'))
     while agent.steps < total:
       agent.step()
-      progress.step(config.num_envs)
+      progress.step(num_envs)
       epoch_is_over = agent.steps % config.steps_per_epoch == 0
-      is_due = epoch_is_over or agent.steps % config.checkpoint_every == 0
+      is_due = epoch_is_over or agent.steps % config.run.checkpoint_every == 0
       stop = pending.signum  # looked at once: it can change at any moment
-      if is_due or agent.steps % config.log_every == 0:
+      if is_due or agent.steps % config.run.log_every == 0:
         last_row, metrics = agent.steps, agent.take_metrics()
         check_finite(agent.steps, metrics)
         log.write(agent.steps, agent.steps / config.steps_per_epoch, metrics)
@@ -167,12 +193,12 @@ def train_and_evaluate(
         raise Interrupted(stop, f'at agent step {agent.steps:,}')
 
 
-def eval_metrics(returns: np.ndarray) -> dict[str, float]:
+def eval_metrics(returns: Sequence[float]) -> dict[str, float]:
   """Mean return, its standard error (0 for one episode) and how many episodes there were."""
-  count = returns.size
-  error = float(returns.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+  count = len(returns)
+  error = float(np.std(returns, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
   return {
-    'eval/score': float(returns.mean()),
+    'eval/score': float(np.mean(returns)),
     'eval/standard_error': error,
     'eval/episodes': float(count),
   }

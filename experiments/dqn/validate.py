@@ -6,27 +6,35 @@ from typing import Any
 import psutil
 from ml_collections import config_dict
 
+from configs.variants import PARAMETERIZATIONS
 from experiments.dqn import replay
-from experiments.dqn.environments import FRAME_SKIP
+from experiments.dqn.agent import updates_at_once
+from experiments.dqn.environments import FRAME_LIMIT, FRAME_SKIP
 from experiments.dqn.extra import roms
-from experiments.training.checks import check, check_sizes, choose, require
+from experiments.training.checks import check, check_common, check_sizes, choose, require
 from experiments.training.errors import UserError
 from experiments.training.precision import DTYPES
 
 _AT_LEAST_ONE = (
-  'num_envs', 'max_frames', 'replay_capacity', 'update_period', 'target_period', 'epsilon_steps',
-  'epochs', 'steps_per_epoch', 'eval_episodes', 'final_eval_episodes', 'log_every',
-  'checkpoint_every', 'keep_checkpoints',
+  'env.num_envs', 'init.examples', 'replay.capacity', 'learning.update_period',
+  'learning.target_period', 'exploration.steps', 'steps_per_epoch', 'evaluation.steps',
 )  # fmt: skip
-_PROBABILITIES = ('discount', 'epsilon_start', 'epsilon_end')
-# Of the network, its optimiser and the evaluation.
-_SIZES = ('hidden', 'batch_size', 'eval_envs', 'eval_max_frames')
-_POSITIVE = ('learning_rate', 'eps', 'rmsprop_eps')
-_BELOW_ONE = ('b1', 'b2', 'rmsprop_decay', 'repeat_action_probability')
+_NOT_NEGATIVE = ('replay.learning_starts', 'exploration.delay')
+_PROBABILITIES = ('learning.discount', 'exploration.start', 'exploration.end')
 _MULTIPLES_OF_NUM_ENVS = (
-  'replay_capacity', 'learning_starts', 'target_period', 'steps_per_epoch', 'log_every',
-  'checkpoint_every',
+  'replay.capacity', 'replay.learning_starts', 'steps_per_epoch', 'run.log_every',
+  'run.checkpoint_every',
 )  # fmt: skip
+# Of what plays: the network, its optimiser and the evaluation.
+_SIZES = ('model.hidden', 'replay.batch_size', 'evaluation.num_envs')
+_POSITIVE = (
+  'model.init_std', 'init.scale', 'optimizer.learning_rate', 'optimizer.eps',
+  'optimizer.rmsprop_eps',
+)  # fmt: skip
+_BELOW_ONE = (
+  'optimizer.b1', 'optimizer.b2', 'optimizer.rmsprop_decay', 'env.repeat_action_probability',
+)  # fmt: skip
+_MAX_FRAMES = ('env.max_frames', 'evaluation.max_frames')
 # Their ROMs are there, but the emulator ends the process when it is to play one of them alone.
 _FOR_TWO = ('combat', 'joust', 'maze_craze', 'warlords')
 
@@ -38,8 +46,9 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
     UserError: something cannot be used; the message names it.
   """
   validate_player(config)
+  check_ends(config, config.evaluation.epsilon)
   check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
-  check(config, ('epsilon_delay',), lambda value: value >= 0, 'must be 0 or more')
+  check(config, _NOT_NEGATIVE, lambda value: value >= 0, 'must not be negative')
   check(config, _PROBABILITIES, lambda value: 0 <= value <= 1, 'must be between 0 and 1')
   _check_steps(config)
   _check_memory(config)
@@ -51,26 +60,41 @@ def validate_player(config: config_dict.FrozenConfigDict) -> None:
   Raises:
     UserError: something cannot be used; the message names it.
   """
-  _check_game(require(config, 'game'))
-  choose(config, 'param', ('plain', 'wn'))
-  choose(config, 'dtype', DTYPES)
-  if config.variant != f'{config.game}-{config.param}':
-    raise UserError(
-      f'config.variant={config.variant} is not the game and parameterisation of the config; choose '
-      'these in --config FILE:SPEC.'
-    )
-  choose(config, 'optimizer', ('adamax', 'rmsprop'))
+  check_common(config, below=2**31)
+  _check_game(require(config, 'variant.game'))
+  choose(config, 'variant.parameterization', PARAMETERIZATIONS)
+  choose(config, 'model.dtype', DTYPES)
+  choose(config, 'optimizer.name', ('adamax', 'rmsprop'))
   check(config, _SIZES, lambda value: value >= 1, 'must be 1 or more')
   check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
-  check(config, ('eval_epsilon',), lambda value: 0 <= value <= 1, 'must be between 0 and 1')
-  check(config, ('seed',), lambda value: 0 <= value < 2**31, 'must be at least 0 and below 2**31')
-  check_sizes(config, 'features', 'three numbers', count=3)
+  check(config, ('evaluation.epsilon',), lambda x: 0 <= x <= 1, 'must be between 0 and 1')
+  check(
+    config, _MAX_FRAMES, lambda x: 0 <= x < FRAME_LIMIT, 'must be 0, for no limit, or below 2**31'
+  )
+  check_sizes(config, 'model.features', 'three numbers', count=3)
+
+
+def check_ends(config: config_dict.FrozenConfigDict, epsilon: float) -> None:
+  """Checks that episodes of evaluation come to an end.
+
+  Args:
+    config: of the run.
+    epsilon: probability of a random action in them.
+
+  Raises:
+    UserError: they need not.
+  """
+  if not epsilon and not config.evaluation.max_frames:
+    raise UserError(
+      'with ε = 0 an episode may never end, as config.evaluation.max_frames=0 sets it no limit; '
+      'raise one of them.'
+    )
 
 
 def _check_game(game: Any) -> None:
   if not isinstance(game, str):
-    raise UserError(f'config.game={game} must be the name of a game.')
+    raise UserError(f'config.variant.game={game} must be the name of a game.')
   if game in _FOR_TWO:
     raise UserError(f'the game {game!r} is for two players; choose one that is played alone.')
   games = sorted(set(roms.get_all_rom_ids()) - set(_FOR_TWO))
@@ -81,43 +105,52 @@ def _check_game(game: Any) -> None:
 
 
 def _check_steps(config: config_dict.FrozenConfigDict) -> None:
-  n = config.num_envs
-  if config.max_frames <= FRAME_SKIP:
+  n, period = config.env.num_envs, config.learning.update_period
+  if 0 < config.env.max_frames <= FRAME_SKIP:
     raise UserError(
-      f'config.max_frames={config.max_frames} must be above {FRAME_SKIP}, the frames of an agent '
-      'step: nothing is learnt from a step that ends its episode for its length.'
+      f'config.env.max_frames={config.env.max_frames} must be above {FRAME_SKIP}, the frames of an '
+      'agent step: nothing is learnt from a step that ends its episode for its length. 0 sets no '
+      'limit.'
     )
-  if n % config.update_period and config.update_period % n:
+  if n % period and period % n:
     raise UserError(
-      f'config.num_envs={n} must be a multiple or a divisor of config.update_period='
-      f'{config.update_period}, as updates follow steps of all environments.'
+      f'config.env.num_envs={n} must be a multiple or a divisor of config.learning.update_period='
+      f'{period}, as updates follow steps of all environments.'
     )
   for key in _MULTIPLES_OF_NUM_ENVS:
-    if config[key] % n:
-      raise UserError(f'config.{key}={config[key]} must be a multiple of config.num_envs={n}.')
-  for key in ('eval_episodes', 'final_eval_episodes'):
-    if config[key] % config.eval_envs:
-      raise UserError(
-        f'config.{key}={config[key]} must be a multiple of config.eval_envs={config.eval_envs}.'
-      )
-  if config.learning_starts < 2 * n:
+    if (value := require(config, key)) % n:
+      raise UserError(f'config.{key}={value} must be a multiple of config.env.num_envs={n}.')
+  if config.learning.target_period % (at_once := updates_at_once(n, period)):
     raise UserError(
-      f'config.learning_starts={config.learning_starts} must be {2 * n} or more: two steps of each '
-      'environment.'
+      f'config.learning.target_period={config.learning.target_period} must be a multiple of '
+      f'{at_once}, the updates after each step of all environments.'
     )
-  if config.replay_capacity < 8 * n:
+  if config.evaluation.steps % config.evaluation.num_envs:
     raise UserError(
-      f'config.replay_capacity={config.replay_capacity} must be {8 * n} or more: eight steps of '
+      f'config.evaluation.steps={config.evaluation.steps} must be a multiple of '
+      f'config.evaluation.num_envs={config.evaluation.num_envs}.'
+    )
+  if config.replay.learning_starts < 2 * n:
+    raise UserError(
+      f'config.replay.learning_starts={config.replay.learning_starts} must be {2 * n} or more: two '
+      'steps of each environment.'
+    )
+  if config.replay.capacity < 8 * n:
+    raise UserError(
+      f'config.replay.capacity={config.replay.capacity} must be {8 * n} or more: eight steps of '
       'each environment.'
     )
+  if config.epochs * config.steps_per_epoch >= 2**31:
+    raise UserError(f'config.epochs={config.epochs} takes 2**31 agent steps or more; lower it.')
 
 
 def _check_memory(config: config_dict.FrozenConfigDict) -> None:
   # The rows since the last checkpoint are copied when they are written, and when they are read.
-  steps = config.replay_capacity + min(config.replay_capacity, config.checkpoint_every)
+  capacity = config.replay.capacity
+  steps = capacity + min(capacity, config.run.checkpoint_every)
   needed, available = replay.num_bytes(steps), psutil.virtual_memory().available
   if needed > available:
     raise UserError(
-      f'config.replay_capacity={config.replay_capacity} needs {needed / 2**30:.1f} GiB of memory, '
+      f'config.replay.capacity={capacity} needs {needed / 2**30:.1f} GiB of memory, '
       f'and {available / 2**30:.1f} GiB are available; lower it.'
     )

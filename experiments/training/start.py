@@ -60,6 +60,7 @@ def on_games(
   *,
   validate: Validate,
   describe_data: Callable[[config_dict.FrozenConfigDict], Mapping[str, Any]],
+  check_workdir: Callable[[config_dict.FrozenConfigDict, Path], None],
   run_experiment: Callable[[config_dict.FrozenConfigDict, Path], None],
 ) -> None:
   """Runs, or goes on with, an experiment that makes its own data, unless it is finished.
@@ -69,6 +70,7 @@ def on_games(
     workdir: its directory.
     validate: checks the config.
     describe_data: says what the data are made of; see `run.check_data`.
+    check_workdir: checks the directory of a run that is not finished, before it is written to.
     run_experiment: (config, workdir) → None, in the directory, which is locked.
 
   Raises:
@@ -77,6 +79,7 @@ def on_games(
   validate(config)
   if _is_finished(config, workdir):
     return
+  check_workdir(config, workdir)
   description = describe_data(config)
   run.check_data(workdir, description)
   run.create_workdir(workdir, config, description)

@@ -1,6 +1,6 @@
 """The benchmark `dqn`: agent steps a second, ours and those of a straightforward loop.
 
-  python -m scripts.benchmark.dqn KIND PARAM
+  python -m scripts.benchmark.dqn KIND PARAMETERIZATION
 
 is the process of one row of it, see `worker.serve`.
 """
@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 
+from configs.variants import PARAMETERIZATIONS
 from experiments.training import environment
 from experiments.training.errors import UserError
 from scripts.benchmark import network, steps
@@ -21,11 +22,10 @@ UNITS = {
   'ours': ('agent steps', 48),
   'single environment': ('agent steps', 48),
   'single environment, XLA as it comes': ('agent steps', 48),
-  'update': ('updates of 32 transitions', 8),
+  'update': ('updates of 64 transitions', 8),
   'act': ('actions for 8 environments', 20),
 }
 LOOPS = [kind for kind, (unit, _) in UNITS.items() if unit == 'agent steps']
-PARAMS = ('plain', 'wn')
 
 
 def dqn(args: argparse.Namespace) -> None:
@@ -35,7 +35,7 @@ def dqn(args: argparse.Namespace) -> None:
     UserError: none of the rows works.
   """
   processes, failures = [], []
-  rows = list(itertools.product(PARAMS, UNITS))
+  rows = list(itertools.product(PARAMETERIZATIONS, UNITS))
   try:
     for param, kind in rows:
       print(f'  starting {param}, {kind}', file=sys.stderr)
@@ -115,12 +115,13 @@ def build(kind: str, param: str) -> network.Step:
   from scripts.benchmark.single_environment import SingleEnvironment
 
   config = configs.get_config(f'space_invaders-{param},scaled')
-  config.update(learning_starts=400, replay_capacity=4000, epsilon_start=0.1)
+  config.replay.update(learning_starts=400, capacity=4000)
+  config.exploration.start = config.exploration.end
   config = config_dict.FrozenConfigDict(config)
   count = UNITS[kind][1]
   is_ours = not kind.startswith('single')
-  agent = ActorLearner(config) if is_ours else SingleEnvironment(config, config.replay_capacity)
-  while agent.steps < config.learning_starts:
+  agent = ActorLearner(config) if is_ours else SingleEnvironment(config)
+  while agent.steps < config.replay.learning_starts:
     agent.step()
 
   def loop() -> None:
@@ -131,7 +132,7 @@ def build(kind: str, param: str) -> network.Step:
       jax.block_until_ready(agent.state)
 
   def update() -> None:
-    for _ in range(count * config.update_period // config.num_envs):
+    for _ in range(count * config.learning.update_period // config.env.num_envs):
       agent.learn()
     jax.block_until_ready(agent.state)
 

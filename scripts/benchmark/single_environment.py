@@ -3,7 +3,8 @@
 One environment, which waits for the network and is waited for; the action of every step by a call
 of its own; whole observations in the replay memory; one update after every `update_period` steps,
 whose loss is read at once. Network, action and update are those of `experiments.dqn`. For the time
-alone: ε is constant, and games that are cut off for their length are not told from others.
+alone: ε is constant, there is no data-dependent initialisation, and games that are cut off for
+their length are not told from others.
 """
 
 import functools
@@ -21,52 +22,45 @@ class SingleEnvironment:
 
   Args:
     config: of an experiment, for the game, the network and the update.
-    capacity: transitions in the replay memory.
 
   Attributes:
     steps: agent steps taken.
+    updates: those made.
   """
 
-  def __init__(self, config: config_dict.FrozenConfigDict, capacity: int):
+  def __init__(self, config: config_dict.FrozenConfigDict):
     self.config = config
-    self.steps = 0
-    self._env = environments.make(
-      config.game,
-      1,
-      max_frames=config.max_frames,
-      repeat_action_probability=config.repeat_action_probability,
-    )
+    self.steps = self.updates = 0
+    self._env = environments.make(config.variant.game, **{**config.env, 'num_envs': 1})
     self._observation, info = self._env.reset(seed=np.array([config.seed]))
     self._lives = info['lives'][0]
     self._key = jax.random.key(config.seed)
-    graphdef, self._state = agent.create(config, int(self._env.single_action_space.n), self._key)
+    num_actions = int(self._env.single_action_space.n)
+    network = agent.create_network(config, num_actions, self._key)
+    graphdef, self._state = agent.create(config, network)
     self._act = jax.jit(functools.partial(agent.act, graphdef=graphdef))
     self._learn = jax.jit(
       functools.partial(
         agent.learn,
         graphdef=graphdef,
         optimizer=agent.create_optimizer(config),
-        discount=config.discount,
+        discount=config.learning.discount,
       ),
       donate_argnums=0,
     )
     self._rng = np.random.default_rng(config.seed)
+    capacity = config.replay.capacity
     self._observations = np.zeros((capacity, 2, 4, 84, 84), np.uint8)  # before and after the step
     self._actions = np.zeros(capacity, np.int32)
     self._rewards = np.zeros(capacity, np.float32)
     self._discounts = np.zeros(capacity, np.float32)
 
-  @property
-  def updates(self) -> int:
-    """How many were made."""
-    return int(self._state.train.step)
-
   def step(self) -> None:
     """One agent step and, after every `update_period` of them, one update."""
+    config = self.config
     self._key, key = jax.random.split(self._key)
-    action = np.asarray(
-      self._act(self._state.train.params, key, self._observation, self.config.epsilon_end)
-    )
+    epsilon = config.exploration.end
+    action = np.asarray(self._act(self._state.train.params, key, self._observation, epsilon))
     before = self._observation
     self._observation, reward, terminated, _, info = self._env.step(action)
     terminal = terminated[0] or info['lives'][0] < self._lives
@@ -77,15 +71,16 @@ class SingleEnvironment:
     self._rewards[place] = np.clip(reward[0], -1, 1)
     self._discounts[place] = not terminal
     self.steps += 1
-    if self.steps > self.config.learning_starts:
-      if self.steps % self.config.target_period == 0:
+    is_due = self.steps % config.learning.update_period == 0
+    if is_due and self.steps > config.replay.learning_starts:
+      if self.updates % config.learning.target_period == 0:
         self._state = agent.copy_to_target(self._state)
-      if self.steps % self.config.update_period == 0:
-        self._state, metrics = self._learn(self._state, self._sample())
-        float(metrics['loss'])
+      self._state, metrics = self._learn(self._state, self._sample())
+      self.updates += 1
+      float(metrics['loss'])
 
   def _sample(self) -> Batch:
-    size = self.config.batch_size
+    size = self.config.replay.batch_size
     places = self._rng.integers(min(self.steps, len(self._actions)), size=size)
     s_tm1, s_t = self._observations[places].swapaxes(0, 1)
     return Batch(

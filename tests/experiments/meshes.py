@@ -135,7 +135,7 @@ def dqn() -> list[int]:
   from experiments.dqn.actor_learner import ActorLearner
 
   config = dqn.get_config('breakout-wn,tiny')
-  config.learning_starts = 8
+  config.replay.learning_starts = 8
   agent = ActorLearner(config_dict.FrozenConfigDict(config))
   for _ in range(4):
     agent.step()

@@ -212,7 +212,7 @@ def test_agent_steps_are_measured_in_turns(benchmark, tmp_path, monkeypatch, cap
 
 def test_the_loop_that_ours_is_measured_against_has_the_same_ratio():
   config = dqn_configs.get_config('breakout-plain,tiny')
-  agent = SingleEnvironment(config_dict.FrozenConfigDict(config), capacity=100)
+  agent = SingleEnvironment(config_dict.FrozenConfigDict(config))
   for count in range(1, 121):
     agent.step()
     assert (agent.steps, agent.updates) == (count, max(0, count - 80) // 4)
