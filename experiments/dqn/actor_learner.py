@@ -44,6 +44,7 @@ class ActorLearner:
     updates: those made.
     games: those that are played.
     replay: what was seen of them.
+    graphdef: the network's definition.
     num_params: trained parameters.
   """
 
@@ -58,16 +59,16 @@ class ActorLearner:
     wn.data_dependent_init(network, examples, init_scale=config.init.scale)
     self.games = environments.Games(env, config.seed)
     self.replay = Replay(config.replay.capacity // env.num_envs, env.num_envs)
-    graphdef, state = agent.create(config, network)
+    self.graphdef, state = agent.create(config, network)
     self.num_params = num_params(state.train.params)
     # Between calls of compiled functions the state is a list: to take an nnx.State apart and put it
     # together again takes 0.15 ms a call.
     self._leaves, structure = jax.tree.flatten(state)
     self._unflatten: Unflatten = structure.unflatten
-    self._act = jax.jit(functools.partial(_act, unflatten=self._unflatten, graphdef=graphdef))
+    self._act = jax.jit(functools.partial(_act, unflatten=self._unflatten, graphdef=self.graphdef))
     learn = functools.partial(
       agent.learn,
-      graphdef=graphdef,
+      graphdef=self.graphdef,
       optimizer=agent.create_optimizer(config),
       discount=config.learning.discount,
     )

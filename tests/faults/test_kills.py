@@ -40,7 +40,10 @@ EXPERIMENTS = {
   'cifar': ('bn,tiny', OFTEN),
   'vae': ('digits-diag-plain,tiny', OFTEN),
   'draw': ('plain,noattention,tiny', {'epochs': 2, **OFTEN}),
-  'dqn': ('breakout-plain,tiny', {'epochs': 1, 'log_every': 40, 'checkpoint_every': 60}),
+  'dqn': (
+    'breakout-plain,tiny',
+    {'epochs': 1, 'run.log_every': 40, 'run.checkpoint_every': 60},
+  ),
 }
 EXTRAS = {'dqn': 'ale_py'}  # a package of its extra
 AVAILABLE = [name for name in EXPERIMENTS if find_spec(EXTRAS.get(name, 'jax'))]

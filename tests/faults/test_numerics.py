@@ -118,31 +118,31 @@ def draw_experiment(spec):
 def dqn_experiment(spec):
   config = config_of(dqn, spec)
   optimizer = agent.create_optimizer(config)
-  period = config.target_period // config.update_period
 
   def create(dtype):
-    key = jax.random.key(10)  # with many others hidden units are dead from the start
-    graphdef, state = agent.create(config_of(dqn, spec, dtype), 4, key)
-    return nnx.merge(graphdef, state.params)
+    network = agent.create_network(config_of(dqn, spec, dtype), 4, KEY)
+    examples = squares(4 * config.init.examples, 7, 12).reshape(-1, 4, 84, 84)
+    wn.data_dependent_init(network, examples, init_scale=config.init.scale)
+    return network
 
   def new_state(params, model_state):
     train = TrainState.create(params, model_state, optimizer, ema=False)
     return agent.AgentState(jnp.zeros((), jnp.int32), train, params)
 
   def step(state, batch, *, graphdef):
-    is_due = state.train.step % period == 0
+    is_due = state.train.step % config.learning.target_period == 0
     copied = agent.copy_to_target(state)
     state = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), copied, state)
     return agent.learn(
-      state, batch, graphdef=graphdef, optimizer=optimizer, discount=config.discount
+      state, batch, graphdef=graphdef, optimizer=optimizer, discount=config.learning.discount
     )
 
-  replay, rng = Replay(100, config.num_envs), np.random.default_rng(1)
-  for frames in squares(100 * config.num_envs, 7, 12).reshape(100, config.num_envs, 84, 84):
-    n = config.num_envs
+  n = config.env.num_envs
+  replay, rng = Replay(100, n), np.random.default_rng(1)
+  for frames in squares(100 * n, 7, 12).reshape(100, n, 84, 84):
     replay.add(frames, np.full(n, replay.count), rng.integers(4, size=n),
                rng.integers(-1, 2, size=n), rng.random(n) < 0.1, np.zeros(n, bool))  # fmt: skip
-  batches = [replay.sample(rng, 1, config.batch_size) for _ in range(STEPS)]
+  batches = [replay.sample(rng, 1, config.replay.batch_size) for _ in range(STEPS)]
   batches = [(agent.Batch(*(array[0] for array in batch)),) for batch in batches]
   return Experiment(create, new_state, step, batches, 'loss')
 

@@ -1,6 +1,7 @@
 """Games of the Arcade Learning Environment: preprocessing, ends of games, lives, going back."""
 
 import itertools
+import types
 
 import ale_py
 import cv2
@@ -165,6 +166,42 @@ def test_restored_games_go_on_as_they_would_have(repeat_action_probability):
   assert (seeded == 0).any() and (seeded > 300).any()  # some still go on from the start
   last = games.save()
   assert (last['seeded_at'] > 300).all() and len(last['actions']) < last['steps'] - 300
+
+
+def test_an_episode_can_go_on_without_limit():
+  """Without an action the ball of Breakout is never served; 18,000 frames are a usual limit."""
+  env = make(num_envs=1, max_frames=0)
+  env.reset(seed=np.array([0]))
+  for _ in range(4600):
+    _, _, terminated, truncated, info = env.step(np.zeros(1, np.int64))
+    assert not terminated[0] and not truncated[0]
+  assert info['episode_frame_number'][0] > 18_000
+
+
+def test_random_play_takes_every_fourth_observation_of_each_environment():
+  class Env:
+    """Observations hold the environment, the step and the seed."""
+
+    num_envs = 3
+    single_action_space = types.SimpleNamespace(n=5)
+
+    def reset(self, seed):
+      self.seeds, self.steps, self.actions = seed, 0, []
+
+    def step(self, actions):
+      self.steps += 1
+      self.actions.append(actions)
+      steps = np.full(3, self.steps)
+      return np.stack([np.arange(3), steps, self.seeds], axis=1), 0, 0, 0, {}
+
+  env = Env()
+  played = [environments.random_play(env, 5, seed).tolist() for seed in (0, 0, 1)]
+  seeds = environments.seeds(0, 0, Purpose.INITIALIZATION, count=3)
+  assert played[0] == [[i, step, seeds[i]] for step in (4, 8) for i in range(3)][:5]
+  assert played[0] == played[1] != played[2]
+  environments.random_play(env, 3000, 0)
+  counts = np.bincount(np.ravel(env.actions), minlength=5) / (3 * env.steps)
+  np.testing.assert_allclose(counts, 0.2, atol=5 * np.sqrt(0.2 / (3 * env.steps)))
 
 
 def test_seeds_differ():

@@ -13,55 +13,98 @@ from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.train import eval_metrics
 
 
-def frozen(**changes):
+def frozen(changes=()):
+  """The tiny config with changes of dotted keys."""
   config = dqn.get_config('breakout-wn,tiny')
-  config.update(changes)
+  config.update_from_flattened_dict(dict(changes))
   return config_dict.FrozenConfigDict(config)
 
 
 def test_evaluation_has_an_epsilon_of_its_own():
   observations = np.random.default_rng(0).integers(256, size=(1, 4, 84, 84)).astype(np.uint8)
   counts = {}
-  for eval_epsilon in (0.0, 1.0):
-    policy = ActorLearner(frozen(eval_epsilon=eval_epsilon, epsilon_end=0.5)).eval_policy()
+  for epsilon in (0.0, 1.0):
+    config = frozen({'evaluation.epsilon': epsilon, 'exploration.end': 0.5})
+    policy = ActorLearner(config).eval_policy()
     actions = [policy(step, observations)[0] for step in range(200)]
-    counts[eval_epsilon] = np.bincount(actions, minlength=4)
+    counts[epsilon] = np.bincount(actions, minlength=4)
   assert sorted(counts[0.0]) == [0, 0, 0, 200]  # greedy
   assert counts[1.0].min() > 25  # of 50 expected
 
 
-def test_first_episodes_of_each_environment_count():
-  """As if each had been alone; the actions do not depend on what is seen."""
-  config = frozen(eval_max_frames=1600)
-  policy = lambda step, observations: (np.full(len(observations), step) * 7 // 3) % 4
-  env_seeds = np.array([3, 4, 5])
-  returns = evaluation.play(policy, config, 6, env_seeds)
-  assert returns.shape == (3, 2) and len(np.unique(returns)) > 1
-  for i in range(3):
-    env = environments.make('breakout', 1, max_frames=1600, repeat_action_probability=0.0)
-    env.reset(seed=env_seeds[i : i + 1])
-    totals, step = [0.0], 0
-    while len(totals) <= 2:
-      _, rewards, terminated, truncated, _ = env.step(policy(step, np.zeros(1)))
-      totals[-1] += rewards[0]
-      if terminated[0] or truncated[0]:
-        totals.append(0.0)
-      step += 1
-    np.testing.assert_array_equal(returns[i], totals[:2])
+ENV_SEEDS = np.array([3, 4, 5])
 
-  frames, total = evaluation.record(policy, config, env_seeds[:1])
-  assert total == returns[0, 0]
-  assert frames.shape[1:] == (210, 160, 3) and 50 < len(frames) <= 401
+
+def scripted(step, observations):
+  """A policy that does not look."""
+  return (np.full(len(observations), step) * 7 // 3) % 4
+
+
+def episodes_of(seed, count):
+  """(return, first step after it) of the first episodes of one environment that is alone."""
+  env = environments.make('breakout', 1, max_frames=1600, repeat_action_probability=0.0)
+  env.reset(seed=np.array([seed]))
+  episodes, total, step = [], 0.0, 0
+  while len(episodes) < count:
+    _, rewards, terminated, truncated, _ = env.step(scripted(step, np.zeros(1)))
+    total, step = total + float(rewards[0]), step + 1
+    if terminated[0] or truncated[0]:
+      episodes.append((total, step))
+      total = 0.0
+  return episodes
+
+
+def test_episodes_that_begin_within_an_environment_s_share_of_the_steps_count():
+  config = frozen({'evaluation.max_frames': 1600})
+  expected = [episodes_of(seed, 6) for seed in ENV_SEEDS]
+  ends = sorted(end for episodes in expected for _, end in episodes)
+  # One each, some steps in general, and the exact end of an episode, or one step more.
+  for share in (1, 300, expected[0][1][1], expected[0][1][1] + 1):
+    assert share < ends[-1]
+    returns = evaluation.play(scripted, config, 3 * share, ENV_SEEDS)
+    counted = []
+    for episodes in expected:
+      begins = [0] + [end for _, end in episodes[:-1]]
+      counted.append([total for begin, (total, _) in zip(begins, episodes) if begin < share])
+    assert returns == sum(counted, [])
+    assert [len(values) for values in counted] == [1, 1, 1] if share == 1 else len(returns) > 3
+  assert len(set(returns)) > 1
+
+
+def test_the_episode_that_is_shown():
+  config = frozen({'evaluation.max_frames': 1600})
+  total, length = episodes_of(3, 1)[0]
+  frames, shown = evaluation.record(scripted, config, ENV_SEEDS[:1], max_frames=10_000)
+  assert shown == total
+  assert frames.shape == (length + 1, 210, 160, 3)
   assert (frames[1:] != frames[:-1]).any((1, 2, 3)).mean() > 0.5
+  unlimited = frozen({'evaluation.max_frames': 0})
+  wait = lambda step, observations: np.zeros(len(observations), int)  # the ball is not served
+  assert len(evaluation.record(wait, unlimited, ENV_SEEDS[:1], max_frames=400)[0]) == 101
+
+
+def test_evaluation_sets_episodes_no_limit_of_time(monkeypatch):
+  """They end when the game does, whatever limit those of training have."""
+  limits, make = [], environments.make
+
+  def recording_make(*args, max_frames, **kwargs):
+    limits.append(max_frames)
+    return make(*args, max_frames=max_frames, **kwargs)
+
+  monkeypatch.setattr(environments, 'make', recording_make)
+  served = lambda step, observations: np.ones(len(observations), int)  # and never hit
+  config = frozen({'evaluation.max_frames': 0, 'env.max_frames': 40})
+  assert len(evaluation.play(served, config, 3, ENV_SEEDS)) == 3
+  assert limits == [0]
 
 
 def test_mean_and_standard_error_of_a_score():
-  metrics = eval_metrics(np.array([[1.0, 2.0], [3.0, 6.0]]))
+  metrics = eval_metrics([1.0, 2.0, 3.0, 6.0])
   variance = (4 + 1 + 0 + 9) / 3
   assert metrics == pytest.approx(
     {'eval/score': 3.0, 'eval/standard_error': np.sqrt(variance / 4), 'eval/episodes': 4.0}
   )
-  assert eval_metrics(np.array([[5.0]]))['eval/standard_error'] == 0
+  assert eval_metrics([5.0])['eval/standard_error'] == 0
 
 
 def test_a_gif_keeps_to_its_size():

@@ -16,15 +16,16 @@ from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.environments import Purpose
 from experiments.dqn.reevaluation import reevaluate
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.errors import UserError
 
 NOOP, FIRE = 0, 1  # of Space Invaders
 CONFIG = dqn.get_config('space_invaders-wn,tiny')
-CONFIG.update({'eval_epsilon': 0.0, 'eval_max_frames': 1200, 'eval_envs': 3})
+CONFIG.evaluation.update({'epsilon': 0.0, 'max_frames': 1200, 'num_envs': 3})
 
 
 def always(action, step):
   """The state of an agent whose network prefers one action, whatever it sees."""
-  graphdef, state = agent.create(CONFIG, 6, jax.random.key(0))
+  graphdef, state = agent.create(CONFIG, agent.create_network(CONFIG, 6, jax.random.key(0)))
   network = nnx.merge(graphdef, jax.tree.map(jnp.zeros_like, state.params))
   network.out.bias[...] = jax.nn.one_hot(action, 6)
   train = dataclasses.replace(state.train, params=nnx.state(network, nnx.Param))
@@ -56,7 +57,7 @@ def test_it_is_that_of_the_best_network_in_other_episodes(tmp_path):
   assert not set(seeds) & set(environments.seeds(CONFIG.seed, 400, Purpose.EVALUATION, count=5))
   shoot = lambda step, observations: np.full(len(observations), FIRE)
   expected = [
-    evaluation.play(shoot, config_dict.FrozenConfigDict(CONFIG), 1, seed[None]).item()
+    evaluation.play(shoot, config_dict.FrozenConfigDict(CONFIG), 1, seed[None])[0]
     for seed in seeds
   ]
   assert result['returns'] == expected and min(expected) > 0
@@ -93,17 +94,16 @@ def test_another_training_takes_nothing_from_the_first(tmp_path):
 
 def test_action_noise_differs_in_all_steps_and_episodes(tmp_path, monkeypatch):
   """And from that of the evaluation."""
-  changes = {'eval_envs': 30, 'eval_epsilon': 1.0}
   monkeypatch.setattr(f'{__name__}.CONFIG', CONFIG.copy_and_resolve_references())
-  CONFIG.update(changes)
+  CONFIG.evaluation.update({'num_envs': 30, 'epsilon': 1.0})
   observations = np.zeros((30, 4, 84, 84), np.uint8)
   learner = ActorLearner(config_dict.FrozenConfigDict(CONFIG))
   learner.steps = 400
   policies = [learner.eval_policy()]
 
-  def play(policy, config, episodes, env_seeds):
+  def play(policy, config, steps, env_seeds):
     policies.append(policy)
-    return np.zeros((episodes, 1))
+    return [0.0] * len(env_seeds)
 
   monkeypatch.setattr(evaluation, 'play', play)
   reevaluate(write_run(tmp_path / 'run', (400, FIRE, 7.0)), 60)
@@ -124,8 +124,10 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
 
 
 def test_the_command_says_what_it_found(tmp_path, monkeypatch, capsys):
-  run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
-  monkeypatch.setattr('sys.argv', ['score', f'--workdir={run}', '--episodes=2', '--epsilon=0'])
+  """Of a directory that is given as it is seen from the present one."""
+  write_run(tmp_path / 'run', (400, FIRE, 7.0))
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr('sys.argv', ['score', '--workdir=run', '--episodes=2', '--epsilon=0'])
   for name in ('environment.prepare', 'interrupts.install'):  # pytest's own are in place
     monkeypatch.setattr(f'experiments.training.{name}', lambda **_: None)
   score.main()
@@ -133,3 +135,18 @@ def test_the_command_says_what_it_found(tmp_path, monkeypatch, capsys):
     'score 105.0 ± 0.0 (2 episodes, ε = 0, network of 1,600 frames, whose 7.0 is the highest score '
     'of the run)\n'
   )
+
+
+def test_episodes_that_need_not_end_are_not_begun(tmp_path, monkeypatch):
+  monkeypatch.setattr(f'{__name__}.CONFIG', CONFIG.copy_and_resolve_references())
+  CONFIG.evaluation.update({'epsilon': 0.05, 'max_frames': 0})
+  run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
+  with pytest.raises(UserError, match=r'with ε = 0 an episode may never end'):
+    reevaluate(run, 3, epsilon=0.0)
+
+
+def test_a_run_of_the_older_format_is_named(tmp_path):
+  run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
+  (run / 'config.json').write_text(json.dumps({'variant': 'breakout-wn', 'seed': 0}))
+  with pytest.raises(UserError, match='is a run of an older version, whose format'):
+    reevaluate(run, 3)

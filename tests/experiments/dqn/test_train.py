@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import time
 
@@ -27,9 +28,10 @@ from experiments.training.errors import Interrupted, UserError
 from experiments.training.metrics import read_rows
 
 
-def frozen(spec='breakout-wn,tiny', **changes):
+def frozen(spec='breakout-wn,tiny', changes=()):
+  """The config of `spec` with changes of dotted keys."""
   config = dqn.get_config(spec)
-  config.update(changes)
+  config.update_from_flattened_dict(dict(changes))
   return config_dict.FrozenConfigDict(config)
 
 
@@ -37,11 +39,14 @@ def frozen(spec='breakout-wn,tiny', **changes):
   'spec, changes',
   [
     ('breakout-wn,tiny', {}),
-    ('space_invaders-plain,tiny', {'optimizer': 'rmsprop', 'learning_rate': 0.00025}),
+    (
+      'space_invaders-plain,tiny',
+      {'optimizer.name': 'rmsprop', 'optimizer.learning_rate': 0.00025},
+    ),
   ],
 )
 def test_a_whole_run(spec, changes, tmp_path):
-  train_lib.train(frozen(spec, final_eval_episodes=6, **changes), tmp_path)
+  train_lib.train(frozen(spec, changes), tmp_path)
   rows = read_rows(tmp_path / 'metrics.jsonl')
   training = [row for row in rows if 'train/epsilon' in row]
   assert [row['step'] for row in training] == [80, 160, 200, 240, 320, 400, 480, 560, 600, 640,
@@ -51,12 +56,12 @@ def test_a_whole_run(spec, changes, tmp_path):
   assert all(row['frames'] == 4 * row['step'] for row in rows)
   assert 'train/loss' not in training[0] and training[0]['updates_per_second'] == 0
   for row in training[1:]:
-    assert row['train/loss'] > 0 and row['train/mean_q'] < 2
+    assert row['train/loss'] > 0 and abs(row['train/mean_q']) < 20
     ratio = row['agent_steps_per_second'] / row['updates_per_second']
     assert ratio == pytest.approx(4)
   evaluations = [row for row in rows if 'eval/score' in row]
   assert [row['epoch'] for row in evaluations] == [1, 2]
-  assert [row['eval/episodes'] for row in evaluations] == [4, 6]
+  assert all(row['eval/episodes'] >= 2 for row in evaluations)  # one of each environment
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['data']['name'].startswith('ale_py ') and len(summary['data']['digest']) == 64
   assert summary['final'] == evaluations[-1]
@@ -64,7 +69,6 @@ def test_a_whole_run(spec, changes, tmp_path):
   assert matplotlib.image.imread(tmp_path / 'score.png').std() > 0
   with Image.open(tmp_path / 'episode.gif') as gif:
     assert gif.size == (160, 210) and gif.n_frames > 10
-  assert not (tmp_path / 'replay').exists()
 
 
 def snapshot(agent):
@@ -75,31 +79,43 @@ def snapshot(agent):
 
 
 @pytest.mark.parametrize(
-  'num_envs, learning_starts, target_period', [(8, 80, 80), (2, 82, 42), (1, 81, 70)]
+  'num_envs, learning_starts, target_period', [(8, 80, 20), (2, 82, 11), (1, 81, 17)]
 )
 def test_one_update_for_four_agent_steps_and_copies_of_the_target_network(
   num_envs, learning_starts, target_period
 ):
-  """The first update is at the first multiple of four, the first copy at one of its period."""
-  config = frozen(num_envs=num_envs, target_period=target_period, learning_starts=learning_starts)
+  """The first update is at the first multiple of four; before it, and every so many, is a copy."""
+  config = frozen(
+    changes={
+      'env.num_envs': num_envs,
+      'learning.target_period': target_period,
+      'replay.learning_starts': learning_starts,
+    }
+  )
   validate(config)
   agent = ActorLearner(config)
   _, _, initial = snapshot(agent)
-  expected_target = initial
+  expected_target, copies = initial, 0
   for steps in range(0, 400, num_envs):
     assert agent.steps == steps
     updates, params, target = snapshot(agent)
     assert updates == max(0, math.ceil(steps / 4) - math.ceil(learning_starts / 4))
+    assert updates == agent.updates
     np.testing.assert_array_equal(target, expected_target)
-    if steps >= learning_starts and steps % target_period == 0:
-      expected_target = params  # before the updates of this step
+    learns = steps >= learning_starts and steps % 4 == 0
+    if learns and updates % target_period == 0:
+      expected_target, copies = params, copies + 1  # before the updates of this step
     agent.step()
   assert (params != initial).any() and (expected_target != initial).any()
+  assert copies == math.ceil(updates / target_period)
 
 
 def test_what_is_remembered_is_what_happened(monkeypatch):
   """Against the same games with all that the environment tells, through lost lives and ends."""
-  config = frozen('breakout-plain,tiny', max_frames=400, learning_starts=800, replay_capacity=1600)
+  config = frozen(
+    'breakout-plain,tiny',
+    {'env.max_frames': 400, 'replay.learning_starts': 800, 'replay.capacity': 1600},
+  )
   learner = ActorLearner(config)
   env = environments.make('breakout', 4, max_frames=400, repeat_action_probability=0.0)
   env_seeds = environments.seeds(config.seed, 0, Purpose.TRAINING, count=4)
@@ -129,14 +145,14 @@ def test_what_is_remembered_is_what_happened(monkeypatch):
 
 def first_actions(config, steps=1000):
   agent = ActorLearner(config)
-  return np.stack([agent.step() for _ in range(steps // config.num_envs)])
+  return np.stack([agent.step() for _ in range(steps // config.env.num_envs)])
 
 
 def test_the_same_seed_takes_the_same_first_thousand_actions(monkeypatch):
   config = frozen()
   actions = first_actions(config)
   assert actions.size == 1000
-  assert (actions != first_actions(frozen(seed=1))).any()
+  assert (actions != first_actions(frozen(changes={'seed': 1}))).any()
 
   receive, rng = Games.receive, np.random.default_rng(0)
 
@@ -153,6 +169,10 @@ def logged(workdir):
     {k: v for k, v in row.items() if k != 'seconds' and 'per_second' not in k}
     for row in read_rows(workdir / 'metrics.jsonl')
   ]
+
+
+# One evaluation, as short as can be.
+SHORT = {'steps_per_epoch': 80, 'evaluation.steps': 2}
 
 
 class Killed(Exception):
@@ -174,7 +194,12 @@ def test_a_stopped_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
   checkpoint that is not the one at the end of an epoch.
   """
   config = frozen(
-    epochs=1, steps_per_epoch=800, replay_capacity=240, repeat_action_probability=0.25
+    changes={
+      'epochs': 1,
+      'steps_per_epoch': 800,
+      'replay.capacity': 240,
+      'env.repeat_action_probability': 0.25,
+    }
   )
   step, stops = ActorLearner.step, {}
 
@@ -206,7 +231,7 @@ def test_a_stopped_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(tmp_path, monkeypatch):
-  config = frozen(epochs=1, steps_per_epoch=80, eval_episodes=2, final_eval_episodes=2)
+  config = frozen(changes={'epochs': 1, **SHORT})
   play = evaluation.play
 
   def interrupted_play(*args):
@@ -226,7 +251,7 @@ def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(tmp_path, monkey
 
 def test_an_evaluation_that_could_not_be_saved_is_not_counted_twice(tmp_path, monkeypatch):
   """As when the process is killed between its row and its checkpoint."""
-  config = frozen(epochs=1, steps_per_epoch=80, eval_episodes=2, final_eval_episodes=2)
+  config = frozen(changes={'epochs': 1, **SHORT})
   play, save = evaluation.play, Checkpoints.save
 
   def interrupted_play(*args):
@@ -282,14 +307,26 @@ def test_replay_memory_on_a_full_disk(tmp_path, monkeypatch):
   assert (tmp_path / 'summary.json').exists()
 
 
-def test_what_is_left_of_a_finished_run_is_removed(tmp_path):
-  """It was killed while it removed its replay memory."""
-  config = frozen(epochs=1, steps_per_epoch=80)
+def test_a_finished_run_can_be_trained_longer(tmp_path):
+  """It is then the run that was longer from the start."""
+  changes = {'replay.capacity': 240, 'evaluation.steps': 2}
+  train_lib.train(frozen(changes=changes), tmp_path / 'whole')
+  for epochs in (1, 2):
+    train_lib.train(frozen(changes={'epochs': epochs, **changes}), tmp_path / 'parts')
+    summary = json.loads((tmp_path / 'parts' / 'summary.json').read_text())
+    assert summary['final']['epoch'] == summary['config']['epochs'] == epochs
+  assert logged(tmp_path / 'parts') == logged(tmp_path / 'whole')
+
+
+def test_a_finished_run_without_its_replay_memory_stays_as_it_is(tmp_path):
+  config = frozen(changes={'epochs': 1, **SHORT})
   train_lib.train(config, tmp_path)
-  (tmp_path / 'replay').mkdir()
-  (tmp_path / 'replay' / '80.npz').touch()
-  train_lib.train(config, tmp_path)
-  assert not (tmp_path / 'replay').exists()
+  before = {path: path.read_bytes() for path in tmp_path.glob('*.json*')}
+  shutil.rmtree(tmp_path / 'replay')
+  with pytest.raises(UserError, match=r'cannot read .*/replay/80\.npz .*the latest checkpoint needs'):
+    train_lib.train(frozen(changes={'epochs': 2, **SHORT}), tmp_path)
+  assert before == {path: path.read_bytes() for path in tmp_path.glob('*.json*')}
+  train_lib.train(config, tmp_path)  # it is finished
 
 
 def test_training_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
@@ -299,8 +336,8 @@ def test_training_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
   assert not list((tmp_path / 'checkpoints').iterdir())
 
 
-@pytest.mark.parametrize('spec', dqn.SWEEPS['table2'])
+@pytest.mark.parametrize('spec', dqn.SWEEPS['figure6'])
 def test_the_paper_s_configs_are_valid(spec, monkeypatch):
   memory = type(psutil.virtual_memory())
   monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory(*[2**40] * len(memory._fields)))
-  validate(frozen(spec[0], **spec[1]))
+  validate(frozen(*spec))
