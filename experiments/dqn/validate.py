@@ -93,13 +93,11 @@ def check_ends(config: config_dict.FrozenConfigDict, epsilon: float) -> None:
 
 
 def _check_game(game: Any) -> None:
-  if not isinstance(game, str):
-    raise UserError(f'config.variant.game={game} must be the name of a game.')
   if game in _FOR_TWO:
     raise UserError(f'the game {game!r} is for two players; choose one that is played alone.')
   games = sorted(set(roms.get_all_rom_ids()) - set(_FOR_TWO))
   if game not in games:
-    near = difflib.get_close_matches(game, games, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(game), games, n=3, cutoff=0.6)
     hint = f'; did you mean {" or ".join(near)}?' if near else '; names are in snake_case.'
     raise UserError(f'unknown game {game!r}{hint}')
 

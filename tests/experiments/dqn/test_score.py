@@ -57,8 +57,7 @@ def test_it_is_that_of_the_best_network_in_other_episodes(tmp_path):
   assert not set(seeds) & set(environments.seeds(CONFIG.seed, 400, Purpose.EVALUATION, count=5))
   shoot = lambda step, observations: np.full(len(observations), FIRE)
   expected = [
-    evaluation.play(shoot, config_dict.FrozenConfigDict(CONFIG), 1, seed[None])[0]
-    for seed in seeds
+    evaluation.play(shoot, config_dict.FrozenConfigDict(CONFIG), 1, seed[None])[0] for seed in seeds
   ]
   assert result['returns'] == expected and min(expected) > 0
   assert result['score'] == np.mean(expected)

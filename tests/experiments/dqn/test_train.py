@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from experiments.dqn import train as train_lib
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.environments import Games, Purpose
 from experiments.dqn.validate import validate
+from experiments.training import settings
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import Interrupted, UserError
 from experiments.training.metrics import read_rows
@@ -323,7 +325,9 @@ def test_a_finished_run_without_its_replay_memory_stays_as_it_is(tmp_path):
   train_lib.train(config, tmp_path)
   before = {path: path.read_bytes() for path in tmp_path.glob('*.json*')}
   shutil.rmtree(tmp_path / 'replay')
-  with pytest.raises(UserError, match=r'cannot read .*/replay/80\.npz .*the latest checkpoint needs'):
+  with pytest.raises(
+    UserError, match=r'cannot read .*/replay/80\.npz .*the latest checkpoint needs'
+  ):
     train_lib.train(frozen(changes={'epochs': 2, **SHORT}), tmp_path)
   assert before == {path: path.read_bytes() for path in tmp_path.glob('*.json*')}
   train_lib.train(config, tmp_path)  # it is finished
@@ -334,6 +338,22 @@ def test_training_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
   with pytest.raises(UserError, match='train/loss is nan at step 80'):
     train_lib.train(frozen(), tmp_path)
   assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+KEYS = settings.flatten(dqn.get_config('breakout-wn,tiny').to_dict())
+
+
+@pytest.mark.parametrize('key', sorted(KEYS.keys() - {'experiment', 'protocol'}))
+def test_every_value_is_checked(key):
+  config = dqn.get_config('breakout-wn,tiny').to_dict()
+  *sections, name = key.split('.')
+  section = functools.reduce(dict.__getitem__, sections, config)
+  del section[name]
+  with pytest.raises(UserError, match=f'the config has no {key!r}'):
+    validate(config_dict.FrozenConfigDict(config))
+  section[name] = None
+  with pytest.raises(UserError, match=f'{key}=None|unknown game None'):
+    validate(config_dict.FrozenConfigDict(config))
 
 
 @pytest.mark.parametrize('spec', dqn.SWEEPS['figure6'])
