@@ -57,17 +57,18 @@ def episodes_of(seed, count):
 def test_episodes_that_begin_within_an_environment_s_share_of_the_steps_count():
   config = frozen({'evaluation.max_frames': 1600})
   expected = [episodes_of(seed, 6) for seed in ENV_SEEDS]
-  ends = sorted(end for episodes in expected for _, end in episodes)
-  # One each, some steps in general, and the exact end of an episode, or one step more.
-  for share in (1, 300, expected[0][1][1], expected[0][1][1] + 1):
-    assert share < ends[-1]
-    returns = evaluation.play(scripted, config, 3 * share, ENV_SEEDS)
-    counted = []
+  second_end = expected[0][1][1]
+  counts = []
+  for share in (1, 300, second_end, second_end + 1):
+    returns = []
     for episodes in expected:
       begins = [0] + [end for _, end in episodes[:-1]]
-      counted.append([total for begin, (total, _) in zip(begins, episodes) if begin < share])
-    assert returns == sum(counted, [])
-    assert [len(values) for values in counted] == [1, 1, 1] if share == 1 else len(returns) > 3
+      assert share <= begins[-1]  # the episodes that may count are all there
+      returns += [total for begin, (total, _) in zip(begins, episodes) if begin < share]
+    assert evaluation.play(scripted, config, 3 * share, ENV_SEEDS) == returns
+    counts.append(len(returns))
+  assert counts[0] == 3  # one of each environment
+  assert counts[2] < counts[3]  # an episode that begins with the last step counts
   assert len(set(returns)) > 1
 
 

@@ -325,9 +325,7 @@ def test_a_finished_run_without_its_replay_memory_stays_as_it_is(tmp_path):
   train_lib.train(config, tmp_path)
   before = {path: path.read_bytes() for path in tmp_path.glob('*.json*')}
   shutil.rmtree(tmp_path / 'replay')
-  with pytest.raises(
-    UserError, match=r'cannot read .*/replay/80\.npz .*the latest checkpoint needs'
-  ):
+  with pytest.raises(UserError, match=r'cannot read .*/replay/80\.npz .*checkpoint needs'):
     train_lib.train(frozen(changes={'epochs': 2, **SHORT}), tmp_path)
   assert before == {path: path.read_bytes() for path in tmp_path.glob('*.json*')}
   train_lib.train(config, tmp_path)  # it is finished
