@@ -163,8 +163,8 @@ def test_a_parameter_of_deep_q_learning_before_its_first_step(tmp_path, monkeypa
 
 def test_deep_q_learning_says_where_it_began(tmp_path, monkeypatch):
   """Its steps since the checkpoint at 100 are played and learnt again."""
-  config = dqn.get_config('breakout-wn,tiny')
-  config.run.update(checkpoint_every=100, log_every=200)
+  changes = {'run.checkpoint_every': 100, 'run.log_every': 200}
+  config = frozen(dqn, 'breakout-wn,tiny', changes)
   step = ActorLearner.step
 
   def broken_step(agent):
@@ -179,5 +179,5 @@ def test_deep_q_learning_says_where_it_began(tmp_path, monkeypatch):
   monkeypatch.setattr(ActorLearner, 'step', broken_step)
   message = r'at step 200 \(it began with the update of conv3\.scale in step 124\); the checkpoints'
   with pytest.raises(UserError, match=message):
-    dqn_train.train(config_dict.FrozenConfigDict(config), tmp_path)
+    dqn_train.train(config, tmp_path)
   assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['100']

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from ml_collections import config_dict
 
 import wn
 from configs import cifar, dqn, draw, vae
@@ -26,6 +25,7 @@ from experiments.draw import train as draw_train
 from experiments.training import data
 from experiments.training.state import TrainState
 from experiments.vae import train as vae_train
+from tests import configurations
 
 STEPS = 100
 KEY = jax.random.key(5)
@@ -52,24 +52,25 @@ class Experiment:
 
 
 def config_of(module, spec, dtype='float32'):
-  config = module.get_config(spec)
-  config.model.dtype = dtype
+  changes = {'layers.dtype' if module is vae else 'model.dtype': dtype}
   if module is cifar:
     # Six layers. With all ten a maximum of max pooling falls on another pixel within the first
     # tens of steps, and runs go apart however small the first difference is.
-    config.model.block_depth = 1
-  if config.variant.get('dataset') == 'cifar10':
-    config.batch_size = 16
-  return config_dict.FrozenConfigDict(config)
+    changes['model.block_depth'] = 1
+  if spec.startswith('cifar10'):
+    changes['batch_size'] = 16
+  return configurations.frozen(module, spec, changes)
 
 
-def on_images(train_lib, config, create, optimizer, metric, *arrays):
+def on_images(train_lib, config, create, optimizer, metric, *arrays, **values):
   rng = np.random.default_rng(0)
   choose = lambda: rng.choice(len(arrays[0]), config.batch_size, replace=False)
   return Experiment(
     create=create,
-    new_state=lambda *states: TrainState.create(*states, optimizer, ema='ema_decay' in config),
-    step=functools.partial(train_lib.train_step, optimizer=optimizer, config=config),
+    new_state=lambda *states: TrainState.create(*states, optimizer, ema=train_lib is vae_train),
+    step=functools.partial(
+      train_lib.train_step, optimizer=optimizer, with_diagnostics=False, **values
+    ),
     batches=[(choose(), *arrays, KEY) for _ in range(STEPS)],
     metric=metric,
   )
@@ -78,39 +79,59 @@ def on_images(train_lib, config, create, optimizer, metric, *arrays):
 def cifar_experiment(spec):
   config, digits = config_of(cifar, spec), data.load('digits')
   images, _ = cifar_train.preprocessing.prepare(digits, whiten=False, zca_eps=1, upscale=2)
-  images, labels = images[: config.train_examples], digits.train.labels[: config.train_examples]
+  keep = config.data.train_examples
+  images, labels = images[:keep], digits.train.labels[:keep]
 
   def create(dtype):
     model = cifar_train.create_model(config_of(cifar, spec, dtype), images.shape[1:], 10, KEY)
-    if config.variant != 'bn':
-      cifar_train.initialize(model, images[: config.init_examples], KEY, config.init_scale)
+    if config.variant.parameterization != 'bn':
+      cifar_train.initialize(model, images[: config.init.examples], KEY, config.init.scale)
     return model
 
   # Three epochs, with their schedules of the learning rate and β1.
   optimizer = cifar_train.create_optimizer(config, steps_per_epoch=34)
-  return on_images(cifar_train, config, create, optimizer, 'train/loss', images, labels)
+  return on_images(
+    cifar_train, config, create, optimizer, 'train/loss', images, labels, ema_decay=0.0
+  )
 
 
 def vae_experiment(spec):
   config = config_of(vae, spec)
-  if config.dataset == 'digits':
-    images = data.load('digits').train.images[: config.train_examples]
+  if config.variant.dataset == 'digits':
+    images = data.load('digits').train.images[: config.data.train_examples]
   else:
     # As small as can be: XLA:CPU has no fast convolution of float64.
     images = squares(100, 4, 4)[..., None] + squares(300, 4, 4).reshape(100, 16, 16, 3) // 8
 
   def create(dtype):
     model = vae_train.create_model(config_of(vae, spec, dtype), images.shape[1:], KEY)
-    vae_train.initialize(model, images[: config.init_examples], KEY, config)
+    vae_train.initialize(
+      model,
+      images[: config.init.examples],
+      KEY,
+      dataset=config.variant.dataset,
+      scale=config.init.scale,
+      flow_scale=config.init.flow_scale,
+    )
     return model
 
   optimizer = vae_train.create_optimizer(config)
-  return on_images(vae_train, config, create, optimizer, 'train/nll_bound', images)
+  return on_images(
+    vae_train,
+    config,
+    create,
+    optimizer,
+    'train/nll_bound',
+    images,
+    dataset=config.variant.dataset,
+    free_bits=config.free_bits,
+    ema_decay=0.9,
+  )
 
 
 def draw_experiment(spec):
   config = config_of(draw, spec)
-  images = data.load('digits').train.images[: config.train_examples]
+  images = data.load('digits').train.images[: config.data.train_examples]
   create = lambda dtype: draw_train.create_model(config_of(draw, spec, dtype), (8, 8, 1), KEY)
   optimizer = draw_train.create_optimizer(config)
   return on_images(draw_train, config, create, optimizer, 'train/nll_bound', images)

@@ -1,6 +1,7 @@
 """The pure functions of the agent by hand: targets, actions, ε, optimiser."""
 
 import functools
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +9,17 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import config_dict
 
 import wn
 from configs import dqn
 from experiments.dqn import agent
+from tests import configurations
 
 KEY = jax.random.key(10)
 
 
-def frozen(spec='breakout-wn,tiny', changes=()):
-  """The config of `spec` with changes of dotted keys."""
-  config = dqn.get_config(spec)
-  config.update_from_flattened_dict(dict(changes))
-  return config_dict.FrozenConfigDict(config)
+def frozen(spec='breakout-wn,tiny', changes=MappingProxyType({})):
+  return configurations.frozen(dqn, spec, changes)
 
 
 def made_up_batch(size, num_actions=4, seed=0):

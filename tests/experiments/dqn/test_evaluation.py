@@ -1,23 +1,21 @@
 """Evaluation: which episodes count, its ε, its statistics, and the episode that is shown."""
 
 import io
+from types import MappingProxyType
 
 import numpy as np
 import pytest
-from ml_collections import config_dict
 from PIL import Image, ImageSequence
 
 from configs import dqn
 from experiments.dqn import environments, evaluation, pictures
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.train import eval_metrics
+from tests import configurations
 
 
-def frozen(changes=()):
-  """The tiny config with changes of dotted keys."""
-  config = dqn.get_config('breakout-wn,tiny')
-  config.update_from_flattened_dict(dict(changes))
-  return config_dict.FrozenConfigDict(config)
+def frozen(changes=MappingProxyType({})):
+  return configurations.frozen(dqn, 'breakout-wn,tiny', changes)
 
 
 def test_evaluation_has_an_epsilon_of_its_own():

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+from types import MappingProxyType
 
 import jax
 import matplotlib.image
@@ -28,13 +29,11 @@ from experiments.training import settings
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.errors import Interrupted, UserError
 from experiments.training.metrics import read_rows
+from tests import configurations
 
 
-def frozen(spec='breakout-wn,tiny', changes=()):
-  """The config of `spec` with changes of dotted keys."""
-  config = dqn.get_config(spec)
-  config.update_from_flattened_dict(dict(changes))
-  return config_dict.FrozenConfigDict(config)
+def frozen(spec='breakout-wn,tiny', changes=MappingProxyType({})):
+  return configurations.frozen(dqn, spec, changes)
 
 
 @pytest.mark.parametrize(
