@@ -72,7 +72,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.seed = 0
 
   config.env = env = config_dict.ConfigDict()
-  env.num_envs = 8  # games played side by side; 1 in (M)
+  env.num_envs = 8  # ours: games played side by side; 1 in (M)
   env.repeat_action_probability = 0.0  # (M); sticky actions: 0.25 in Machado et al. (2018)
   env.max_frames = 108_000  # of a training episode: 30 minutes; 0: no limit
 
@@ -107,7 +107,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.optimizer = optimizer = config_dict.ConfigDict()
   # (P); or 'rmsprop', with learning_rate=0.00025: (M)
   optimizer.name = 'adamax'
-  optimizer.learning_rate = RATE_OF[parameterization]
+  optimizer.learning_rate = RATE_OF[parameterization]  # (P)
   optimizer.b1 = 0.5  # (P)
   optimizer.b2 = 0.999
   optimizer.eps = 1e-8
@@ -120,7 +120,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.evaluation = evaluation = config_dict.ConfigDict()
   evaluation.steps = 125_000  # (C) agent steps of each; an episode in play is then played out
   evaluation.epsilon = 0.05  # (M)
-  evaluation.num_envs = 10  # games played side by side, each an equal share of the steps
+  evaluation.num_envs = 10  # ours: games played side by side, each an equal share of the steps
   evaluation.max_frames = 0  # (P) of an episode; 0: no limit
 
   config.run = run = config_dict.ConfigDict()

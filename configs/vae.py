@@ -86,13 +86,13 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
 
   config.layers = layers = config_dict.ConfigDict()
   layers.init_std = 0.05  # (P) of v and of plain weights
-  # c where g = exp(c s); 0: g itself. 3 in (C1); C2 writes s as if it were 3, but reads 1.
+  # c where g = exp(c s); 0: g itself (ours, for bits). 3 in (C1); C2 writes s as if so, reads 1.
   layers.log_scale = 3.0 if is_cifar10 else 0.0
   layers.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
 
   # Data-dependent initialisation of both parameterisations (P).
   config.init = init = config_dict.ConfigDict()
-  init.examples = 100  # a minibatch, of 16, in (C)
+  init.examples = 100  # ours; a minibatch, of 16, in (C)
   init.scale = 0.1  # (C) standard deviation of pre-activations
   # Of those in the flow: 1 in convolutions of (C), but 0.1 in dense layers of (C1).
   init.flow_scale = 1.0 if is_cifar10 else 0.1
@@ -104,8 +104,8 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   optimizer.eps = 1e-8  # (C) added to |∇| (C1); to the decaying maximum in C2
 
   config.epochs = 450 if is_cifar10 else 300  # (P) the length of Figure 3
-  config.batch_size = 16 if is_cifar10 else 100  # CIFAR-10: (C1); C2: 16 for each of 8 GPUs
-  config.free_bits = 0.25 if is_cifar10 else 0.0  # (C) nats for each latent map
+  config.batch_size = 16 if is_cifar10 else 100  # (C1), C2: 16 for each of 8 GPUs; bits: ours
+  config.free_bits = 0.25 if is_cifar10 else 0.0  # (C) nats for each latent map; bits: ours
   # (P) the evaluated parameters are means over about so many epochs, 0.3 of CIFAR-10 in (C1);
   # 0: none
   config.ema_epochs = 10.0

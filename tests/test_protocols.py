@@ -70,8 +70,8 @@ def test_the_config_names_the_same_source(title):
   module, _ = SECTIONS[title]
   source = Path(module.__file__).read_text()
   for key, _, _, mark in rows(title):
-    name = re.escape(key.split('.')[-1])
-    lines = re.findall(rf'\n((?:  +#.*\n)*)  +(?:\w+\.)?{name} = (.*)\n', source)
+    place = re.escape(key if '.' in key else f'config.{key}')
+    lines = re.findall(rf'\n((?:  +#.*\n)*)  +{place} = (.*)\n', source)
     text = ' '.join(comment + line for comment, line in lines)
     marks = set(re.findall(r'\((P|C\d?|M)\)', text))
     assert mark in marks or (mark == 'ours' and ('ours' in text or not marks)), (key, mark, marks)
