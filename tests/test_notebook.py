@@ -29,16 +29,17 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
   for variant in ('plain', 'wn'):
     config = cifar.get_config(f'{variant},tiny')
     config.run.diagnostics = True
-    train(config_dict.FrozenConfigDict(config), tmp_path / 'runs' / variant)
-  monkeypatch.setenv('RUNS', str(tmp_path / 'runs'))
-  client = NotebookClient(
-    notebook, timeout=300, kernel_name='python3', resources={'metadata': {'path': NOTEBOOK.parent}}
-  )
+    train(config_dict.FrozenConfigDict(config), tmp_path / 'runs' / 'cifar' / variant)
+  # As a reader starts it: in its folder, with the relative path that it has for the runs.
+  (tmp_path / 'notebooks').mkdir()
+  monkeypatch.delenv('RUNS', raising=False)
+  resources = {'metadata': {'path': tmp_path / 'notebooks'}}
+  client = NotebookClient(notebook, timeout=300, kernel_name='python3', resources=resources)
   client.execute()
   text = ''.join(
     output.get('text', '') for cell in notebook.cells for output in cell.get('outputs', [])
   )
-  assert f'{tmp_path}/runs/wn' in text  # the weight-normalised run was looked into
+  assert '../runs/cifar/wn' in text  # the weight-normalised run was looked into
   assert 'wn.layers' not in text and 'Conv → flax.nnx' in text
   error, recorded = text.split('test error ')[1].split(' %')[0], text.split('in the summary ')[1]
   assert recorded.startswith(f'{error} %')
