@@ -1,4 +1,4 @@
-"""What §2.1 of the paper argues with, measured in every step: `config.diagnostics=True`."""
+"""What §2.1 of the paper argues with, measured in every step: `config.run.diagnostics=True`."""
 
 import jax
 import jax.numpy as jnp

@@ -19,6 +19,7 @@ from configs import vae
 from experiments.training import data
 from experiments.training.errors import UserError
 from experiments.training.metrics import read_rows
+from experiments.training.settings import flatten
 from experiments.training.state import TrainState
 from experiments.vae import likelihood
 from experiments.vae import train as train_lib
@@ -323,6 +324,20 @@ def test_values_out_of_range_are_refused(spec, key, value, message):
   with pytest.raises(UserError, match=message) as error:
     validate(frozen(spec, {key: value}))
   assert key in str(error.value) or 'depths' in message
+
+
+@pytest.mark.parametrize('spec', ['mnist-iaf-wn', 'cifar10-iaf-wn'])
+def test_a_missing_value_is_named(spec):
+  """Of every key: so each is checked, and by its own name."""
+  config = vae.get_config(spec)
+  keys = set(flatten(config.to_dict())) - {'experiment', 'protocol'}
+  assert {'variant.dataset', 'model.z' if 'cifar10' in spec else 'model.maps'} < keys
+  for key in keys:
+    config = vae.get_config(spec)
+    *section, last = key.split('.')
+    del (config[section[0]] if section else config)[last]
+    with pytest.raises(UserError, match=f"the config has no '{key}', which"):
+      validate(config_dict.FrozenConfigDict(config))
 
 
 def test_the_paper_s_size():
