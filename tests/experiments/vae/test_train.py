@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from ml_collections import config_dict
 
 from configs import vae
 from experiments.training import data
