@@ -23,9 +23,13 @@ TRAIN = 'cifar --config=configs/cifar.py:wn,tiny --workdir=run'
 LIKELIHOOD = 'likelihood --workdir=vae'
 SCORE = 'score --workdir=dqn'
 EVALUATED = "sed -i 's/test.error/eval\\/score/' dqn/metrics.jsonl"
-OLD = """sed -i 's/"variant": {[^}]*}/"variant": "wn"/' {}"""  # a config without sections
 SWEEP = 'sweep configs/cifar.py:tiny'
 TRIAL = 'runs/cifar/tiny/plain-tiny-optimizer.learning_rate=0.001-seed=0'
+
+
+def old(path):
+  """A command that takes the sections out of the variant of a config."""
+  return f"""sed -i 's/"variant": {{[^}}]*}}/"variant": "wn"/' {path}"""
 
 
 def write_run(path, config, rows=ROWS):
@@ -63,7 +67,7 @@ TABLE = {
       'epochs (9 there, 3 now). It cannot be changed: its learning rate falls to 0',
     ),
     ('sed -i \'0,/{/s//{"momentum": 1, /\' run/config.json', 'momentum (1 there, None now)'),
-    (OLD.format('run/config.json'), 'run holds a run of an older version, whose format this one'),
+    (old('run/config.json'), 'run holds a run of an older version, whose format this one'),
     ('cp vae/config.json run', 'run holds no run of cifar; choose another --workdir'),
     ('echo \'{"name": "other"}\' > run/config.json', 'run holds no run of cifar'),
     ('echo [1] > run/config.json', 'run/config.json is damaged'),
@@ -104,7 +108,7 @@ TABLE = {
   'report finished --out=out': [
     ('echo {} > finished/summary.json', 'finished/summary.json is missing or is not of a run'),
     ("""sed -i 's/"epochs.: 3/"epochs": "x"/' finished/summary.json""", 'is not of a run'),
-    (OLD.format('finished/summary.json'), 'finished is a run of an older version, whose format'),
+    (old('finished/summary.json'), 'finished is a run of an older version, whose format'),
     ("""sed -i 's/"wn"/".."/' finished/summary.json""", 'is not of a run'),
     ("sed -i 's/cifar/other/' finished/summary.json", "of an unknown experiment 'other'"),
     ('truncate -s 99 finished/summary.json', 'finished/summary.json is damaged'),
@@ -151,7 +155,7 @@ TABLE = {
     ('rm -r vae/checkpoints', 'there are no checkpoints in vae/checkpoints'),
     ('echo {} > vae/summary.json', 'vae/summary.json is missing or is not of a run'),
     ("sed -i 's/posterior/pasterior/' vae/summary.json", "the config has no 'variant.posterior'"),
-    (OLD.format('vae/summary.json'), 'vae is a run of an older version, whose format this one'),
+    (old('vae/summary.json'), 'vae is a run of an older version, whose format this one'),
     (
       """sed -i 's/"diag"/"diak"/' vae/summary.json""",
       'config.variant.posterior=diak: choose one of',
@@ -170,7 +174,7 @@ TABLE = {
     (f'{EVALUATED}; mkdir dqn/checkpoints/18', '/dqn/checkpoints/18 is damaged'),
     ('echo {} > dqn/summary.json', 'dqn/summary.json is missing or is not of a run'),
     ("sed -i 's/features/futures/' dqn/summary.json", "the config has no 'model.features'"),
-    (OLD.format('dqn/summary.json'), 'dqn is a run of an older version, whose format this one'),
+    (old('dqn/summary.json'), 'dqn is a run of an older version, whose format this one'),
     (
       "sed -i 's/num_envs.: 2/num_envs\": 0/' dqn/summary.json",
       'config.evaluation.num_envs=0 must be 1',
