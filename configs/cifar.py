@@ -1,6 +1,7 @@
 """CIFAR-10 classification (Salimans & Kingma 2016, §5.1): one network, five parameterisations.
 
   python -m experiments.cifar --config configs/cifar.py:VARIANT[,PROTOCOL] [--config.KEY=VALUE ...]
+  python -m experiments.cifar --config configs/cifar.py:wn,digits  # for example
 
 VARIANT is `plain`, `wn`, `bn`, `mean_bn` or `wn_mean_bn`, the five of the paper, or
 `plain_released`, the normal parameterisation of the authors' code. PROTOCOL is

@@ -1,6 +1,7 @@
 """Deep Q-learning on Atari games (Salimans & Kingma 2016, §5.4): weight-normalised or not.
 
   python -m experiments.dqn --config configs/dqn.py:GAME-PARAM[,PROTOCOL] [--config.KEY=VALUE ...]
+  python -m experiments.dqn --config configs/dqn.py:breakout-wn,tiny  # for example
 
 GAME is any game of the Arcade Learning Environment in snake_case; the paper's are `breakout`,
 `enduro`, `seaquest` and `space_invaders`. PARAM is `plain` or `wn`. PROTOCOL is
@@ -115,11 +116,11 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   optimizer.rmsprop_eps = 0.01  # (M) inside the root, for gradients summed over the minibatch
 
   config.epochs = 200  # (P)
-  config.steps_per_epoch = 250_000  # (C) agent steps before each evaluation
+  config.steps_per_epoch = 250_000  # (P) agent steps before each evaluation
 
   config.evaluation = evaluation = config_dict.ConfigDict()
-  evaluation.steps = 125_000  # (C) agent steps of each; an episode in play is then played out
-  evaluation.epsilon = 0.05  # (M)
+  evaluation.steps = 125_000  # (P) agent steps of each; an episode in play is then played out
+  evaluation.epsilon = 0.05  # (P)
   evaluation.num_envs = 10  # ours: games played side by side, each an equal share of the steps
   evaluation.max_frames = 0  # (P) of an episode; 0: no limit
 

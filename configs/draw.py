@@ -2,6 +2,7 @@
 
   python -m experiments.draw --config configs/draw.py:PARAM[,noattention][,PROTOCOL]
     [--config.KEY=VALUE ...]
+  python -m experiments.draw --config configs/draw.py:wn,tiny  # for example
 
 PARAM is `plain` or `wn`; both begin as the same function. With `noattention` each glimpse reads and
 writes the whole image. PROTOCOL is
@@ -90,7 +91,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
     # At the start a grid spans the whole image: one of 2×2 filters reads the four corners, which
     # are blank, and with 16 glimpses the first epochs learn nothing but the mean image.
     model.read_window = 5
-    optimizer.learning_rate = 0.001  # of the public implementation where it is not told another
+    optimizer.learning_rate = 0.001  # the default of the public implementation's command line
     config.epochs = 20
   elif protocol == 'tiny':
     data.name = 'digits'

@@ -2,6 +2,7 @@
 
   python -m experiments.vae --config configs/vae.py:DATASET-POSTERIOR-PARAM[,PROTOCOL]
     [--config.KEY=VALUE ...]
+  python -m experiments.vae --config configs/vae.py:digits-iaf-wn,tiny  # for example
 
 DATASET is `mnist` or `digits` (scikit-learn's, 8×8, no download) for the convolutional VAE on bits,
 or `cifar10` for the ResNet VAE. POSTERIOR is `diag` or `iaf` (inverse autoregressive flow; the
@@ -86,7 +87,7 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
 
   config.layers = layers = config_dict.ConfigDict()
   layers.init_std = 0.05  # (P) of v and of plain weights
-  # c where g = exp(c s); 0: g itself (ours, for bits). 3 in (C1); C2 writes s as if so, reads 1.
+  # c where g = exp(c s): 3 in (C1); C2 stores log(g)/3 and computes exp(s). 0: g (ours, for bits).
   layers.log_scale = 3.0 if is_cifar10 else 0.0
   layers.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
 

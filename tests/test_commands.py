@@ -25,10 +25,11 @@ DOCUMENTS = [
   *sorted((ROOT / 'configs').glob('*.py')),
   *sorted((ROOT / 'experiments').rglob('*.py')),
   *sorted((ROOT / 'scripts').rglob('*.py')),
+  *sorted((ROOT / 'notebooks').glob('*.ipynb')),
 ]
 COMMAND = re.compile(r"""python -m ((?:experiments|scripts)[.\w]+)([^`"'\n]*)""")
 # What stands for something else, as in `configs/cifar.py:VARIANT[,PROTOCOL]`.
-PLACEHOLDER = re.compile(r'[A-Z]{3,}|\[|[{|$]|\.\.\.|…')
+PLACEHOLDER = re.compile(r'[A-Z]{3,}|[{|$]|\.\.\.|…')
 SMALL_NETWORK = {
   'cifar': 'model.width=2 init.examples=5',
   'vae': 'init.examples=5',
@@ -39,15 +40,22 @@ SMALL_NETWORK = {
   'run.log_every=80 run.checkpoint_every=160',
 }
 SMALL_VAE = {
+  'digits': '',
   'mnist': 'model.maps=(1,1,1) model.blocks=1 model.hidden=4 model.latents=2 model.flow_width=4',
   'cifar10': 'model.depths=(1,1) model.h=4 model.z=1',
+}
+# What these look into in their docstrings.
+RUN_OF = {
+  'experiments.vae.likelihood': 'configs/vae.py:mnist-iaf-wn',
+  'experiments.dqn.score': 'configs/dqn.py:breakout-wn',
 }
 
 
 def commands(path):
   """(module, arguments) of each command of a document, without those that have placeholders."""
-  text = path.read_text().replace('\\\n', ' ')
+  text = path.read_text().replace('\\\n', ' ').replace('\\n"', '"')  # as JSON has a line
   for module, rest in COMMAND.findall(text):
+    rest = re.sub(r'\[[^]]*\]', '', rest)  # what may be left out
     rest = re.split(r'\s+#|\s+&|\s{2,}[a-z]|;|\)|, ', rest)[0].rstrip(' .,:')
     # One without arguments is only named; tests/scripts/test_benchmark.py runs the benchmarks.
     if rest and not PLACEHOLDER.search(rest) and module != 'scripts.benchmark':
@@ -140,7 +148,11 @@ def test_the_readme_s_commands_run_in_its_order(reader):
 def test_other_documents_commands_run(module, arguments, reader, monkeypatch):
   if '--coordinator' in arguments:
     pytest.skip('it needs a process on another machine: see test_two_processes.py')
+  if module.startswith('experiments.dqn') and not find_spec('ale_py'):
+    pytest.skip('it needs ale_py, which is not installed')
   if module.startswith('experiments.') and 'download' not in module:
     for name in ('cifar10', 'mnist'):
       reader('experiments.training.download', (name,))
+  if module in RUN_OF:
+    reader(module.rpartition('.')[0], ('--config', RUN_OF[module]))
   reader(module, arguments)

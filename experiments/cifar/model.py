@@ -33,6 +33,9 @@ class ConvNet(nnx.Module):
     dtype: of the hidden units. Parameters, norms, statistics and logits are float32 in any case.
     conv_general_dilated: the convolution, `jax.lax.conv_general_dilated` or one that equals it.
     rngs: random streams; `params` is used.
+
+  Raises:
+    KeyError: unknown parameterisation.
   """
 
   def __init__(
@@ -99,6 +102,11 @@ class ConvNet(nnx.Module):
     return self.head(jnp.mean(x, axis=(1, 2), dtype=self.sum_dtype), train=train)
 
 
+_LIBRARY = {
+  'plain': nnx, 'wn': wn, 'bn': nnx, 'mean_bn': nnx, 'wn_mean_bn': wn, 'plain_released': released,
+}  # fmt: skip
+
+
 class Unit(nnx.Module):
   """A convolution or dense layer in one of the parameterisations."""
 
@@ -106,7 +114,7 @@ class Unit(nnx.Module):
     self, kind: str, *args, parameterization: str, init_std: float, bn_momentum: float,
     bn_eps: float, dtype: Dtype, rngs: nnx.Rngs, **kwargs,
   ):  # fmt: skip
-    library = {'wn': wn, 'wn_mean_bn': wn, 'plain_released': released}.get(parameterization, nnx)
+    library = _LIBRARY[parameterization]
     is_released = library is released
     self.linear = getattr(library, kind)(
       *args,

@@ -47,7 +47,9 @@ def fix_scales(model: nnx.Module, initialized: nnx.Module) -> None:
     model: as it was constructed.
     initialized: a copy whose kernels data-dependent initialisation has scaled to s W.
   """
-  for (_, layer), (_, scaled) in zip(nnx.iter_modules(model), nnx.iter_modules(initialized)):
+  for (_, layer), (_, scaled) in zip(
+    nnx.iter_modules(model), nnx.iter_modules(initialized), strict=True
+  ):
     if isinstance(layer, Linear | Conv):
       layer.fixed_scale[...] = unit_norm(scaled.kernel[...]) / unit_norm(layer.kernel[...])
       layer.bias[...] = scaled.bias[...]

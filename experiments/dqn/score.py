@@ -8,17 +8,14 @@ run, with another `--epsilon` than that of the run `score-EPISODES-epsilon-E.jso
 random play. The same command goes on with an interrupted one.
 """
 
-import os
-from pathlib import Path
-
 from experiments.training import environment, interrupts
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors, user_path
 
 
 def main() -> None:
   """Reads the command line."""
   parser = ArgumentParser(__doc__, 'python -m experiments.dqn.score')
-  parser.add_argument('--workdir', required=True, help='directory of the run')
+  parser.add_argument('--workdir', type=user_path, required=True, help='directory of the run')
   parser.add_argument('--episodes', type=int, default=100, help='how many to play')
   parser.add_argument('--epsilon', type=float, help='probability of a random action')
   with one_line_errors():
@@ -31,8 +28,7 @@ def main() -> None:
     environment.prepare(ynn_products=True)
     from experiments.dqn import reevaluation  # after the environment, and with the extra `rl` only
 
-    workdir = Path(os.path.abspath(os.path.expanduser(args.workdir)))
-    result = reevaluation.reevaluate(workdir, args.episodes, args.epsilon)
+    result = reevaluation.reevaluate(args.workdir, args.episodes, args.epsilon)
     print(
       f'score {result["score"]:.1f} ± {result["standard_error"]:.1f} ({args.episodes} episodes, '
       f'ε = {result["epsilon"]:g}, network of {result["frames"]:,} frames, whose '

@@ -292,8 +292,8 @@ def _restore(folder: Path, state: State) -> State:
       return checkpointer.restore(folder / _ARRAYS, target)
   except Exception as error:  # orbax and tensorstore each have their own
     raise UserError(
-      f'cannot read the checkpoint {folder} ({_reason(error)}); if it is damaged, delete that '
-      'folder to go on from the checkpoint before it.'
+      f'cannot read the checkpoint {folder} ({_reason(error)}). Its files are whole: it is of '
+      'another network or version; choose another --workdir.'
     ) from error
 
 

@@ -3,13 +3,12 @@
 import importlib
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
 from experiments.training import environment, interrupts, processes, settings
-from experiments.training.errors import UserError, one_line_errors
+from experiments.training.errors import UserError, one_line_errors, user_path
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration, as FILE:SPEC; --config.KEY=VALUE overrides a value.'
@@ -62,7 +61,7 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
     environment.prepare(ynn_products=ynn_products)
     with processes.joined(place):
       module = importlib.import_module(f'experiments.{experiment}.train')
-      workdir = Path(os.path.expanduser(_WORKDIR.value or default_workdir(config)))
+      workdir = user_path(_WORKDIR.value or default_workdir(config))
       module.train(config, workdir, _DATA_DIR.value)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.training import official, tfds_folder
-from experiments.training.errors import UserError
+from experiments.training.errors import UserError, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def folder(data_dir: Path | str | None = None) -> Path:
     data_dir: may be relative or begin with ~; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
   """
   chosen = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return Path(os.path.abspath(os.path.expanduser(chosen)))
+  return user_path(chosen)
 
 
 def _from_files(name: str, data_dir: Path | str | None) -> Dataset:

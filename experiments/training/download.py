@@ -23,7 +23,7 @@ import requests
 import tqdm
 
 from experiments.training import data, official
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.training.errors import ArgumentParser, UserError, one_line_errors, user_path
 
 _SECONDS = 10.0  # that a server may take to answer
 
@@ -60,7 +60,7 @@ def download(
     if wanted := _missing(name, folder):
       _check_place(folder)
       if archives:
-        paths = [Path(os.path.abspath(os.path.expanduser(path))) for path in archives]
+        paths = [user_path(path) for path in archives]
         given = _recognize(name, wanted, paths)
       else:
         mirrors = _reachable(name, wanted[0])

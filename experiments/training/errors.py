@@ -38,6 +38,11 @@ class Interrupted(KeyboardInterrupt):
     return f'{" ".join(filter(None, parts))}; the same command goes on.'
 
 
+def user_path(text: Path | str) -> Path:
+  """A path as a user gives it, relative or with ~, made absolute."""
+  return Path(os.path.abspath(os.path.expanduser(text)))
+
+
 class ArgumentParser(argparse.ArgumentParser):
   """Shows its description as it is written, and reports a mistake as a `UserError`.
 

@@ -125,7 +125,26 @@ def create_workdir(
         write_json(path, value)
 
 
-def lengthen(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
+@contextlib.contextmanager
+def prepared(
+  workdir: Path, config: config_dict.FrozenConfigDict, data: Mapping[str, Any]
+) -> Iterator[None]:
+  """The directory of a run, locked, with its config and a description of its data.
+
+  It is checked once more behind the lock: another process may have been there meanwhile.
+
+  Raises:
+    UserError: another process is training in the directory, or it cannot be used.
+  """
+  create_workdir(workdir, config, data)
+  with locked(workdir):
+    check_workdir(workdir, config)
+    check_data(workdir, data)
+    _lengthen(workdir, config)
+    yield
+
+
+def _lengthen(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   """Keeps the config of a run that is to be trained for more epochs; it is not finished then."""
   path = workdir / 'config.json'
   if json.loads(path.read_text()) != (new := json.loads(config.to_json())):
@@ -158,11 +177,11 @@ def is_finished(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
     UserError: its summary is damaged.
   """
   path = workdir / 'summary.json'
-  if not path.exists():
-    return False
   try:
     summary = dict(json.loads(path.read_text()))
     return summary['config']['epochs'] >= config.epochs
+  except FileNotFoundError:
+    return False
   except (ValueError, TypeError, KeyError) as error:
     raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
 

@@ -47,10 +47,8 @@ def on_images(
   if jax.process_index():  # the first one holds the directory for all
     run_experiment(config, workdir, dataset, mesh)
     return
-  run.create_workdir(workdir, config, dataset.description)
   print(_about(dataset.description))
-  with run.locked(workdir):
-    run.lengthen(workdir, config)
+  with run.prepared(workdir, config, dataset.description):
     run_experiment(config, workdir, dataset, mesh)
 
 
@@ -82,9 +80,8 @@ def on_games(
   check_workdir(config, workdir)
   description = describe_data(config)
   run.check_data(workdir, description)
-  run.create_workdir(workdir, config, description)
-  with run.locked(workdir):
-    run.lengthen(workdir, config)
+  print(_about(description))
+  with run.prepared(workdir, config, description):
     run_experiment(config, workdir)
 
 
@@ -95,7 +92,7 @@ def dataset_name(config: config_dict.FrozenConfigDict) -> str:
 
 def _about(description: Mapping[str, Any]) -> str:
   """'data: cifar10, digest cf03efd1d05c', and which splits differ from the published files."""
-  differing = [split for split, same in (description['published'] or {}).items() if not same]
+  differing = [split for split, same in (description.get('published') or {}).items() if not same]
   remark = f'; not the published files: {", ".join(differing)}' if differing else ''
   return f'data: {description["name"]}, digest {description["digest"][:12]}{remark}'
 
@@ -105,6 +102,6 @@ def _is_finished(config: config_dict.FrozenConfigDict, workdir: Path) -> bool:
   run.check_workdir(workdir, config)
   if finished := run.is_finished(workdir, config):
     print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
-  else:
+  elif jax.process_index() == 0:
     print(settings.describe(json.loads(config.to_json())))
   return finished

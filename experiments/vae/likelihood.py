@@ -9,7 +9,6 @@ with an interrupted one.
 
 import contextlib
 import functools
-import os
 from pathlib import Path
 
 import jax
@@ -21,7 +20,13 @@ from ml_collections import config_dict
 
 from experiments import results
 from experiments.training import checkpoints, data, environment, interrupts
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.training.errors import (
+  ArgumentParser,
+  UserError,
+  one_line_errors,
+  user_path,
+  writing,
+)
 from experiments.training.parts import Parts
 from experiments.training.run import check_data, write_json
 from experiments.training.start import dataset_name
@@ -34,7 +39,7 @@ from experiments.vae.validate import validate
 def main() -> None:
   """Reads the command line."""
   parser = ArgumentParser(__doc__, 'python -m experiments.vae.likelihood')
-  parser.add_argument('--workdir', type=_path, required=True, help='directory of the run')
+  parser.add_argument('--workdir', type=user_path, required=True, help='directory of the run')
   parser.add_argument('--samples', type=int, default=128, help='K, for each image')
   parser.add_argument('--batch', type=int, default=100, help='images at a time')
   parser.add_argument('--data_dir', help='folder of the data sets')
@@ -50,10 +55,6 @@ def main() -> None:
       f'log p(x) = {result["log_likelihood"]:.2f} ± {result["standard_error"]:.2f} nats '
       f'({args.samples} samples for each of {result["images"]} images)'
     )
-
-
-def _path(text: str) -> Path:
-  return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 def evaluate(
@@ -111,7 +112,8 @@ def evaluate(
     'step': step,
     **measured,
   }
-  write_json(workdir / f'likelihood-{samples}.json', result)
+  with writing(workdir / f'likelihood-{samples}.json') as path:
+    write_json(path, result)
   return result
 
 

@@ -58,7 +58,7 @@ def section(
   about = (
     f'Figure 1: training error on {dataset} (of the minibatches, with noise and dropout, as a mean '
     'over each epoch) and beside it the test error; mean over seeds, with a band of one standard '
-    'error.'
+    f'error, at learning rate {_rates(comparison)}.'
   )
   figure = _figure1(comparison, training, dataset)
   about_time = evaluations.about_time(runs)
@@ -83,6 +83,15 @@ def section(
   shown = [*runs, *usable.diverged]
   source = provenance.sentence(runs)
   return Section(name, title, shown, pictures, made, by_run, source), usable.problems
+
+
+def _rates(comparison: Comparison) -> str:
+  """'0.001', or '0.0003 (plain), 0.003 (wn, bn)': those of the curves."""
+  rates = comparison.chosen.groupby('variant', sort=False)['learning_rate'].first()
+  if rates.nunique() == 1:
+    return f'{rates.iloc[0]:g}'
+  of_rate = {rate: ', '.join(rates[rates == rate].index) for rate in sorted(rates.unique())}
+  return ', '.join(f'{rate:g} ({variants})' for rate, variants in of_rate.items())
 
 
 def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str) -> Figure:

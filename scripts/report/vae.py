@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -101,7 +102,12 @@ def _table(comparison: Comparison, dataset: str) -> pd.DataFrame:
   table = tables.over_epochs(comparison, (1, 2, 5, 10, 20, 50, 100, 200))
   variants = comparison.chosen['variant'].unique()
   is_binary = comparison.measure is NATS
-  log_p = lambda result, _: result['log_likelihood'] if is_binary else result['bits_per_dim']
+
+  def log_p(result: dict[str, Any], run: Run) -> float:
+    if result['step'] != run.metrics['step'].max():
+      raise ValueError('it is of an earlier network of the run: measure it again')
+    return result['log_likelihood'] if is_binary else result['bits_per_dim']
+
   if likelihoods := evaluations.afterwards(comparison.runs, 'likelihood', log_p):
     samples, values = likelihoods
     column = f'{"" if is_binary else "−"}log p(x), {samples} samples'

@@ -39,13 +39,21 @@ def test_while_it_is_made_longer_a_run_is_not_finished(tmp_path):
   run.create_workdir(tmp_path, old, DATA)
   (tmp_path / 'summary.json').write_text(json.dumps({'config': {'epochs': 1}}))
   assert run.is_finished(tmp_path, old) and not run.is_finished(tmp_path, new)
-  run.check_workdir(tmp_path, new)
-  run.lengthen(tmp_path, new)
-  assert not (tmp_path / 'summary.json').exists()
+  with run.prepared(tmp_path, new, DATA):
+    assert not (tmp_path / 'summary.json').exists()
   assert json.loads((tmp_path / 'config.json').read_text())['epochs'] == 2
   message = re.escape('epochs (2 there, 1 now); they can only be raised')
   with pytest.raises(UserError, match=message):
     run.check_workdir(tmp_path, old)
+
+
+def test_what_another_process_did_meanwhile_is_seen_behind_the_lock(tmp_path):
+  """It has raised the epochs of the run, after the first check."""
+  run.create_workdir(tmp_path, draw_config({'epochs': 9}), DATA)
+  with pytest.raises(UserError, match=r'epochs \(9 there, 2 now\)'):
+    with run.prepared(tmp_path, draw_config({'epochs': 2}), DATA):
+      pass
+  assert json.loads((tmp_path / 'config.json').read_text())['epochs'] == 9
 
 
 def test_a_run_with_a_schedule_keeps_its_length(tmp_path):

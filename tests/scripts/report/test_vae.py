@@ -6,6 +6,7 @@ import pytest
 
 from configs import vae
 from experiments import results
+from experiments.training.errors import UserError
 from scripts.report import output, sections
 
 BOUNDS = {('iaf-plain', 0): (120, 100), ('iaf-plain', 1): (122, 104), ('diag-wn', 0): (110, 90)}
@@ -30,6 +31,7 @@ def make_section(tmp_path, write, describe):
       for samples, value in ((5, -99.0), (128, -89.0)):
         if variant == 'diag-wn':
           likelihood = {'samples': samples, 'log_likelihood': value, 'bits_per_dim': -value}
+          likelihood['step'] = 10 * len(bounds)
           (path / f'likelihood-{samples}.json').write_text(json.dumps(likelihood))
     runs, _ = results.find([tmp_path / 'runs'])
     (section,), problems = sections.make(runs, note='A note.')
@@ -68,6 +70,15 @@ def test_mnist_is_in_nats_with_the_values_of_the_paper(make_section, tmp_path):
     assert not (tmp_path / 'out' / variant / 'seed1/samples.png').exists()
   assert (tmp_path / 'out' / 'mnist-diag-wn/seed0/likelihood-128.json').exists()
   assert (tmp_path / 'out/index.html').read_text().count('data:image/png') == 2
+
+
+def test_a_likelihood_of_an_earlier_network_is_refused(make_section, tmp_path):
+  """It was measured, and then the run was made longer."""
+  make_section('mnist')
+  path = tmp_path / 'runs' / 'diag-wn0' / 'likelihood-128.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'step': 10}))
+  with pytest.raises(UserError, match='it is of an earlier network of the run: measure it again'):
+    make_section('mnist')
 
 
 def test_cifar10_is_in_bits_and_the_paper_in_a_panel_of_its_own(make_section):
