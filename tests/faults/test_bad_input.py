@@ -25,7 +25,7 @@ TABLE = {
     ('--config=configs/cifar.py:weightnorm,tiny', "unknown variant 'weightnorm'; choose one of"),
     ('--config=configs/cifar.py:', "unknown variant ''; choose one of plain"),
     ('--config=configs/cifar.py:wm', "Did you mean 'wn'?"),
-    ('--config=configs/cifar.py:wn,tini', "unknown protocol 'tini'; choose one of paper, scaled"),
+    ('--config=configs/cifar.py:wn,tini', "unknown protocol 'tini'; choose one of paper, fifty"),
     ('--config=configs/cifar.py:wn,tini', "Did you mean 'tiny'?"),
     ('--config=configs/cifar.py:wn,scaled,tiny', 'too many parts; write VARIANT or VARIANT,'),
     ('--config=configs/cifar.py:wn --data_dir=/nowhere', 'no data folder /nowhere'),

@@ -74,12 +74,12 @@ TABLE = {
     ('truncate -s 99 run/config.json', 'run/config.json is damaged'),
     ('truncate -s 0 run/config.json', 'run/config.json is damaged'),
     (r"printf '\xff\xfe' > run/config.json", 'run/config.json is damaged'),
-    ('rm run/config.json; mkdir run/config.json', 'Is a directory: run/config.json'),
+    ('rm run/config.json; mkdir run/config.json', '/run/config.json. Mend this'),
     ("sed -i '2s/......$//' run/metrics.jsonl", 'run/metrics.jsonl, line 2'),
     ("sed -i '2s/.*//' run/metrics.jsonl", 'run/metrics.jsonl, line 2'),
     ("sed -i '2s/step/stop/' run/metrics.jsonl", 'run/metrics.jsonl, line 2: no row of metrics'),
     ('sed -i \'2s/12/"12"/\' run/metrics.jsonl', 'run/metrics.jsonl, line 2: no row of metrics'),
-    ('rm run/metrics.jsonl; mkdir run/metrics.jsonl', 'Is a directory: run/metrics.jsonl'),
+    ('rm run/metrics.jsonl; mkdir run/metrics.jsonl', '/run/metrics.jsonl. Mend this'),
     (
       'mkdir run/checkpoints/6; rm run/data.json',
       'run holds a run of an older version, which did not write down its',
@@ -149,10 +149,10 @@ TABLE = {
   'report elsewhere --out=out': [('', 'elsewhere holds no runs')],
   'report finished --out=notes.txt': [('', 'File exists: notes.txt')],
   LIKELIHOOD: [
-    ('rm -r vae', 'there is no directory vae'),
+    ('rm -r vae', '/vae.'),
     ('rm -r vae; cp -r run vae', 'vae is a run of cifar, not of vae'),
     ('mkdir vae/checkpoints/6; rm vae/data.json', 'vae holds a run of an older version'),
-    ('rm -r vae/checkpoints', 'there are no checkpoints in vae/checkpoints'),
+    ('rm -r vae/checkpoints', '/vae/checkpoints.'),
     ('echo {} > vae/summary.json', 'vae/summary.json is missing or is not of a run'),
     ("sed -i 's/posterior/pasterior/' vae/summary.json", "the config has no 'variant.posterior'"),
     (old('vae/summary.json'), 'vae is a run of an older version, whose format this one'),
@@ -255,7 +255,7 @@ def test_a_directory_that_cannot_be_made(workdir, message, refused):
 @pytest.mark.parametrize(
   'lock, command, message',
   [
-    ('run/lock', TRAIN, 'another process is training in run; wait for it, or choose another'),
+    ('run/lock', TRAIN, '/run; wait for it, or choose another'),
     ('runs/cifar/tiny/lock', SWEEP, 'another process runs the sweep in runs/cifar/tiny; wait'),
   ],
 )

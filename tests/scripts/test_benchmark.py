@@ -9,6 +9,7 @@ import pytest
 from ml_collections import config_dict
 
 from configs import dqn as dqn_configs
+from configs.variants import CIFAR_PARAMETERIZATIONS
 from experiments.training.errors import UserError
 from scripts.benchmark import __main__ as command
 from scripts.benchmark import dqn, network, single_steps, steps, whole_runs
@@ -97,7 +98,7 @@ def test_deeper_network_has_more_layers():
 def test_rows_name_every_parameterisation_and_both_dtypes():
   rows = single_steps._rows(96, 100)
   ours = {row.variant for row in rows if row.framework == 'jax'}
-  assert ours == {'plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn'}
+  assert ours == set(CIFAR_PARAMETERIZATIONS)
   for framework in ('jax', 'torch'):
     assert {row.dtype for row in rows if row.framework == framework} == {'float32', 'bfloat16'}
   assert len(set(rows)) == len(rows)

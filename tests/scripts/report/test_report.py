@@ -55,7 +55,7 @@ def test_the_caption_says_what_was_run_how_it_differs_and_what_it_shows(runs):
   assert caption.startswith('Figure 1: training error on cifar10')
   assert caption.endswith(
     ' Unlike the paper: model.width=32 (paper: 96), optimizer.learning_rate=0.001 (paper: 0.0003 '
-    'or 0.003), epochs=2 (paper: 200). A note.'
+    'or 0.003), epochs=2 (paper: 200), and its schedules scaled to them. A note.'
   )
 
 
