@@ -1,11 +1,12 @@
 """Every configuration can be made, every key is read, and every key that is read exists."""
 
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 
-from configs import cifar, dqn, draw, vae
+from configs import cifar, dqn, draw, vae, variants
 from experiments.training import settings
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,23 @@ def test_learning_rates_are_those_of_figure_1():
     'plain_released': 0.001,
   }  # fmt: skip
   assert {rates[variant] for variant in rates} <= set(cifar.RATES)
+
+
+@pytest.mark.parametrize(
+  'module, lists',
+  [
+    (cifar, [variants.CIFAR_PARAMETERIZATIONS]),
+    (vae, [variants.VAE_DATASETS, variants.VAE_POSTERIORS, variants.PARAMETERIZATIONS]),
+    (draw, [variants.PARAMETERIZATIONS, variants.DRAW_OPTIONS]),
+    (dqn, [variants.DQN_GAMES, variants.PARAMETERIZATIONS]),
+  ],
+)
+def test_the_help_names_all_that_can_be_chosen(module, lists):
+  """It is the docstring of the config file."""
+  for name in itertools.chain(*lists):
+    assert f'`{name}`' in module.__doc__, name
+  for protocol in module.PROTOCOLS:
+    assert re.search(rf'^  {protocol}  ', module.__doc__, re.MULTILINE), protocol
 
 
 @pytest.mark.parametrize('module', [cifar, dqn, draw, vae])

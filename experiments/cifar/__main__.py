@@ -1,8 +1,8 @@
 """CIFAR-10 classification (Salimans & Kingma 2016, §5.1).
 
-  python -m experiments.cifar --config configs/cifar.py:VARIANT[,PROTOCOL] [--config.KEY=VALUE ...]
+  python -m experiments.cifar --help
 
-VARIANT: plain, wn, bn, mean_bn, wn_mean_bn. PROTOCOL: paper (default), scaled, digits, tiny.
+shows what can be chosen, as configs/cifar.py has it.
 """
 
 from experiments.training import cli

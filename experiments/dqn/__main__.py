@@ -1,9 +1,8 @@
 """Deep Q-learning on Atari games (Salimans & Kingma 2016, §5.4).
 
-  python -m experiments.dqn --config configs/dqn.py:GAME-PARAM[,PROTOCOL] [--config.KEY=VALUE ...]
+  python -m experiments.dqn --help
 
-GAME: breakout, enduro, seaquest, space_invaders or any other game of the Arcade Learning
-Environment. PARAM: plain, wn. PROTOCOL: paper (default), scaled, tiny. Needs `pip install .[rl]`.
+shows what can be chosen, as configs/dqn.py has it.
 """
 
 from experiments.training import cli

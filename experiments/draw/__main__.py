@@ -1,9 +1,8 @@
-"""DRAW on binarised MNIST (Salimans & Kingma 2016, §5.3).
+"""DRAW on MNIST (Salimans & Kingma 2016, §5.3).
 
-  python -m experiments.draw --config configs/draw.py:PARAM[,noattention][,PROTOCOL]
-    [--config.KEY=VALUE ...]
+  python -m experiments.draw --help
 
-PARAM: plain, wn. PROTOCOL: paper (default), scaled, tiny.
+shows what can be chosen, as configs/draw.py has it.
 """
 
 from experiments.training import cli

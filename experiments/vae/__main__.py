@@ -1,10 +1,8 @@
 """Variational autoencoders (Salimans & Kingma 2016, §5.2).
 
-  python -m experiments.vae --config configs/vae.py:DATASET-POSTERIOR-PARAM[,PROTOCOL]
-    [--config.KEY=VALUE ...]
+  python -m experiments.vae --help
 
-DATASET: mnist, digits. POSTERIOR: diag, iaf. PARAM: plain, wn. PROTOCOL: paper (default), scaled,
-tiny.
+shows what can be chosen, as configs/vae.py has it.
 """
 
 from experiments.training import cli
