@@ -16,12 +16,7 @@ VAE_POSTERIORS = ('diag', 'iaf')
 
 DRAW_OPTIONS = ('noattention',)
 
-DQN_GAMES = (
-  'breakout',
-  'enduro',
-  'seaquest',
-  'space_invaders',
-)  # Figure 6; any other can be played
+DQN_GAMES = ('breakout', 'enduro', 'seaquest', 'space_invaders')  # Figure 6; there are more
 
 
 # The parts of a variant, in the order in which the command line names them.

@@ -60,9 +60,8 @@ def run_experiment(
     params_key,
     conv_general_dilated=devices.convolution(mesh, winograd=config.run.cpu_winograd),
   )
-  if (
-    config.variant.parameterization != 'bn'
-  ):  # batch normalisation needs none, and has none in the authors' code
+  # Batch normalisation needs no such initialisation, and has none in the authors' code.
+  if config.variant.parameterization != 'bn':
     init_examples = loop.epoch_order(data_key, 0, keep, config.init.examples)[0]
     init_images = jnp.asarray(train_images[init_examples])
     initialize(model, init_images, init_key, config.init.scale)
@@ -162,8 +161,8 @@ def initialize(
   """Data-dependent initialisation, with noise and dropout active as in the authors' code.
 
   It sets parameters, and the fixed scales of the authors' normal parameterisation; running means
-  stay as they were. It runs outside `jax.jit`: a program
-  that can warn, by a call back to Python, is not kept in the compilation cache.
+  stay as they were. It runs outside `jax.jit`: a program that can warn, by a call back to Python,
+  is not kept in the compilation cache.
   """
   initialized = nnx.clone(model)
   wn.data_dependent_init(initialized, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))

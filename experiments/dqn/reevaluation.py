@@ -32,7 +32,8 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
 
   Returns:
     `score`, the mean return; `standard_error` of that mean; all `returns`; `episodes`, `epsilon`;
-    `step` and `frames` of the network, and its `highest_score`; `commit` of the source.
+    `step` and `frames` of the network, and its `highest_score`; digests of its `checkpoint` and of
+    the game (`data`); `commit` of the source.
 
   Raises:
     UserError: there is no such run, or not the checkpoint of its highest score.
@@ -91,6 +92,8 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
     'frames': step * FRAME_SKIP,
     'highest_score': float(highest),
     'returns': returns,
+    'checkpoint': key['checkpoint'],
+    'data': key['data'],
     'commit': commit(),
   }
   with writing(workdir / f'{name}.json') as path:

@@ -117,6 +117,11 @@ def _decode(name: str, folder: Path, shapes: Mapping[str, Shape]) -> dict[str, n
         f'{folder} holds {images.dtype} images {images.shape} for {split}, which should be uint8 '
         f'{shape}, or labels that are no classes; copy or download it anew.'
       )
+    if name == 'cifar10' and len(np.unique(ids)) < len(ids):
+      raise UserError(
+        f'{folder} has no ids for {split}, which say in which order its images were published; '
+        'copy or download it anew.'
+      )
     # The ids of CIFAR-10, such as 'train_00000', number the published images.
     order = np.argsort(ids, kind='stable') if name == 'cifar10' else _mnist_order(split, shape[0])
     arrays |= {f'{split}_images': images[order], f'{split}_labels': labels[order]}
