@@ -1,7 +1,7 @@
 """Deep Q-learning on Atari games (Salimans & Kingma 2016, §5.4): weight-normalised or not.
 
   python -m experiments.dqn --config configs/dqn.py:GAME-PARAM[,PROTOCOL] [--config.KEY=VALUE ...]
-  python -m experiments.dqn --config configs/dqn.py:breakout-wn,tiny  # for example
+  python -m experiments.dqn --config configs/dqn.py:space_invaders-wn  # for example
 
 GAME is any game of the Arcade Learning Environment in snake_case; the paper's are `breakout`,
 `enduro`, `seaquest` and `space_invaders`. PARAM is `plain` or `wn`. PROTOCOL is

@@ -2,7 +2,7 @@
 
   python -m experiments.draw --config configs/draw.py:PARAM[,noattention][,PROTOCOL]
     [--config.KEY=VALUE ...]
-  python -m experiments.draw --config configs/draw.py:wn,tiny  # for example
+  python -m experiments.draw --config configs/draw.py:wn  # for example
 
 PARAM is `plain` or `wn`; both begin as the same function. With `noattention` each glimpse reads and
 writes the whole image. PROTOCOL is

@@ -2,7 +2,7 @@
 
   python -m experiments.vae --config configs/vae.py:DATASET-POSTERIOR-PARAM[,PROTOCOL]
     [--config.KEY=VALUE ...]
-  python -m experiments.vae --config configs/vae.py:digits-iaf-wn,tiny  # for example
+  python -m experiments.vae --config configs/vae.py:mnist-iaf-wn  # for example
 
 DATASET is `mnist` or `digits` (scikit-learn's, 8×8, no download) for the convolutional VAE on bits,
 or `cifar10` for the ResNet VAE. POSTERIOR is `diag` or `iaf` (inverse autoregressive flow; the

@@ -1,6 +1,6 @@
 """Re-evaluates the best network of a run of deep Q-learning in other episodes.
 
-  python -m experiments.dqn.score --workdir runs/dqn/breakout-wn/seed0 [--episodes 100]
+  python -m experiments.dqn.score --workdir runs/dqn/breakout-wn-scaled/seed0
 
 The highest of many evaluations is high by luck, too. This plays other episodes with the network of
 that evaluation, by the same rules (Mnih et al. 2015 play 30). Writes `score-EPISODES.json` into the

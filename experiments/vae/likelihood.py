@@ -1,6 +1,6 @@
 """Log-likelihood of the test set by importance sampling (Burda et al. 2016, Eq. 8).
 
-  python -m experiments.vae.likelihood --workdir runs/vae/mnist-iaf-wn/seed0 [--samples 128]
+  python -m experiments.vae.likelihood --workdir runs/vae/mnist-iaf-wn/seed0 --samples 128
 
 log p(x) ≈ log 1/K Σ p(x, zₖ)/q(zₖ|x), of the latest checkpoint of a run. It grows with K, from the
 lower bound at K = 1 to log p(x). Writes `likelihood-K.json` into the run. The same command goes on
