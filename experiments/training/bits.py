@@ -1,4 +1,4 @@
-"""Binary images: grey values as probabilities of bits (ours: the paper does not say how)."""
+"""Binary images: grey values as probabilities of bits (ours; the authors use fixed bits)."""
 
 import jax
 import jax.numpy as jnp
