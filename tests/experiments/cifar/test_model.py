@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from configs import cifar
+from configs import cifar, variants
 from experiments.cifar import model as model_lib
 from experiments.cifar.train import create_model, initialize
 from experiments.training import winograd
@@ -133,7 +133,7 @@ def test_evaluation_is_deterministic_and_training_is_not():
   np.testing.assert_array_equal(first, model(x, train=True, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.parametrize('variant', cifar.VARIANTS)
+@pytest.mark.parametrize('variant', variants.CIFAR_PAPER)
 def test_bfloat16_is_used_for_hidden_units_only(variant):
   model = make(variant, (16, 16, 3), width=8, dtype='bfloat16')
   images = jax.random.normal(jax.random.key(1), (50, 16, 16, 3))
@@ -158,7 +158,7 @@ def test_bfloat16_is_used_for_hidden_units_only(variant):
     assert optax.tree.norm(difference) <= 0.3 * optax.tree.norm(theirs)
 
 
-@pytest.mark.parametrize('variant', cifar.VARIANTS)
+@pytest.mark.parametrize('variant', variants.CIFAR_PAPER)
 def test_bias_gradient_of_bfloat16_units_is_summed_in_float32(variant):
   unit = make(variant, (16, 16, 3), width=8, dtype='bfloat16').block1[1]
   x = jnp.zeros((8, 16, 16, 8), jnp.bfloat16)
