@@ -1,6 +1,6 @@
 """A config as text: its variant, its keys in one list, and what a run says at its start."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -24,6 +24,11 @@ def flatten(config: Config, prefix: str = '') -> dict[str, Any]:
     else:
       flat[f'{prefix}{key}'] = value
   return flat
+
+
+def is_among(key: str, names: Iterable[str]) -> bool:
+  """Whether a key such as 'model.width' is one of `names`, or in a section that is."""
+  return any(key == name or key.startswith(f'{name}.') for name in names)
 
 
 def is_of_older_format(config: Config) -> bool:

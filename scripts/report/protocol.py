@@ -41,16 +41,13 @@ def departures(runs: Sequence[Run]) -> str:
     paper = paper_config(run.config)
     for key, value in settings.flatten(run.config).items():
       is_tried = key == _RATE and len(rates[run.variant]) > 1
-      if key in paper and value != paper[key] and not (_is_free(key) or is_tried):
+      is_free = is_tried or settings.is_among(key, _NOT_COMPARED)
+      if key in paper and value != paper[key] and not is_free:
         found.setdefault(key, []).append(_text(value))
         expected.setdefault(key, []).append(_text(paper[key]))
   return ', '.join(
     f'{key}={_either(found[key])} (paper: {_either(expected[key])})' for key in found
   )
-
-
-def _is_free(key: str) -> bool:
-  return any(key == name or key.startswith(f'{name}.') for name in _NOT_COMPARED)
 
 
 def _text(value: Any) -> str:

@@ -103,15 +103,11 @@ def differences(first: Run, second: Run) -> str:
   changes = [
     f'{key}={json.dumps(value)}'
     for key, value in new.items()
-    if key in old and old[key] != value and not _is_free(key, free)
+    if key in old and old[key] != value and not settings.is_among(key, free)
   ]
   if data := _other_data(first, second):
     changes.append(data)
   return ', '.join(changes)
-
-
-def _is_free(key: str, free: Sequence[str]) -> bool:
-  return any(key == name or key.startswith(f'{name}.') for name in free)
 
 
 def _other_data(first: Run, second: Run) -> str:
