@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.training import settings
-from experiments.training.errors import UserError, check_links
-from experiments.training.metrics import read_rows
+from experiments.runtime import settings
+from experiments.runtime.errors import UserError, check_links
+from experiments.runtime.metrics import read_rows
 
 _FILES = ('config.json', 'summary.json', 'metrics.jsonl')  # one of them makes a folder a run
 _DIVERGED = re.compile(r'error: (.+ is (?:nan|-?inf) at step \d+)')  # how such a run ends its log

@@ -13,8 +13,8 @@ from ml_collections import config_dict
 
 from configs import cifar
 from experiments import results
-from experiments.training import environment, interrupts
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.runtime import environment, interrupts
+from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors
 from scripts.report import evaluations, output, sections, tables
 from scripts.report.cifar import TEST
 
@@ -44,7 +44,7 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
     raise UserError(f'--seeds {seeds}: give 1 or more.')
   # These import JAX, for which the environment is ready now.
   from experiments.cifar.train import train
-  from experiments.training import run
+  from experiments.runtime import workdir as workdir_lib
 
   configs = {}
   for seed in range(seeds):
@@ -53,7 +53,7 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
       config.seed = seed
       configs[out / variant / f'seed{seed}'] = config_dict.FrozenConfigDict(config)
   for workdir, config in configs.items():  # all of them, before the first is trained
-    run.check_workdir(workdir, config)
+    workdir_lib.check_workdir(workdir, config)
   for workdir, config in configs.items():
     train(config, workdir)
   made, _ = sections.make([results.read(workdir) for workdir in configs])
@@ -69,7 +69,7 @@ TensorBoard:      pip install tensorboard && tensorboard --logdir {out}
 Next:
   scripts/test                                     # the tests
   source .venv/bin/activate                        # for what follows
-  python -m experiments.training.download cifar10  # the paper's data
+  python -m experiments.download cifar10  # the paper's data
   python -m experiments.cifar --config configs/cifar.py:wn,scaled  # 15-45 minutes on 2 cores
   python -m experiments.cifar --config configs/cifar.py:wn         # the paper's protocol""")
 

@@ -11,7 +11,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from experiments.training import official
+from experiments.runtime import published
 
 COUNTS = {'train': 10, 'test': 4}
 FEATURES = 'tensorflow_datasets.core.features'
@@ -21,7 +21,7 @@ CIFAR = 'cifar-10-binary.tar.gz'
 def random_split(name, split, seed=0):
   """Images and labels of one split."""
   count = COUNTS[split]
-  shape = official.SOURCES[name].shapes[split][1:]
+  shape = published.SOURCES[name].shapes[split][1:]
   rng = np.random.default_rng([seed, count])
   images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
   return images, rng.integers(0, 10, count, dtype=np.int32)
@@ -71,17 +71,17 @@ def tiny(name, seed=0):
 
 def publish_tiny(monkeypatch, *mirrors):
   """Has the tiny data sets of seed 0 for the published ones, at addresses that end in '/'."""
-  monkeypatch.setattr(official, 'SOURCES', tiny_sources(*mirrors))
+  monkeypatch.setattr(published, 'SOURCES', tiny_sources(*mirrors))
 
 
 def tiny_sources(*mirrors):
-  """`official.SOURCES` of the tiny data sets of seed 0."""
+  """`published.SOURCES` of the tiny data sets of seed 0."""
   sources = {}
-  for name, source in official.SOURCES.items():
+  for name, source in published.SOURCES.items():
     splits = {split: random_split(name, split) for split in COUNTS}
     md5 = {file: hashlib.md5(c).hexdigest() for file, c in files_of(name, splits).items()}
     archives = {
-      archive: official.Archive(
+      archive: published.Archive(
         hashlib.sha256(content).hexdigest(),
         {file: md5[file] for file in source.archives[archive].md5},
       )

@@ -15,14 +15,15 @@ import pytest
 # It configures logging, which closes the streams of the handlers that are there: so before absl's.
 import submitit  # noqa: F401
 
-from experiments.training import environment
+from experiments.runtime import environment
 
 environment.set_xla_flags()
 
 import jax  # noqa: E402
 
-from experiments.training import data, run  # noqa: E402
-from experiments.training.errors import UserError  # noqa: E402
+from experiments.runtime import workdir as workdir_lib  # noqa: E402
+from experiments.runtime.errors import UserError  # noqa: E402
+from experiments.training import data  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -92,7 +93,7 @@ def figures(request):
   def write(name, values):
     if directory := request.config.getoption('figures'):
       directory.mkdir(parents=True, exist_ok=True)
-      text = json.dumps({'commit': run.commit(), **values}, indent=2)
+      text = json.dumps({'commit': workdir_lib.commit(), **values}, indent=2)
       row = lambda match: ' '.join(match[0].split())
       text = re.sub(r'\[[^][{}]*\]', row, text)  # a row of numbers on one line
       (directory / f'{name}.json').write_text(text + '\n')

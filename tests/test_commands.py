@@ -148,5 +148,5 @@ def test_other_documents_commands_run(module, arguments, reader, monkeypatch):
     pytest.skip('it needs ale_py, which is not installed')
   if '--config' in arguments:
     for name in ('cifar10', 'mnist'):
-      reader('experiments.training.download', (name,))
+      reader('experiments.download', (name,))
   reader(module, arguments)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar, dqn, draw, vae, variants
-from experiments.training import settings
+from experiments.runtime import settings
 
 ROOT = Path(__file__).parent.parent
 CIFAR_SPECS = [f'{v},{p}' for v in cifar.VARIANTS for p in cifar.PROTOCOLS]

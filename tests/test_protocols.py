@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar, dqn, draw, vae
-from experiments.training import settings
+from experiments.runtime import settings
 
 TEXT = (Path(__file__).parent.parent / 'docs' / 'PROTOCOLS.md').read_text()
 SECTIONS = {

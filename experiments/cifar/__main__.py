@@ -5,7 +5,7 @@
 shows what can be chosen, as configs/cifar.py has it.
 """
 
-from experiments.training import cli
+from experiments.runtime import command_line
 
 if __name__ == '__main__':
-  cli.run('cifar')
+  command_line.run('cifar')

@@ -10,7 +10,7 @@ from jax import lax
 
 import wn
 from experiments.cifar import released
-from experiments.training.precision import promote_all_but_bias
+from experiments.training.layers import promote_all_but_bias
 
 
 class ConvNet(nnx.Module):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import wn
 from experiments.cifar.model import ConvNet
-from experiments.training.metrics import read_rows
+from experiments.runtime.metrics import read_rows
 
 
 def write(

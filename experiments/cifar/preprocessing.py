@@ -5,8 +5,8 @@ import hashlib
 
 import numpy as np
 
+from experiments.runtime.cache import cached
 from experiments.training import data
-from experiments.training.cache import cached
 
 _CODE_VERSION = 1  # of `fit_whitening`; another one makes cached whitenings anew
 

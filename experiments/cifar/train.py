@@ -17,7 +17,9 @@ from experiments.cifar import model as model_lib
 from experiments.cifar import optimizer as optimizer_lib
 from experiments.cifar import pictures, preprocessing, released
 from experiments.cifar.validate import validate
-from experiments.training import checkpoints, data, devices, diagnostics, loop, run, start
+from experiments.runtime import checkpoints
+from experiments.runtime import workdir as workdir_lib
+from experiments.training import data, devices, diagnostics, loop, start
 from experiments.training import state as state_lib
 from experiments.training.state import TrainState, num_params
 
@@ -109,7 +111,7 @@ def run_experiment(
   state = devices.one_copy(state)
   trained = nnx.merge(graphdef, state.eval_params, state.model_state)
   pictures.write(workdir, counts, dataset.class_names, trained)
-  summary = run.write_summary(
+  summary = workdir_lib.write_summary(
     workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
   )
   print(f'test error {100 * summary["final"]["test/error"]:.2f} %; all of it is in {workdir}')

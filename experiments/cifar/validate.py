@@ -3,6 +3,7 @@
 from ml_collections import config_dict
 
 from configs.variants import CIFAR_PARAMETERIZATIONS
+from experiments.runtime.errors import UserError
 from experiments.training.checks import (
   check,
   check_examples,
@@ -11,8 +12,7 @@ from experiments.training.checks import (
   choose,
 )
 from experiments.training.data import LOADERS, Dataset
-from experiments.training.errors import UserError
-from experiments.training.precision import DTYPES
+from experiments.training.layers import DTYPES
 
 _AT_LEAST_ONE = ('model.width', 'model.block_depth', 'init.examples', 'data.upscale')
 _POSITIVE = (

@@ -5,7 +5,7 @@
 shows what can be chosen, as configs/dqn.py has it.
 """
 
-from experiments.training import cli
+from experiments.runtime import command_line
 
 if __name__ == '__main__':
-  cli.run('dqn', ynn_products=True, alone=True)
+  command_line.run('dqn', ynn_products=True, alone=True)

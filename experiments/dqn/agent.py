@@ -12,7 +12,7 @@ from ml_collections import config_dict
 
 from experiments.dqn.extra import rlax
 from experiments.dqn.network import STACK, QNetwork
-from experiments.training import adamax
+from experiments.training import optimizers
 from experiments.training.state import TrainState
 
 
@@ -86,7 +86,7 @@ def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTran
   """
   values = config.optimizer
   if values.name == 'adamax':
-    return adamax.adamax(values.learning_rate, b1=values.b1, b2=values.b2, eps=values.eps)
+    return optimizers.adamax(values.learning_rate, b1=values.b1, b2=values.b2, eps=values.eps)
   return optax.rmsprop(
     values.learning_rate,
     decay=values.rmsprop_decay,

@@ -7,7 +7,7 @@ from ml_collections import config_dict
 
 from experiments.dqn import environments
 from experiments.dqn.extra import vector_env
-from experiments.training import interrupts
+from experiments.runtime import interrupts
 
 # Step of the evaluation, observations [N, 4, 84, 84] → actions [N].
 Policy = Callable[[int, np.ndarray], np.ndarray]

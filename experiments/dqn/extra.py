@@ -1,6 +1,6 @@
 """The packages of the extra `rl`; without them, one line that says how to get them."""
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 
 try:
   import gymnasium as gymnasium  # `vector_env` needs it, and would be missing without a word

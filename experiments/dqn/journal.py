@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.dqn.environments import Arrays
 from experiments.dqn.replay import Replay, Row
-from experiments.training.errors import UserError, writing
+from experiments.runtime.errors import UserError, writing
 
 _ROWS, _GAMES = 'rows/', 'games/'
 

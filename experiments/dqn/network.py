@@ -8,7 +8,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 import wn
-from experiments.training.precision import promote_all_but_bias
+from experiments.training.layers import promote_all_but_bias
 
 SIDE = 84  # pixels of a frame
 STACK = 4  # frames in an observation

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.dqn import evaluation
 from experiments.dqn.environments import Purpose, seeds
-from experiments.training.metrics import Row, read_rows
+from experiments.runtime.metrics import Row, read_rows
 
 _EPISODE_FRAMES = 18_000  # five minutes; without a limit an episode need not end
 _GIF_BYTES = 3_000_000

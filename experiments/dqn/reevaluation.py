@@ -16,10 +16,10 @@ from experiments.dqn import agent, environments, evaluation
 from experiments.dqn.environments import FRAME_SKIP, Purpose
 from experiments.dqn.train import BEST_METRIC, eval_metrics
 from experiments.dqn.validate import check_ends, validate_player
-from experiments.training import checkpoints
-from experiments.training.errors import UserError, writing
-from experiments.training.parts import Parts
-from experiments.training.run import commit, write_json
+from experiments.runtime import checkpoints
+from experiments.runtime.errors import UserError, writing
+from experiments.runtime.partial_results import Parts
+from experiments.runtime.workdir import commit, write_json
 
 
 def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ run, with another `--epsilon` than that of the run `score-EPISODES-epsilon-E.jso
 random play. The same command goes on with an interrupted one.
 """
 
-from experiments.training import environment, interrupts
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors, user_path
+from experiments.runtime import environment, interrupts
+from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors, user_path
 
 
 def main() -> None:

@@ -16,12 +16,14 @@ from experiments.dqn.environments import FRAME_SKIP, Arrays, Purpose, seeds
 from experiments.dqn.journal import Journal
 from experiments.dqn.replay import Replay
 from experiments.dqn.validate import validate
-from experiments.training import interrupts, nonfinite, run, start
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import Interrupted
+from experiments.runtime import interrupts, nonfinite
+from experiments.runtime import workdir as workdir_lib
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import Interrupted
+from experiments.runtime.metrics import MetricsLog, Progress
+from experiments.runtime.nonfinite import check_finite
+from experiments.training import start
 from experiments.training.loop import run_name, sum_of
-from experiments.training.metrics import MetricsLog, Progress
-from experiments.training.nonfinite import check_finite
 
 BEST_METRIC = 'eval/score'
 
@@ -60,7 +62,7 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
 
   train_and_evaluate(agent, evaluate, config, workdir)
   pictures.write(workdir, config, agent.eval_policy())
-  summary = run.write_summary(
+  summary = workdir_lib.write_summary(
     workdir, config, best_metric=BEST_METRIC, num_params=agent.num_params, best=max
   )
   final, best = summary['final'][BEST_METRIC], summary['best'][BEST_METRIC]

@@ -11,9 +11,9 @@ from experiments.dqn import replay
 from experiments.dqn.agent import updates_at_once
 from experiments.dqn.environments import FRAME_LIMIT, FRAME_SKIP
 from experiments.dqn.extra import roms
+from experiments.runtime.errors import UserError
 from experiments.training.checks import check, check_common, check_sizes, choose, require
-from experiments.training.errors import UserError
-from experiments.training.precision import DTYPES
+from experiments.training.layers import DTYPES
 
 _AT_LEAST_ONE = (
   'env.num_envs', 'init.examples', 'replay.capacity', 'learning.update_period',

@@ -13,7 +13,7 @@ from experiments.draw import attention
 from experiments.draw.attention import Window
 from experiments.draw.lstm import PeepholeLSTMCell
 from experiments.training import distributions
-from experiments.training.precision import promote_all_but_bias
+from experiments.training.layers import promote_all_but_bias
 
 LSTMState = tuple[jax.Array, jax.Array]  # cell and output, [B, units] each
 Carry = tuple[jax.Array, LSTMState, LSTMState]  # canvas [B, H, W, C], encoder, decoder

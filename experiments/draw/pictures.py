@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from experiments.draw import animation
 from experiments.draw.model import Draw
+from experiments.runtime.metrics import read_rows
 from experiments.training import pictures
-from experiments.training.metrics import read_rows
 
 _SAMPLES = 64
 _DRAWN_COLUMNS = 5  # and rows, of the samples that are shown while they are drawn

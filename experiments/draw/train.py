@@ -14,7 +14,8 @@ import wn
 from experiments.draw import pictures
 from experiments.draw.model import Bound, Draw
 from experiments.draw.validate import validate
-from experiments.training import bits, data, devices, diagnostics, loop, run, start
+from experiments.runtime import workdir as workdir_lib
+from experiments.training import binarize, data, devices, diagnostics, loop, start
 from experiments.training.state import TrainState, num_params
 
 BEST_METRIC = 'test/nll_bound'
@@ -38,7 +39,7 @@ def run_experiment(
 ) -> None:
   """The experiment itself, for a valid config and a directory of its own."""
   keep = config.data.train_examples or len(dataset.train)
-  arrays = (dataset.train.images[:keep], bits.draw_once(dataset.test.images))
+  arrays = (dataset.train.images[:keep], binarize.draw_once(dataset.test.images))
   train_x, test_x = devices.replicate(arrays, mesh)
   steps_per_epoch = keep // config.batch_size
   params_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -89,7 +90,7 @@ def run_experiment(
   state = devices.one_copy(state)
   trained = nnx.merge(graphdef, state.eval_params, state.model_state)
   pictures.write(workdir, trained, devices.one_copy(test_x), jax.random.key(config.seed))
-  summary = run.write_summary(
+  summary = workdir_lib.write_summary(
     workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
   )
   bound = summary['final'][BEST_METRIC]
@@ -136,7 +137,7 @@ def train_step(
     gradient before it is clipped; with `with_diagnostics` also those of `diagnostics.per_layer`.
   """
   bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
-  x = bits.draw(bits_key, images[indices])
+  x = binarize.draw(bits_key, images[indices])
 
   def loss_fn(params: nnx.State):
     bound = nnx.merge(graphdef, params, state.model_state)(x, noise_key)

@@ -11,7 +11,7 @@ from experiments.training.checks import (
   choose,
 )
 from experiments.training.data import Dataset
-from experiments.training.precision import DTYPES
+from experiments.training.layers import DTYPES
 
 _AT_LEAST_ONE = ('model.glimpses', 'model.encoder_units', 'model.decoder_units', 'model.latents')
 _WINDOWS = ('model.read_window', 'model.write_window')

@@ -6,8 +6,8 @@ from typing import Any
 
 from ml_collections import config_dict
 
+from experiments.runtime.errors import UserError
 from experiments.training.data import Dataset
-from experiments.training.errors import UserError
 
 # What `config.run` and the rest of every config have.
 _AT_LEAST_ONE = (

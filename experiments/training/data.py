@@ -1,7 +1,7 @@
 """CIFAR-10, MNIST and scikit-learn's digits: images and labels in memory.
 
 CIFAR-10 and MNIST are read from the published archives, which `python -m
-experiments.training.download cifar10` fetches, or from a folder of TensorFlow Datasets. Either way
+experiments.download cifar10` fetches, or from a folder of TensorFlow Datasets. Either way
 the images come in the order of the published files.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.training import official, tfds_folder
-from experiments.training.errors import UserError, user_path
+from experiments.runtime import published, tfds_folder
+from experiments.runtime.errors import UserError, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Dataset:
     totals = images.reshape(len(images), -1).sum(axis=0, dtype=np.int64)
     mean = totals.reshape(-1, images.shape[-1]).mean(axis=0) / (255 * len(images))
     published = None
-    if self.name in official.SOURCES:
+    if self.name in published.SOURCES:
       published = {
-        split: official.is_published(self.name, split, arrays.images, arrays.labels)
+        split: published.is_published(self.name, split, arrays.images, arrays.labels)
         for split, arrays in (('train', self.train), ('test', self.test))
       }
     return {
@@ -137,21 +137,21 @@ def folder(data_dir: Path | str | None = None) -> Path:
 def _from_files(name: str, data_dir: Path | str | None) -> Dataset:
   """Reads the published archives, or where they are not there, a folder of TensorFlow Datasets."""
   root = folder(data_dir)
-  source = official.SOURCES[name]
+  source = published.SOURCES[name]
   try:
-    if official.is_there(name, root / name):
-      arrays = official.read(name, root / name)
+    if published.is_there(name, root / name):
+      arrays = published.read(name, root / name)
     elif version := tfds_folder.newest(root / name):
       arrays = tfds_folder.read(name, version, source.shapes)
     else:
       where = f'{name} is not in {root}' if root.is_dir() else f'no data folder {root}'
       raise UserError(
         f'{where}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
-        f'or run: python -m experiments.training.download {name}'
+        f'or run: python -m experiments.download {name}'
       )
   except OSError as error:
     raise UserError(
       f'cannot read {error.filename or root / name} ({error.strerror or error}); change that, or '
-      f'use another folder: python -m experiments.training.download {name} --data_dir DIR'
+      f'use another folder: python -m experiments.download {name} --data_dir DIR'
     ) from error
   return Dataset(name, Split(*arrays['train']), Split(*arrays['test']), source.class_names)

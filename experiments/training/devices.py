@@ -11,8 +11,8 @@ import orbax.checkpoint as ocp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.training import winograd as winograd_lib
-from experiments.training.errors import UserError
+from experiments.runtime import winograd as winograd_lib
+from experiments.runtime.errors import UserError
 
 Tree = TypeVar('Tree')
 

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.training import interrupts, nonfinite
-from experiments.training.checkpoints import Checkpoints
+from experiments.runtime import interrupts, nonfinite
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import Interrupted
+from experiments.runtime.metrics import MetricsLog, NoLog, Progress
+from experiments.runtime.nonfinite import check_finite
 from experiments.training.devices import Agreement
-from experiments.training.errors import Interrupted
-from experiments.training.metrics import MetricsLog, NoLog, Progress
-from experiments.training.nonfinite import check_finite
 from experiments.training.state import TrainState
 
 Metrics = Mapping[str, jax.Array]

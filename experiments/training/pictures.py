@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.training.metrics import read_rows
+from experiments.runtime.metrics import read_rows
 
 
 def bound(workdir: Path) -> Figure:

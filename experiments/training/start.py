@@ -8,7 +8,9 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from experiments.training import data, devices, run, settings
+from experiments.runtime import settings
+from experiments.runtime import workdir as workdir_lib
+from experiments.training import data, devices
 
 Validate = Callable[..., None]
 Experiment = Callable[
@@ -43,12 +45,12 @@ def on_images(
   mesh = devices.data_mesh(config.batch_size)
   dataset = data.load(dataset_name(config), data_dir)
   validate(config, dataset)
-  run.check_data(workdir, dataset.description)
+  workdir_lib.check_data(workdir, dataset.description)
   if jax.process_index():  # the first one holds the directory for all
     run_experiment(config, workdir, dataset, mesh)
     return
   print(_about(dataset.description))
-  with run.prepared(workdir, config, dataset.description):
+  with workdir_lib.prepared(workdir, config, dataset.description):
     run_experiment(config, workdir, dataset, mesh)
 
 
@@ -67,7 +69,7 @@ def on_games(
     config: of the run.
     workdir: its directory.
     validate: checks the config.
-    describe_data: says what the data are made of; see `run.check_data`.
+    describe_data: says what the data are made of; see `workdir_lib.check_data`.
     check_workdir: checks the directory of a run that is not finished, before it is written to.
     run_experiment: (config, workdir) → None, in the directory, which is locked.
 
@@ -79,9 +81,9 @@ def on_games(
     return
   check_workdir(config, workdir)
   description = describe_data(config)
-  run.check_data(workdir, description)
+  workdir_lib.check_data(workdir, description)
   print(_about(description))
-  with run.prepared(workdir, config, description):
+  with workdir_lib.prepared(workdir, config, description):
     run_experiment(config, workdir)
 
 
@@ -99,8 +101,8 @@ def _about(description: Mapping[str, Any]) -> str:
 
 def _is_finished(config: config_dict.FrozenConfigDict, workdir: Path) -> bool:
   """Checks the directory; whether the run in it has come to its end, which is then printed."""
-  run.check_workdir(workdir, config)
-  if finished := run.is_finished(workdir, config):
+  workdir_lib.check_workdir(workdir, config)
+  if finished := workdir_lib.is_finished(workdir, config):
     print(f'{workdir} is finished; remove it, or choose another --workdir, to train anew.')
   elif jax.process_index() == 0:
     print(settings.describe(json.loads(config.to_json())))

@@ -11,7 +11,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 import wn
-from experiments.training.precision import promote_all_but_bias
+from experiments.training.layers import promote_all_but_bias
 from wn.layers import KernelView
 
 

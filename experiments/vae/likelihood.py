@@ -19,16 +19,17 @@ from flax import nnx
 from ml_collections import config_dict
 
 from experiments import results
-from experiments.training import checkpoints, data, environment, interrupts
-from experiments.training.errors import (
+from experiments.runtime import checkpoints, environment, interrupts
+from experiments.runtime.errors import (
   ArgumentParser,
   UserError,
   one_line_errors,
   user_path,
   writing,
 )
-from experiments.training.parts import Parts
-from experiments.training.run import check_data, write_json
+from experiments.runtime.partial_results import Parts
+from experiments.runtime.workdir import check_data, write_json
+from experiments.training import data
 from experiments.training.start import dataset_name
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE

@@ -11,17 +11,9 @@ from flax import nnx
 from ml_collections import config_dict
 
 import wn
-from experiments.training import (
-  adamax,
-  bits,
-  checkpoints,
-  data,
-  devices,
-  diagnostics,
-  loop,
-  run,
-  start,
-)
+from experiments.runtime import checkpoints
+from experiments.runtime import workdir as workdir_lib
+from experiments.training import binarize, data, devices, diagnostics, loop, optimizers, start
 from experiments.training import state as state_lib
 from experiments.training.state import TrainState, num_params
 from experiments.vae import pictures, resnet_vae
@@ -115,7 +107,7 @@ def run_experiment(
   state = devices.one_copy(state)
   trained = nnx.merge(graphdef, state.eval_params, state.model_state)
   pictures.write(workdir, trained, devices.one_copy(test_x), jax.random.key(config.seed))
-  summary = run.write_summary(
+  summary = workdir_lib.write_summary(
     workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
   )
   bound = summary['final'][BEST_METRIC]
@@ -134,7 +126,7 @@ def train_images(config: config_dict.FrozenConfigDict, dataset: data.Dataset) ->
   """
   images = dataset.train.images
   if is_binary(dataset.name) and config.data.binarize == 'once':
-    return (255 * bits.draw_once(images, train=True)).astype(np.uint8)
+    return (255 * binarize.draw_once(images, train=True)).astype(np.uint8)
   return images
 
 
@@ -142,14 +134,14 @@ def test_images(dataset: data.Dataset) -> np.ndarray:
   """[N, H, W, C] float32 test images: bits drawn once from the grey values, or pixel/256 − 0.5."""
   images = dataset.test.images
   if is_binary(dataset.name):
-    return bits.draw_once(images)
+    return binarize.draw_once(images)
   return images.astype(np.float32) / 256 - 0.5
 
 
 def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
   """Float32 images: bits with the grey values as probabilities, or pixel/256 − 0.5."""
   if is_binary(dataset):
-    return bits.draw(key, images)
+    return binarize.draw(key, images)
   return images.astype(jnp.float32) / 256 - 0.5
 
 
@@ -194,7 +186,7 @@ def initialize(
 
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
   """The authors' Adamax."""
-  return adamax.adamax(**config.optimizer)
+  return optimizers.adamax(**config.optimizer)
 
 
 def restore_model(

@@ -3,6 +3,7 @@
 from ml_collections import config_dict
 
 from configs.variants import PARAMETERIZATIONS, VAE_DATASETS, VAE_POSTERIORS
+from experiments.runtime.errors import UserError
 from experiments.training.checks import (
   check,
   check_examples,
@@ -11,8 +12,7 @@ from experiments.training.checks import (
   choose,
 )
 from experiments.training.data import Dataset
-from experiments.training.errors import UserError
-from experiments.training.precision import DTYPES
+from experiments.training.layers import DTYPES
 from experiments.vae.resnet_vae import LIKELIHOODS
 
 _BINARIZE = ('anew', 'once')

@@ -13,8 +13,8 @@ the slowest round. `pip install .[bench]` adds PyTorch; without it the other row
 
 from pathlib import Path
 
-from experiments.training import environment
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.runtime import environment
+from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors
 
 BENCHMARKS = ('cifar', 'scaling', 'epoch', 'startup', 'dqn')
 DTYPES = ('float32', 'bfloat16')

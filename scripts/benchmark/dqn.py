@@ -12,8 +12,8 @@ import statistics
 import sys
 
 from configs.variants import PARAMETERIZATIONS
-from experiments.training import environment
-from experiments.training.errors import UserError
+from experiments.runtime import environment
+from experiments.runtime.errors import UserError
 from scripts.benchmark import network, steps
 from scripts.benchmark.worker import Process, serve
 

@@ -7,7 +7,7 @@ import sys
 from matplotlib.figure import Figure
 
 from configs.cifar import VARIANTS
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.benchmark import network, steps
 from scripts.benchmark.worker import Row
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.training import run
-from experiments.training.errors import UserError
+from experiments.runtime import workdir as workdir_lib
+from experiments.runtime.errors import UserError
 from scripts.benchmark import network
 from scripts.benchmark.worker import Row, Worker
 
@@ -77,7 +77,7 @@ def machine() -> Results:
     'processor': processor,
     'cores': os.cpu_count(),
     'load_average_after': os.getloadavg()[0],
-    'commit': run.commit(),
+    'commit': workdir_lib.commit(),
     'versions': versions,
     'environment': settings,
   }

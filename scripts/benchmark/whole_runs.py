@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.benchmark import steps
 
 

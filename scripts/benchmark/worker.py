@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.benchmark import network
 
 _WARM_UP_STEPS = 2

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import results
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors
 from scripts.report import output, sections
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.results import Run
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.report import selection
 from scripts.report.selection import Usable
 

@@ -13,7 +13,7 @@ import markupsafe
 import matplotlib
 from matplotlib.figure import Figure
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.report.parts import Picture, Section, Table
 
 

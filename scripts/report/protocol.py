@@ -6,7 +6,7 @@ from typing import Any
 
 from configs import cifar, dqn, draw, vae
 from experiments.results import Run
-from experiments.training import settings
+from experiments.runtime import settings
 
 _CONFIGS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 _RATE = 'optimizer.learning_rate'

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results import Run
-from experiments.training import settings
+from experiments.runtime import settings
 from scripts.report import cifar, dqn, draw, vae
 from scripts.report.parts import Section
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results import Run
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 
 
 def read(path: Path, runs: Sequence[Run]) -> dict[str, float]:

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors
+from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors
 from scripts.sweep import executors, trials
 from scripts.sweep.display import Display, show_plan
 from scripts.sweep.watch import watch

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.sweep.local import Local
 from scripts.sweep.slurm import Slurm
 from scripts.sweep.trials import Trial

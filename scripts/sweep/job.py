@@ -11,7 +11,7 @@ import submitit
 
 from scripts.sweep.trials import Trial
 
-_SECONDS_TO_STOP = 30.0  # a command needs less: experiments.training.interrupts
+_SECONDS_TO_STOP = 30.0  # a command needs less: experiments.runtime.interrupts
 
 
 class Job:

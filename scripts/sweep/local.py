@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import submitit
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.sweep.job import Job
 from scripts.sweep.trials import Trial
 

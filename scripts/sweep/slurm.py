@@ -12,8 +12,8 @@ from pathlib import Path
 
 import submitit
 
-from experiments.training.errors import UserError
-from experiments.training.run import write_json
+from experiments.runtime.errors import UserError
+from experiments.runtime.workdir import write_json
 from scripts.sweep.job import Job
 from scripts.sweep.trials import Trial, is_finished
 

@@ -16,9 +16,10 @@ from typing import Any
 from ml_collections import config_dict
 
 from configs import spec as spec_lib
-from experiments.training import metrics as metrics_lib
-from experiments.training import run, settings
-from experiments.training.errors import UserError
+from experiments.runtime import metrics as metrics_lib
+from experiments.runtime import settings
+from experiments.runtime import workdir as workdir_lib
+from experiments.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +139,12 @@ def check(trial: Trial) -> None:
   Raises:
     UserError: it holds something else.
   """
-  run.check_workdir(trial.workdir, trial.config)
+  workdir_lib.check_workdir(trial.workdir, trial.config)
 
 
 def is_finished(trial: Trial) -> bool:
   """Whether the trial came to its end; never true for one that was interrupted."""
-  return run.is_finished(trial.workdir, trial.config)
+  return workdir_lib.is_finished(trial.workdir, trial.config)
 
 
 def progress(trial: Trial) -> Progress:

@@ -23,7 +23,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_dict
 
 import wn
-from experiments.training import data, run, settings
+from experiments.runtime import settings
+from experiments.runtime import workdir as workdir_lib
+from experiments.training import data
 from tests import configurations
 from tests.experiments import communication
 
@@ -51,7 +53,7 @@ def main(directory: Path) -> None:
     for devices in (jax.devices()[:1], jax.devices()):
       workdir = directory / f'{experiment}-{settings.variant(config)}' / str(len(devices))
       digits = data.load('digits')
-      run.create_workdir(workdir, config, digits.description)
+      workdir_lib.create_workdir(workdir, config, digits.description)
       mesh = jax.sharding.Mesh(np.asarray(devices), ('data',))
       with communication.recorded() as steps:
         module.run_experiment(config, workdir, digits, mesh)

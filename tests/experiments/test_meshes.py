@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from experiments.cifar import train
-from experiments.training import settings
-from experiments.training.metrics import read_rows
+from experiments.runtime import settings
+from experiments.runtime.metrics import read_rows
 from tests.experiments import meshes
 from tests.experiments.rows import largest_difference
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import results
-from experiments.training import nonfinite
-from experiments.training.errors import UserError
+from experiments.runtime import nonfinite
+from experiments.runtime.errors import UserError
 
 CONFIG = {
   'experiment': 'cifar',

@@ -12,9 +12,9 @@ import pytest
 
 from configs import cifar as cifar_config
 from experiments.cifar import train as cifar
-from experiments.training import processes
-from experiments.training.errors import UserError
-from experiments.training.metrics import read_rows
+from experiments.runtime import processes
+from experiments.runtime.errors import UserError
+from experiments.runtime.metrics import read_rows
 from tests import configurations
 from tests.experiments import two_processes
 from tests.experiments.rows import largest_difference

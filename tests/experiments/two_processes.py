@@ -19,7 +19,7 @@ from jax._src import cache_key
 
 from experiments.cifar import train as cifar
 from experiments.draw import train as draw
-from experiments.training import cli, processes
+from experiments.runtime import command_line, processes
 from experiments.vae import train as vae
 
 # Eight steps. A row has three of them, so that the stop comes between two rows; and a last batch of
@@ -98,7 +98,7 @@ def start(experiment, workdir, index=None, *, flags=(), env=None, kills_itself=T
     overrides = [f'--config.{name}={value}' for name, value in changes.items()]
     config = f'--config=configs/{experiment}.py:{spec}'
     sys.argv = [experiment, config, *overrides, f'--workdir={workdir}', *flags]
-    cli.run(experiment)
+    command_line.run(experiment)
     code = 0
     jax.distributed.shutdown()  # as at the end of a process that is not a copy
   except SystemExit as exit_:

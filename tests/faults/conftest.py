@@ -19,8 +19,9 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.training import loop, quiet
-from experiments.training.metrics import read_rows
+from experiments.runtime import orbax_logging
+from experiments.runtime.metrics import read_rows
+from experiments.training import loop
 from experiments.training.state import TrainState
 from tests.commands import run_here
 
@@ -86,7 +87,7 @@ class Run:
 @pytest.fixture(scope='session', autouse=True)
 def _quiet():
   """Importing it is not enough: pytest has hooks of its own."""
-  quiet.install()
+  orbax_logging.install()
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +163,7 @@ COMMANDS = {
   'dqn': 'experiments.dqn',
   'likelihood': 'experiments.vae.likelihood',
   'score': 'experiments.dqn.score',
-  'download': 'experiments.training.download',
+  'download': 'experiments.download',
   'quickstart': 'scripts.quickstart',
   'sweep': 'scripts.sweep',
   'report': 'scripts.report',

@@ -16,7 +16,7 @@ import sys
 import traceback
 import warnings
 
-from experiments.training import cli
+from experiments.runtime import command_line
 
 
 def main():
@@ -43,7 +43,7 @@ def run(experiment, arguments, log):
   sys.argv = [f'experiments.{experiment}', *arguments]
   code = 1
   try:
-    cli.run(experiment)
+    command_line.run(experiment)
     code = 0
   except SystemExit as exit_:
     code = exit_.code

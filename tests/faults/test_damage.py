@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.training import checkpoints, checksums
-from experiments.training.errors import UserError
+from experiments.runtime import checkpoints, checksums
+from experiments.runtime.errors import UserError
 
 
 @pytest.fixture(scope='module')

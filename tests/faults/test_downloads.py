@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.training import data, download, official
-from experiments.training.errors import UserError
+from experiments import download
+from experiments.runtime import published
+from experiments.runtime.errors import UserError
+from experiments.training import data
 from tests import archives
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +103,7 @@ def is_whole(name, data_dir):
   files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
   files -= {'.download.lock'}
   if files:
-    assert files == set(official.SOURCES[name].archives)
+    assert files == set(published.SOURCES[name].archives)
     assert data.load(name, data_dir).description['published'] == {'train': True, 'test': True}
   return bool(files)
 
@@ -145,7 +147,7 @@ def test_what_does_not_come_whole_is_not_kept(fault, message, name, server, tmp_
     server.files[f'/{file}'] = b'<html>Please log in</html>'
   line = refused(message, name, tmp_path)
   assert line.startswith('cannot download ') and 'rerun the same command, or give' in line
-  assert not official.is_there(name, tmp_path / name)
+  assert not published.is_there(name, tmp_path / name)
   assert not (tmp_path / name / '.download').exists()
   with pytest.raises(UserError, match=f'{name} is not in {tmp_path}'):
     data.load(name, tmp_path)
@@ -185,7 +187,7 @@ def test_no_network(network, name, server, tmp_path, monkeypatch):
   start = time.monotonic()
   line = refused('cannot reach ', name, tmp_path)
   assert time.monotonic() - start < 5
-  assert line.endswith(f'python -m experiments.training.download {name} --archive FILE [FILE ...]')
+  assert line.endswith(f'python -m experiments.download {name} --archive FILE [FILE ...]')
   assert not list(tmp_path.iterdir())
 
 
@@ -283,9 +285,10 @@ def test_two_downloads_at_once(server, tmp_path, capsys):
 
 KILLED = """
 import sys
-from experiments.training import download, official
+from experiments import download
+from experiments.runtime import published
 from tests import archives
-official.SOURCES = archives.tiny_sources(sys.argv[1])
+published.SOURCES = archives.tiny_sources(sys.argv[1])
 download.main.__globals__['_SECONDS'] = 60
 download.download('cifar10', sys.argv[2])
 """

@@ -17,11 +17,12 @@ from ml_collections import config_dict
 
 from configs import cifar
 from experiments.cifar import train as cifar_train
-from experiments.training import checkpoints, data
-from experiments.training import run as run_lib
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import UserError, one_line_errors
-from experiments.training.metrics import read_rows
+from experiments.runtime import checkpoints
+from experiments.runtime import workdir as run_lib
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import UserError, one_line_errors
+from experiments.runtime.metrics import read_rows
+from experiments.training import data
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,8 +159,8 @@ def test_a_process_killed_while_it_replaced_a_checkpoint(is_in_place, run, whole
 
 HOLD = """
 import pathlib, sys, time
-from experiments.training import run
-with run.locked(pathlib.Path(sys.argv[1])):
+from experiments.runtime import workdir as workdir_lib
+with workdir_lib.locked(pathlib.Path(sys.argv[1])):
   print('ready', flush=True)
   time.sleep(99)
 """

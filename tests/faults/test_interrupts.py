@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.training import interrupts, loop
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import Interrupted, one_line_errors
+from experiments.runtime import interrupts
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import Interrupted, one_line_errors
+from experiments.training import loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,8 +119,8 @@ def test_exit_codes(signum, code, capsys, monkeypatch):
 
 WAIT = """
 import signal, time
-from experiments.training import interrupts
-from experiments.training.errors import one_line_errors
+from experiments.runtime import interrupts
+from experiments.runtime.errors import one_line_errors
 {before}
 with one_line_errors():
   interrupts.install()

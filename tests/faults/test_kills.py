@@ -28,8 +28,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.training import checksums
-from experiments.training.metrics import read_rows
+from experiments.runtime import checksums
+from experiments.runtime.metrics import read_rows
 from tests import configurations
 
 ROOT = Path(__file__).parents[2]
@@ -222,7 +222,7 @@ def stop_often(nursery, experiment, whole, directory, plans):
 
 KILLED = """
 import os, pathlib, signal, sys
-from experiments.training import checksums
+from experiments.runtime import checksums
 from conftest import Run
 
 written = []

@@ -10,9 +10,10 @@ from ml_collections import config_dict
 
 from configs import cifar
 from experiments import results
-from experiments.training import checksums, data
-from experiments.training import run as run_lib
-from experiments.training.errors import UserError
+from experiments.runtime import checksums
+from experiments.runtime import workdir as run_lib
+from experiments.runtime.errors import UserError
+from experiments.training import data
 
 ROOT = Path(__file__).parents[2]
 FILES = [
@@ -37,14 +38,14 @@ METHODS = {'exec_module', 'load_module', 'extractall', 'read_pickle', 'from_pick
 # What is allowed, and why it takes nothing from a data or run folder.
 ALLOWED = {
   # The config file of a run or sweep, which the user names on the command line.
-  ('experiments/training/cli.py', 'ml_collections.config_flags.DEFINE_config_file'),
+  ('experiments/runtime/command_line.py', 'ml_collections.config_flags.DEFINE_config_file'),
   ('scripts/sweep/trials.py', 'exec_module'),
   # The experiment that `python -m experiments.NAME` names.
-  ('experiments/training/cli.py', 'importlib.import_module'),
+  ('experiments/runtime/command_line.py', 'importlib.import_module'),
   # It imports the classes that a file in the folder names: after `check_features`, those of TFDS.
-  ('experiments/training/tfds_folder.py', 'tensorflow_datasets.builder_from_directory'),
+  ('experiments/runtime/tfds_folder.py', 'tensorflow_datasets.builder_from_directory'),
   # Files of certain names are read from an archive into memory; nothing is unpacked to the disk.
-  ('experiments/training/official.py', 'tarfile'),
+  ('experiments/runtime/published.py', 'tarfile'),
   # submitit hands a job to the process that runs it, here or on a node of the cluster, as a pickle
   # in the directory of the sweep. It is written by the sweep that starts the job and read by that
   # job only: no result of submitit's is ever read, and a trial's directory holds no pickle.

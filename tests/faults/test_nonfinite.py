@@ -14,8 +14,8 @@ from experiments.cifar import train as cifar_train
 from experiments.dqn import agent as dqn_agent
 from experiments.dqn import train as dqn_train
 from experiments.dqn.actor_learner import ActorLearner
-from experiments.training import nonfinite
-from experiments.training.errors import UserError
+from experiments.runtime import nonfinite
+from experiments.runtime.errors import UserError
 from experiments.training.state import TrainState
 from tests.configurations import frozen
 

@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from configs import dqn as dqn_configs
 from configs.variants import CIFAR_PARAMETERIZATIONS
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.benchmark import __main__ as command
 from scripts.benchmark import dqn, network, single_steps, steps, whole_runs
 from scripts.benchmark.single_environment import SingleEnvironment

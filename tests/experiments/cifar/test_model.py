@@ -10,7 +10,7 @@ from flax import nnx
 from configs import cifar, variants
 from experiments.cifar import model as model_lib
 from experiments.cifar.train import create_model, initialize
-from experiments.training import winograd
+from experiments.runtime import winograd
 from experiments.training.state import num_params
 from tests import configurations
 

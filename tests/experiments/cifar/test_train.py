@@ -12,9 +12,9 @@ from flax import nnx
 
 from configs import cifar
 from experiments.cifar import train as train_lib
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.metrics import read_rows
 from experiments.training import data
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.metrics import read_rows
 from experiments.training.state import TrainState
 from tests import configurations
 

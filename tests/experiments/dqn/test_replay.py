@@ -8,7 +8,7 @@ import pytest
 
 from experiments.dqn.journal import Journal
 from experiments.dqn.replay import Replay, num_bytes
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 
 N = 3
 

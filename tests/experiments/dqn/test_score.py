@@ -15,8 +15,8 @@ from experiments.dqn import agent, environments, evaluation, score
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.environments import Purpose
 from experiments.dqn.reevaluation import reevaluate
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import UserError
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import UserError
 
 NOOP, FIRE = 0, 1  # of Space Invaders
 CONFIG = dqn.get_config('space_invaders-wn,tiny')

@@ -25,10 +25,10 @@ from experiments.dqn import train as train_lib
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.environments import Games, Purpose
 from experiments.dqn.validate import validate
-from experiments.training import settings
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import Interrupted, UserError
-from experiments.training.metrics import read_rows
+from experiments.runtime import settings
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import Interrupted, UserError
+from experiments.runtime.metrics import read_rows
 from tests import configurations
 
 

@@ -15,8 +15,8 @@ from configs import draw
 from experiments.draw import animation
 from experiments.draw import train as train_lib
 from experiments.draw.attention import Window
-from experiments.training import cli
-from experiments.training.metrics import read_rows
+from experiments.runtime import command_line
+from experiments.runtime.metrics import read_rows
 from experiments.training.state import TrainState
 from tests import configurations
 
@@ -174,4 +174,4 @@ def test_a_window_is_not_looked_at_without_attention(tmp_path):
 
 def test_runs_without_attention_have_directories_of_their_own():
   config = frozen('wn,noattention,scaled', {'seed': 2})
-  assert cli.default_workdir(config) == 'runs/draw/wn-noattention-scaled/seed2'
+  assert command_line.default_workdir(config) == 'runs/draw/wn-noattention-scaled/seed2'

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.training.adamax import adamax
+from experiments.training.optimizers import adamax
 
 
 def tree_of(rng, scale=1.0):

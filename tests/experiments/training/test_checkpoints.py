@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.training import checkpoints
-from experiments.training.errors import UserError
+from experiments.runtime import checkpoints
+from experiments.runtime.errors import UserError
 from experiments.training.state import TrainState
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import cifar
-from experiments.training import cache, data, start
-from experiments.training.errors import UserError
+from experiments.runtime import cache
+from experiments.runtime.errors import UserError
+from experiments.training import data, start
 from tests import archives, configurations
 
 ROOT = Path(__file__).parents[3]
@@ -183,9 +184,11 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys):
 TENSORFLOW = """
 import pathlib, sys
 sys.modules['tensorflow'] = None  # its import fails, as if it were not installed
-from experiments.training import data, download, official
+from experiments import download
+from experiments.runtime import published
+from experiments.training import data
 from tests import archives, configurations
-official.SOURCES = archives.tiny_sources()
+published.SOURCES = archives.tiny_sources()
 for name in ('cifar10', 'mnist'):
   archives.write(pathlib.Path(sys.argv[1]), archives.tiny(name))
   download.download(name, sys.argv[2], [sys.argv[1]])

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from experiments.training import devices, winograd
-from experiments.training.errors import UserError
+from experiments.runtime import winograd
+from experiments.runtime.errors import UserError
+from experiments.training import devices
 
 
 def test_batch_must_be_divisible_by_the_devices(monkeypatch):

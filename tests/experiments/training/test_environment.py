@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.training import environment
+from experiments.runtime import environment
 
 ROOT = Path(__file__).parents[3]
 OURS = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE'

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.training.errors import one_line_errors
+from experiments.runtime.errors import one_line_errors
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,9 +10,10 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.training import loop, metrics
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.errors import UserError
+from experiments.runtime import metrics
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import UserError
+from experiments.training import loop
 from experiments.training.state import TrainState
 
 STEPS_PER_EPOCH, EPOCHS = 5, 3

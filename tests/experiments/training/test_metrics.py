@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.training import metrics
+from experiments.runtime import metrics
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 from configs import cifar, draw, vae
 from experiments.cifar.train import train as train_cifar
 from experiments.draw.train import train as train_draw
-from experiments.training import run, settings
-from experiments.training.errors import UserError
-from experiments.training.metrics import read_rows
+from experiments.runtime import settings
+from experiments.runtime import workdir as workdir_lib
+from experiments.runtime.errors import UserError
+from experiments.runtime.metrics import read_rows
 from tests import configurations
 
 draw_config = functools.partial(configurations.frozen, draw, 'wn,tiny')
@@ -36,22 +37,22 @@ def test_a_finished_run_that_is_made_longer_is_the_long_one(tmp_path):
 
 def test_while_it_is_made_longer_a_run_is_not_finished(tmp_path):
   old, new = draw_config({'epochs': 1}), draw_config({'epochs': 2})
-  run.create_workdir(tmp_path, old, DATA)
+  workdir_lib.create_workdir(tmp_path, old, DATA)
   (tmp_path / 'summary.json').write_text(json.dumps({'config': {'epochs': 1}}))
-  assert run.is_finished(tmp_path, old) and not run.is_finished(tmp_path, new)
-  with run.prepared(tmp_path, new, DATA):
+  assert workdir_lib.is_finished(tmp_path, old) and not workdir_lib.is_finished(tmp_path, new)
+  with workdir_lib.prepared(tmp_path, new, DATA):
     assert not (tmp_path / 'summary.json').exists()
   assert json.loads((tmp_path / 'config.json').read_text())['epochs'] == 2
   message = re.escape('epochs (2 there, 1 now); they can only be raised')
   with pytest.raises(UserError, match=message):
-    run.check_workdir(tmp_path, old)
+    workdir_lib.check_workdir(tmp_path, old)
 
 
 def test_what_another_process_did_meanwhile_is_seen_behind_the_lock(tmp_path):
   """It has raised the epochs of the run, after the first check."""
-  run.create_workdir(tmp_path, draw_config({'epochs': 9}), DATA)
+  workdir_lib.create_workdir(tmp_path, draw_config({'epochs': 9}), DATA)
   with pytest.raises(UserError, match=r'epochs \(9 there, 2 now\)'):
-    with run.prepared(tmp_path, draw_config({'epochs': 2}), DATA):
+    with workdir_lib.prepared(tmp_path, draw_config({'epochs': 2}), DATA):
       pass
   assert json.loads((tmp_path / 'config.json').read_text())['epochs'] == 9
 
@@ -64,17 +65,17 @@ def test_a_run_with_a_schedule_keeps_its_length(tmp_path):
 
 
 def test_another_config_is_named_by_its_keys(tmp_path):
-  run.create_workdir(tmp_path, draw_config(), DATA)
+  workdir_lib.create_workdir(tmp_path, draw_config(), DATA)
   other = draw_config({'optimizer.learning_rate': 0.5, 'epochs': 9})
   with pytest.raises(UserError, match=r'epochs \(3 there, 9 now\), optimizer.learning_rate \(0.02'):
-    run.check_workdir(tmp_path, other)
+    workdir_lib.check_workdir(tmp_path, other)
 
 
 def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path):
   config = {'experiment': 'draw', 'variant': 'wn', 'protocol': 'tiny', 'seed': 0}
   (tmp_path / 'config.json').write_text(json.dumps(config))
   with pytest.raises(UserError, match='holds a run of an older version'):
-    run.check_workdir(tmp_path, draw_config())
+    workdir_lib.check_workdir(tmp_path, draw_config())
 
 
 def test_the_start_of_a_run_shows_its_protocol():

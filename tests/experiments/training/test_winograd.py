@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 
 import wn
-from experiments.training import winograd
+from experiments.runtime import winograd
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 PADS = {'SAME': ((1, 1), (1, 1)), 'VALID': ((0, 0), (0, 0))}

@@ -17,10 +17,10 @@ from flax import nnx
 from ml_collections import config_dict
 
 from configs import vae
+from experiments.runtime.errors import UserError
+from experiments.runtime.metrics import read_rows
+from experiments.runtime.settings import flatten
 from experiments.training import data
-from experiments.training.errors import UserError
-from experiments.training.metrics import read_rows
-from experiments.training.settings import flatten
 from experiments.training.state import TrainState
 from experiments.vae import likelihood
 from experiments.vae import train as train_lib

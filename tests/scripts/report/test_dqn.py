@@ -7,7 +7,7 @@ import pytest
 
 from configs import dqn
 from experiments import results
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.report import output, sections
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments import results
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.report import __main__ as report
 from scripts.report import output, sections, step_times
 

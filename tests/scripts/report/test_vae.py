@@ -6,7 +6,7 @@ import pytest
 
 from configs import vae
 from experiments import results
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 from scripts.report import output, sections
 
 BOUNDS = {('iaf-plain', 0): (120, 100), ('iaf-plain', 1): (122, 104), ('diag-wn', 0): (110, 90)}

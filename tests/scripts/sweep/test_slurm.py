@@ -15,7 +15,7 @@ import pytest
 from ml_collections import config_dict
 
 from experiments.cifar.train import train
-from experiments.training.metrics import read_rows
+from experiments.runtime.metrics import read_rows
 from scripts.sweep import trials
 
 ROOT = Path(__file__).parents[3]

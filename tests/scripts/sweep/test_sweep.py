@@ -19,8 +19,8 @@ from rich.console import Console
 
 from configs import cifar, dqn, draw, vae
 from experiments import results
-from experiments.training import settings
-from experiments.training.errors import UserError
+from experiments.runtime import settings
+from experiments.runtime.errors import UserError
 from scripts.sweep import __main__ as sweep
 from scripts.sweep import executors, trials
 from scripts.sweep import job as job_lib

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 
 State = Any  # one type for all of a trace
 

@@ -24,9 +24,9 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from experiments.training import checksums, quiet
-from experiments.training.errors import UserError, check_not_replaced
-from experiments.training.run import write_json
+from experiments.runtime import checksums, orbax_logging
+from experiments.runtime.errors import UserError, check_not_replaced
+from experiments.runtime.workdir import write_json
 
 _ARRAYS = 'default'
 _METRICS = 'metrics/metrics'
@@ -35,7 +35,7 @@ _WRITTEN = 'tmp-'  # how the name of a checkpoint begins that is being written
 _DELETED = 'deleted-'  # how the name of one begins that is being deleted
 _REPLACED = '.replaced'  # how the name of one ends that makes room for another of the same step
 
-quiet.install()
+orbax_logging.install()
 
 
 class HasStep(Protocol):

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
-from experiments.training.errors import Interrupted, UserError, one_line_errors
+from experiments.runtime.errors import Interrupted, UserError, one_line_errors
 
 _SECONDS = 300.0  # for all to come together
 AUTO = 'auto'
@@ -100,7 +100,7 @@ def joined(place: Place | str | None) -> Iterator[None]:
   _connect(place)
   import jax
 
-  from experiments.training.nonfinite import NotFinite
+  from experiments.runtime.nonfinite import NotFinite
 
   if jax.process_index():
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115

@@ -12,8 +12,8 @@ from typing import Any
 
 import tqdm
 
-from experiments.training.errors import UserError, check_not_replaced, writing
-from experiments.training.tensorboard import ScalarWriter
+from experiments.runtime.errors import UserError, check_not_replaced, writing
+from experiments.runtime.tensorboard import ScalarWriter
 
 Row = dict[str, Any]
 

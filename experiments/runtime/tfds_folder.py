@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.training import checksums
-from experiments.training.cache import cached
-from experiments.training.errors import UserError
-from experiments.training.official import Arrays, Shape
+from experiments.runtime import checksums
+from experiments.runtime.cache import cached
+from experiments.runtime.errors import UserError
+from experiments.runtime.published import Arrays, Shape
 
 _CODE_VERSION = 2  # of `_decode`; another one makes cached arrays anew
 
@@ -70,7 +70,7 @@ def check_format(folder: Path) -> None:
   if file_format != 'array_record':
     raise UserError(
       f'{folder} is in the format {file_format}, which only TensorFlow reads; download the '
-      f'published files, which come before it: python -m experiments.training.download {name} '
+      f'published files, which come before it: python -m experiments.download {name} '
       f'--data_dir {folder.parents[1]}'
     )
 

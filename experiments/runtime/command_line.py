@@ -7,8 +7,8 @@ import sys
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from experiments.training import environment, interrupts, processes, settings
-from experiments.training.errors import UserError, one_line_errors, user_path
+from experiments.runtime import environment, interrupts, processes, settings
+from experiments.runtime.errors import UserError, one_line_errors, user_path
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration, as FILE:SPEC; --config.KEY=VALUE overrides a value.'

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
-from experiments.training import settings
-from experiments.training.errors import UserError, check_links, writing
-from experiments.training.metrics import read_rows
+from experiments.runtime import settings
+from experiments.runtime.errors import UserError, check_links, writing
+from experiments.runtime.metrics import read_rows
 
 _OWN_LEFTOVERS = ('config.json.tmp', 'lock')  # of a process that was killed at its start
 # Experiments whose runs cannot be trained longer than they were meant to be, and why.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 

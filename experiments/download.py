@@ -1,6 +1,6 @@
-"""Downloads a data set: `python -m experiments.training.download cifar10`.
+"""Downloads a data set: `python -m experiments.download cifar10`.
 
-  python -m experiments.training.download {cifar10,mnist} [--data_dir DIR] [--archive FILE ...]
+  python -m experiments.download {cifar10,mnist} [--data_dir DIR] [--archive FILE ...]
 
 The published archives go to DIR/cifar10 or DIR/mnist; DIR is by default $TFDS_DATA_DIR or
 ~/tensorflow_datasets. For a machine without the internet, get the archives elsewhere and give them
@@ -22,16 +22,17 @@ import pooch
 import requests
 import tqdm
 
-from experiments.training import data, official
-from experiments.training.errors import ArgumentParser, UserError, one_line_errors, user_path
+from experiments.runtime import published
+from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors, user_path
+from experiments.training import data
 
 _SECONDS = 10.0  # that a server may take to answer
 
 
 def main() -> None:
   """Reads the command line."""
-  parser = ArgumentParser(__doc__, 'python -m experiments.training.download')
-  parser.add_argument('name', choices=tuple(official.SOURCES))
+  parser = ArgumentParser(__doc__, 'python -m experiments.download')
+  parser.add_argument('name', choices=tuple(published.SOURCES))
   parser.add_argument('--data_dir', help='folder of the data sets')
   parser.add_argument('--archive', nargs='+', metavar='FILE', help='files that you have')
   with one_line_errors():
@@ -87,11 +88,11 @@ def _check_place(folder: Path) -> None:
 
 def _missing(name: str, folder: Path) -> list[str]:
   """The archives that are not in a folder, or differ from the published ones."""
-  archives = official.SOURCES[name].archives
+  archives = published.SOURCES[name].archives
   return [
     file
     for file, archive in archives.items()
-    if not (folder / file).is_file() or official.difference(folder / file, archive)
+    if not (folder / file).is_file() or published.difference(folder / file, archive)
   ]
 
 
@@ -103,7 +104,7 @@ def _recognize(name: str, wanted: Sequence[str], paths: Sequence[Path]) -> Mappi
   Raises:
     UserError: one is missing.
   """
-  archives = official.SOURCES[name].archives
+  archives = published.SOURCES[name].archives
   files = []
   for path in paths:
     if not path.exists():
@@ -113,7 +114,7 @@ def _recognize(name: str, wanted: Sequence[str], paths: Sequence[Path]) -> Mappi
       files.append(path)
   found, problems = {}, []
   for file in files:
-    differences = {of: official.difference(file, archive) for of, archive in archives.items()}
+    differences = {of: published.difference(file, archive) for of, archive in archives.items()}
     if matching := [of for of, difference in differences.items() if difference is None]:
       found[matching[0]] = file
     else:
@@ -133,7 +134,7 @@ def _reachable(name: str, file: str) -> list[str]:
   Raises:
     UserError: none does.
   """
-  mirrors, answered = official.SOURCES[name].mirrors, set()
+  mirrors, answered = published.SOURCES[name].mirrors, set()
 
   def ask(mirror: str) -> None:
     with contextlib.suppress(requests.RequestException):
@@ -158,7 +159,7 @@ def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
   Raises:
     UserError: none has.
   """
-  archive = official.SOURCES[name].archives[path.name]
+  archive = published.SOURCES[name].archives[path.name]
   pooch.get_logger().setLevel('WARNING')
   problems = []
   for mirror in mirrors:
@@ -186,7 +187,7 @@ def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
 
 def _put(name: str, staged: Path, path: Path) -> None:
   """Gives a checked archive its place; another one that is there is kept beside it."""
-  if difference := official.difference(staged, official.SOURCES[name].archives[path.name]):
+  if difference := published.difference(staged, published.SOURCES[name].archives[path.name]):
     raise UserError(f'{path.name} is not as published ({difference}); rerun the same command.')
   if path.exists():
     aside = path.with_name(f'{path.name}.replaced')
@@ -236,8 +237,7 @@ def _one_line(folder: Path) -> Iterator[None]:
 
 def _otherwise(name: str) -> str:
   return (
-    'give archives that you have: '
-    f'python -m experiments.training.download {name} --archive FILE [FILE ...]'
+    f'give archives that you have: python -m experiments.download {name} --archive FILE [FILE ...]'
   )
 
 

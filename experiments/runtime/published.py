@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.training.errors import UserError
+from experiments.runtime.errors import UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] uint8, labels [N] int32
 Shape = tuple[int, int, int, int]
@@ -77,7 +77,7 @@ def read(name: str, folder: Path) -> dict[str, Arrays]:
       files |= unpack(path, source.archives[archive])
     except ValueError as error:
       raise UserError(
-        f'{path} is damaged ({error}); run again: python -m experiments.training.download {name} '
+        f'{path} is damaged ({error}); run again: python -m experiments.download {name} '
         f'--data_dir {folder.parent}'
       ) from error
   arrays = {}
@@ -90,7 +90,7 @@ def read(name: str, folder: Path) -> dict[str, Arrays]:
     except ValueError as error:
       raise UserError(
         f'{folder} holds other {split} data than {name} ({error}); to replace them, run: '
-        f'python -m experiments.training.download {name} --data_dir {folder.parent}'
+        f'python -m experiments.download {name} --data_dir {folder.parent}'
       ) from error
   return arrays
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from experiments.training.errors import Interrupted
+from experiments.runtime.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS = 25.0  # from the first signal to the end; Slurm and preemptible machines give 30

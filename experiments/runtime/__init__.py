@@ -1,0 +1,1 @@
+"""What keeps a run alive: files, errors, signals, processes. No result depends on it."""
