@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wn import convert
-from wn.layers import KernelView, WeightNormed, kernel_unit_axis
+from wn.layers import KernelView, WeightNormed, unit_axis
 from wn.normalization import unit_norm
 
 _NAMESAKES = (nnx.Linear, nnx.Conv, nnx.ConvTranspose)
@@ -133,10 +133,10 @@ def _initialize(
   layer: nnx.Module, inputs: jax.Array, name: str, *, init_scale: float, std_floor: float
 ) -> None:
   """Eq. 5–6 for one layer: sets g (or the plain kernel) and b from the layer's input."""
-  unit_axis = kernel_unit_axis(layer)
+  axis = unit_axis(layer)
   masked = layer.masked_kernel() if isinstance(layer, WeightNormed) else _masked_kernel(layer)
-  norm = unit_norm(masked, unit_axis=unit_axis)
-  other_axes = tuple(i for i in range(masked.ndim) if i != unit_axis % masked.ndim)
+  norm = unit_norm(masked, unit_axis=axis)
+  other_axes = tuple(i for i in range(masked.ndim) if i != axis % masked.ndim)
   unit_v = masked / jnp.expand_dims(norm, other_axes)
 
   view = KernelView(layer, kernel=unit_v, mask=None, bias=None, use_bias=False)

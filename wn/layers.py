@@ -34,7 +34,6 @@ class WeightNormed:
   scale: nnx.Param[jax.Array]
   mask: jax.Array | None
   log_scale: float
-  unit_axis: int = -1
 
   def masked_kernel(self) -> jax.Array:
     """v with the mask applied: what the norm is taken of."""
@@ -43,7 +42,7 @@ class WeightNormed:
 
   def normalized_kernel(self) -> jax.Array:
     """w = (g/‖v‖) v, in float32; in the kernel's dtype if the layer's `dtype` is None."""
-    w = weight_norm(self.masked_kernel(), self.get_scale(), unit_axis=self.unit_axis)
+    w = weight_norm(self.masked_kernel(), self.get_scale(), unit_axis=unit_axis(self))
     # With dtype=None nnx computes in the dtype that inputs and parameters promote to.
     return w.astype(self.kernel[...].dtype) if self.dtype is None else w
 
@@ -65,12 +64,12 @@ class WeightNormed:
     """Adds `scale` with g = ‖v‖ (1 for zero units), partitioned as the kernel's unit axis."""
     self.log_scale = log_factor(log_scale)
     _check_mask(self.mask, self.kernel[...].shape)
-    g = unit_norm(self.masked_kernel(), unit_axis=self.unit_axis)
+    g = unit_norm(self.masked_kernel(), unit_axis=unit_axis(self))
     partition = self.kernel.get_metadata('out_sharding', None)
     if partition is not None and 'out_sharding' not in metadata:
       ndim = self.kernel[...].ndim
       by_axis = tuple(partition) + (None,) * (ndim - len(partition))
-      metadata = {**metadata, 'out_sharding': (by_axis[self.unit_axis],)}
+      metadata = {**metadata, 'out_sharding': (by_axis[unit_axis(self)],)}
     self.scale = nnx.Param(self._stored(g).astype(self.kernel[...].dtype), **metadata)
 
 
@@ -192,11 +191,6 @@ class ConvTranspose(nnx.ConvTranspose, WeightNormed):
     super().__init__(*args, **kwargs)
     self._create_scale(log_scale, scale_metadata)
 
-  @property
-  def unit_axis(self) -> int:
-    """The output axis of the kernel."""
-    return kernel_unit_axis(self)
-
   def __call__(self, inputs: jax.Array, *args, **kwargs) -> jax.Array:
     """Maps inputs [*batch, *spatial, in_features]; further arguments as `nnx.ConvTranspose`."""
     view = KernelView(self, kernel=self.normalized_kernel(), mask=None)
@@ -221,8 +215,8 @@ def log_factor(log_scale: bool | float) -> float:
   return factor
 
 
-def kernel_unit_axis(layer: nnx.Module) -> int:
-  """The axis of a plain or weight-normalised layer's kernel that counts its output units."""
+def unit_axis(layer: nnx.Module) -> int:
+  """The axis of a plain or weight-normalised layer's kernel that indexes its output units."""
   return -2 if getattr(layer, 'transpose_kernel', False) else -1
 
 
