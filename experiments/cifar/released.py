@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wn.layers import KernelView
-from wn.normalization import unit_norm
+import wn
 
 
 class FixedScale(nnx.Variable):
@@ -51,10 +50,10 @@ def fix_scales(model: nnx.Module, initialized: nnx.Module) -> None:
     nnx.iter_modules(model), nnx.iter_modules(initialized), strict=True
   ):
     if isinstance(layer, Linear | Conv):
-      layer.fixed_scale[...] = unit_norm(scaled.kernel[...]) / unit_norm(layer.kernel[...])
+      layer.fixed_scale[...] = wn.unit_norm(scaled.kernel[...]) / wn.unit_norm(layer.kernel[...])
       layer.bias[...] = scaled.bias[...]
 
 
-def _scaled(layer: Linear | Conv) -> KernelView:
+def _scaled(layer: Linear | Conv) -> wn.KernelView:
   scale = layer.fixed_scale[...].reshape((1,) * (layer.kernel[...].ndim - 1) + (-1,))
-  return KernelView(layer, kernel=layer.kernel[...] * scale)
+  return wn.KernelView(layer, kernel=layer.kernel[...] * scale)

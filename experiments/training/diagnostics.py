@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from wn.layers import WeightNormed, unit_axis
+import wn
 
 PREFIX = 'diagnostics/'
 
@@ -37,11 +37,11 @@ def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> di
   for path, layer in nnx.iter_modules(model):
     if not hasattr(layer, 'kernel'):
       continue
-    is_normed = isinstance(layer, WeightNormed)
+    is_normed = isinstance(layer, wn.WeightNormed)
     v = layer.masked_kernel() if is_normed else layer.kernel[...]
     dv = gradients[*path, 'kernel']
     step = updated[*path, 'kernel'] - layer.kernel[...]
-    v, dv, step = (jnp.moveaxis(x, unit_axis(layer), -1) for x in (v, dv, step))
+    v, dv, step = (jnp.moveaxis(x, wn.unit_axis(layer), -1) for x in (v, dv, step))
     values = {'v_norm': _norm(v)}
     if is_normed:
       values['g'] = jnp.abs(layer.get_scale())

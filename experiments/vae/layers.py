@@ -12,7 +12,6 @@ from flax.typing import Dtype
 
 import wn
 from experiments.training.layers import promote_all_but_bias
-from wn.layers import KernelView
 
 
 class MaskedLinear(nnx.Linear):
@@ -30,7 +29,7 @@ class MaskedLinear(nnx.Linear):
 
   def __call__(self, inputs: jax.Array) -> jax.Array:
     """Maps inputs [..., in_features] to [..., out_features]."""
-    view = KernelView(self, kernel=self.kernel[...] * self.mask)
+    view = wn.KernelView(self, kernel=self.kernel[...] * self.mask)
     return nnx.Linear.__call__(view, inputs)
 
 

@@ -16,7 +16,6 @@ from experiments.training import distributions
 from experiments.vae.bound import Bound
 from experiments.vae.iaf import iaf_step
 from experiments.vae.layers import Layers, autoregressive_mask, init_scale
-from wn.normalization import unit_norm
 
 # log p(x|z) of a pixel; the names are those of `edge_bins`.
 LIKELIHOODS = {
@@ -131,7 +130,7 @@ def initialize(
     warnings.filterwarnings('ignore', rf'data_dependent_init: layers\.{top}\.down1: ')
     wn.data_dependent_init(model, x, key, init_scale=init_scale(scale, flow_scale))
   layer = model.layers[-1].down1
-  norm = unit_norm(layer.kernel[...])
+  norm = wn.unit_norm(layer.kernel[...])
   if isinstance(layer, wn.Conv):
     layer.set_scale(jnp.full_like(norm, scale))
   else:

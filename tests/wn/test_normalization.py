@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wn.normalization import unit_norm, weight_norm
+from wn import unit_norm, weight_norm
 
 SHAPES = ((5,), (4, 3), (2, 4, 3), (3, 2, 4, 5), (2, 3, 2, 3, 2))
 SHAPES_AND_AXES = [(shape, axis) for shape in SHAPES for axis in range(-len(shape), len(shape))]

@@ -14,7 +14,6 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import wn
-from wn.layers import unit_axis
 
 PLAIN = {
   wn.Linear: nnx.Linear,
@@ -165,7 +164,7 @@ def check_layer(cls, kwargs, in_shape, log_scale, seed):
   rng = np.random.default_rng(seed)
   layer = create(cls, rng, log_scale=log_scale, **kwargs)
   plain = create(PLAIN[cls], rng, **kwargs)
-  param_dtype, axis = jnp.dtype(kwargs['param_dtype']), unit_axis(layer)
+  param_dtype, axis = jnp.dtype(kwargs['param_dtype']), wn.unit_axis(layer)
   units = kwargs['out_features']
   assert layer.scale.shape == (units,) and layer.kernel.shape == plain.kernel.shape
   assert {p.dtype for p in jax.tree.leaves(nnx.state(layer))} == {param_dtype}
