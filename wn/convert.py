@@ -1,15 +1,15 @@
-"""Turns one plain layer into its weight-normalised namesake, in place, and back.
+"""Converts a plain layer to its weight-normalised namesake, in place, and back.
 
 A weight-normalised layer is its `nnx` namesake plus `scale`, `log_scale` and, in `Linear`, `mask`.
-So the conversion changes the class of the object and those attributes; whatever refers to the
-layer, and the parameters that stay, remain as they are.
+Conversion changes only these attributes and the object's class, so references to the layer and its
+other parameters stay valid.
 """
 
 from flax import nnx
 
 from wn import layers
 
-# Exact types: a user's subclass may have another forward pass.
+# Exact types only: a subclass may override the forward pass.
 NORMALIZED = {
   nnx.Linear: layers.Linear,
   nnx.Conv: layers.Conv,
@@ -22,11 +22,11 @@ def normalize_layer(layer: nnx.Module, *, log_scale: bool | float = False) -> No
   """Makes a plain `nnx` layer weight-normalised, in place: v = w, g = ‖w‖.
 
   Args:
-    layer: its class is one of `NORMALIZED`.
-    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
+    layer: an instance of one of the classes in `NORMALIZED`.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
 
   Raises:
-    ValueError: `log_scale` is negative or not finite; the layer is as it was.
+    ValueError: `log_scale` is negative or not finite; the layer is unchanged.
   """
   log_scale = layers.log_factor(log_scale)
   if isinstance(layer, nnx.Linear):
@@ -37,7 +37,7 @@ def normalize_layer(layer: nnx.Module, *, log_scale: bool | float = False) -> No
 
 def plain_layer(layer: nnx.Module) -> None:
   """Makes a weight-normalised layer plain, in place: kernel = w."""
-  # A new variable: another layer may share the old one, with a g of its own.
+  # A new variable, as another layer may share the old one and have its own g.
   layer.kernel = layer.kernel.replace(layer.normalized_kernel())
   del layer.scale, layer.log_scale
   if isinstance(layer, nnx.Linear):
@@ -46,5 +46,5 @@ def plain_layer(layer: nnx.Module) -> None:
 
 
 def set_class(module: nnx.Module, cls: type[nnx.Module]) -> None:
-  """Changes the class of a module; nnx's own attribute hook would take it for a new attribute."""
+  """Sets `module.__class__`, bypassing nnx's `__setattr__`, which would add an attribute."""
   object.__setattr__(module, '__class__', cls)

@@ -1,4 +1,4 @@
-"""Folding g and v into plain weights, and the reverse."""
+"""Folds v and g into plain weights, and unfolds them."""
 
 from typing import TypeVar
 
@@ -14,21 +14,18 @@ _NORMALIZED_CELL = {plain: normalized for normalized, plain in _PLAIN_CELL.items
 
 
 def fold(model: M) -> M:
-  """A copy of the model with plain `nnx` layers and equal outputs; w is computed once.
+  """Returns a copy of the model with plain `nnx` layers and equal outputs.
 
-  Differentiable: inside a traced function the copy's kernels are functions of the model's v and g.
-  Use it to export a trained model, and to take the normalisation out of a loop over time steps.
-  The kernels have the dtype in which the layer computes w, float32 unless its `dtype` is None.
+  Use it to export a trained model, or to compute w once outside a loop over time steps. It is
+  differentiable: inside a traced function the kernels are functions of the model's v and g. Kernels
+  are float32, or keep their dtype if the layer's `dtype` is None. Shared layers stay shared.
 
   Args:
-    model: any `nnx.Module`, a single layer or cell included. It is not changed.
-
-  Returns:
-    The copy. Its layers have no `scale`; shared layers stay shared.
+    model: any `nnx.Module`, including a single layer or cell. It is not changed.
 
   Raises:
-    TypeError: the model holds an instance of a subclass of a `wn` layer, whose forward pass a plain
-      layer may not compute.
+    TypeError: the model contains an instance of a subclass of a `wn` layer, whose forward pass may
+      differ from the plain layer's.
   """
   model = nnx.clone(model)
   for path, module in list(nnx.iter_modules(model)):
@@ -39,25 +36,22 @@ def fold(model: M) -> M:
     elif isinstance(module, (WeightNormed, *_PLAIN_CELL)):
       name = '.'.join(map(str, path)) or 'the model'
       raise TypeError(
-        f'cannot fold {name}: {type(module).__qualname__} is a subclass of a wn layer; '
-        'fold knows only the layers of wn themselves.'
+        f'cannot fold {name}: {type(module).__qualname__} is a subclass of a wn layer, and its '
+        'forward pass may differ.'
       )
   return model
 
 
 def unfold(model: M, *, log_scale: bool | float = False) -> M:
-  """A copy of the model with weight-normalised layers and equal outputs: v = w, g = ‖w‖.
+  """Returns a copy of the model with weight-normalised layers and equal outputs: v = w, g = ‖w‖.
 
-  Every `nnx.Linear`, `nnx.Conv`, `nnx.ConvTranspose`, `nnx.LSTMCell` and `nnx.GRUCell` becomes its
-  namesake in `wn`. Subclasses of them, and other modules, stay as they are. Outputs are equal up to
-  the rounding of g to the dtype of the parameters.
+  Converts every `nnx.Linear`, `nnx.Conv`, `nnx.ConvTranspose`, `nnx.LSTMCell` and `nnx.GRUCell`,
+  but not instances of their subclasses. Outputs are equal up to the rounding of g to the dtype of
+  the parameters. Shared layers stay shared.
 
   Args:
-    model: any `nnx.Module`, a single layer or cell included. It is not changed.
-    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
-
-  Returns:
-    The copy; shared layers stay shared.
+    model: any `nnx.Module`, including a single layer or cell. It is not changed.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
 
   Raises:
     ValueError: `log_scale` is negative or not finite.

@@ -30,43 +30,42 @@ def data_dependent_init(
 ) -> None:
   """Sets scales and biases so that every pre-activation has mean 0 and std `init_scale` (Eq. 5–6).
 
-  Runs `model(*inputs, **kwargs)` once. Each `Linear`, `Conv` and `ConvTranspose` that the forward
-  pass reaches, of `wn` or of `nnx`, first measures t = v·x/‖v‖ on its input, with mean μ and
-  standard deviation σ per unit over all other axes, then sets
+  Runs `model(*inputs, **kwargs)` once and changes the model in place. When the forward pass reaches
+  a `Linear`, `Conv` or `ConvTranspose`, of `wn` or `nnx`, it computes t = v·x/‖v‖ and its mean μ
+  and standard deviation σ per unit over all other axes, and sets
 
-    g = c / σ,  b = −c μ / σ  with c = `init_scale`,
+    g = c / σ,  b = −c μ / σ  with c = `init_scale`.
 
-  and returns g t + b, so that the layers above see already normalised inputs. A plain `nnx` layer
-  stores w = g v/‖v‖ in its kernel: the paper's baseline. A layer without a bias, such as one before
-  mean-only batch normalisation, gets its scale only. All else that the forward pass does, such as
-  updating running means, happens as always; pass what training passes (`train=True`, `rngs=...`).
+  The layer then returns g t + b, so later layers see normalised inputs. A plain `nnx` layer stores
+  w = g v/‖v‖ in its kernel, as in the paper's baseline. A layer without a bias, as before mean-only
+  batch normalisation, gets only its scale. Running means and other state are updated as usual; pass
+  the arguments used in training (`train=True`, `rngs=...`).
 
-  Changes the model in place. Works eagerly, and in `jax.jit` around `nnx.merge` and `nnx.split`; on
-  a mesh the statistics are those of the global batch.
+  Works eagerly, and in `jax.jit` around `nnx.merge` and `nnx.split`. On a mesh the statistics are
+  those of the global batch.
 
   * A layer used several times is initialised at its first use.
-  * A unit with σ < `std_floor` has next to no variance on this batch: σ counts as `std_floor`, and
-    a warning names the layer and how many of its units. Units with a zero kernel take g = c, with a
-    warning unless they are fully masked.
-  * Layers inside recurrent cells are left alone, as the method is not meant for them (§3).
+  * σ is at least `std_floor`; a warning gives the layer and the number of units below it.
+  * Units with a zero kernel get g = c, with a warning unless they are fully masked.
+  * Layers inside recurrent cells are not initialised, as the method is not meant for them (§3).
   * Layers that the forward pass does not reach, or reaches only inside a transform (`nnx.scan`,
-    `jax.checkpoint`), are left alone, and a warning names them.
-  * `nnx.LinearGeneral`, `nnx.Einsum` and `nnx.Embed`, and so attention, are left alone silently.
-  * In a subclass with its own forward pass, t is still v·x/‖v‖ of what the layer is called with.
-  * Plain layers that share one kernel variable each rescale it: the last one has its moments.
+    `jax.checkpoint`), are not initialised, and a warning names them.
+  * `nnx.LinearGeneral`, `nnx.Einsum` and `nnx.Embed`, and so attention, are silently ignored.
+  * In a subclass with its own forward pass, x is the argument of its `__call__`.
+  * Plain layers that share a kernel variable each rescale it; only the last gets exact moments.
 
   Args:
-    model: module whose layers are initialised.
+    model: model to initialise.
     *inputs: positional arguments of the forward pass: the initialisation batch.
-    init_scale: c, the standard deviation of the pre-activations after the call; or a function
-      (name, layer) → c, for layers that differ. The name is that of warnings: the path in the
-      model, as in 'layers.2.flow.mean' (for a model that is a layer itself, the name of its class).
-    std_floor: smallest σ to divide by, in units of t.
-    **kwargs: further arguments of the forward pass.
+    init_scale: c, the standard deviation of the pre-activations, or a function (name, layer) → c.
+      The name is the path in the model, such as 'layers.2.flow.mean', or the name of the class if
+      the model is itself a layer.
+    std_floor: lower bound on σ, in units of t.
+    **kwargs: keyword arguments of the forward pass.
 
   Raises:
-    ValueError: `init_scale`, of any layer, or `std_floor` is not positive and finite; the model is
-      as it was.
+    ValueError: `std_floor` or the `init_scale` of a layer is not positive and finite; the model is
+      unchanged.
   """
   layers = _layers_outside_cells(model)
   _check_positive('std_floor', std_floor)
@@ -90,18 +89,18 @@ def data_dependent_init(
     _RUN.reset(token)
   if run.pending:
     warnings.warn(
-      'data_dependent_init: left alone, as the forward pass does not reach them directly: '
-      + ', '.join(name for name, _ in run.pending.values()),
+      'data_dependent_init: not initialised, as the forward pass does not call them or calls them '
+      'inside a transform: ' + ', '.join(name for name, _ in run.pending.values()),
       stacklevel=2,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-  """One call of `data_dependent_init`: its settings and the layers still to be initialised."""
+  """Settings of one call of `data_dependent_init`, and the layers not yet initialised."""
 
   std_floor: float
-  pending: dict[int, tuple[str, float]]  # id of the layer -> its name and init_scale
+  pending: dict[int, tuple[str, float]]  # id(layer) -> (name, init_scale)
 
 
 _RUN: contextvars.ContextVar[_Run | None] = contextvars.ContextVar('_RUN', default=None)
@@ -109,16 +108,16 @@ _RUN: contextvars.ContextVar[_Run | None] = contextvars.ContextVar('_RUN', defau
 
 @functools.cache
 def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
-  """The subclass of a layer's class that initialises the layer when it is first called.
+  """A subclass of a layer's class that initialises the layer on its first call.
 
-  Python looks `__call__` up on the class, so for the time of the run the layers change class; the
-  model's own forward pass, whatever it is, then comes by each layer in its order.
+  Python looks up `__call__` on the class, so the layers change class during the run. The model's
+  own forward pass then initialises them in order.
   """
 
   def __call__(self, inputs: jax.Array, *args, **kwargs):
     run = _RUN.get()
-    # nnx transforms copy modules, so that the layer is not in `pending`; in other transforms the
-    # layer must not be written. Both stay as they are.
+    # Inside an nnx transform the layer is a copy, which `pending` does not have; inside a JAX
+    # transform nnx raises TraceContextError on writing to it.
     if run is not None and id(self) in run.pending:
       with contextlib.suppress(flax.errors.TraceContextError):
         name, init_scale = run.pending[id(self)]
@@ -147,7 +146,7 @@ def _initialize(
   mean = jnp.mean(t, batch_axes)
   std = jnp.std(t, batch_axes)
 
-  # A zero unit has no direction to measure: any g gives w = 0.
+  # A zero unit has w = 0 for any g.
   is_zero = jnp.all(masked == 0, axis=other_axes)
   g = init_scale / jnp.where(is_zero, 1.0, jnp.maximum(std, std_floor))
 
@@ -162,8 +161,8 @@ def _initialize(
   _warn_if_any(
     (std < std_floor) & ~is_zero,
     f'{name}: {{count}} of {std.size} units have a standard deviation below '
-    f'std_floor={std_floor:g} on this batch, which was used in its place; their inputs are '
-    'constant or the batch is too small.',
+    f'std_floor={std_floor:g}, which was used instead. Their inputs are constant or the batch is '
+    'too small.',
   )
   _warn_if_any(
     is_zero & ~_fully_masked(layer, other_axes),
@@ -178,7 +177,7 @@ def _masked_kernel(layer: nnx.Module) -> jax.Array:
 
 
 def _fully_masked(layer: nnx.Module, other_axes: tuple[int, ...]) -> jax.Array:
-  """[units] True where the mask leaves a unit no weight at all."""
+  """[units] True for units whose weights are all masked."""
   mask = getattr(layer, 'mask', None)
   if mask is None:
     return jnp.zeros((layer.out_features,), bool)
@@ -191,7 +190,7 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _warn_if_any(is_affected: jax.Array, message: str) -> None:
-  """Warns, also when it runs inside `jax.jit`, if any unit is affected."""
+  """Warns if any unit is affected; works inside `jax.jit`."""
 
   def warn(count):
     if count:

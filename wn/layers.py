@@ -1,8 +1,8 @@
-"""Weight-normalised `Linear`, `Conv` and `ConvTranspose`: the `flax.nnx` layers with w = (g/‖v‖) v.
+"""Weight-normalised `Linear`, `Conv` and `ConvTranspose`: `flax.nnx` layers with w = (g/‖v‖) v.
 
-Each class extends its `nnx` namesake: same constructor arguments, same forward pass. `kernel` holds
-v, `scale` holds g and `bias` holds b. At construction g = ‖v‖, so the swapped layer computes the
-same function as the plain one until `wn.data_dependent_init` or training changes it.
+Each class extends its `nnx` namesake, with the same constructor arguments and forward pass.
+`kernel` holds v, `scale` holds g and `bias` holds b. Initially g = ‖v‖, so a new layer computes the
+same function as its plain namesake.
 """
 
 import math
@@ -19,16 +19,16 @@ from wn.normalization import unit_norm, weight_norm
 
 
 class WeightNormed:
-  """What the weight-normalised layers share: `scale` beside `kernel`, and the finished weight.
+  """Base class of the weight-normalised layers.
 
   Attributes:
     kernel: v, shaped as in the `nnx` layer.
-    scale: g, one per output unit; with `log_scale`, s where g = exp(c s).
-    log_scale: c; 0: `scale` holds g itself.
-    mask: None, or a 0/1 array of the shape of `kernel`, applied to v before the norm.
+    scale: [units] g; if `log_scale` is c > 0, s with g = exp(c s).
+    log_scale: c, or 0 if `scale` holds g.
+    mask: 0/1 array of the kernel's shape, applied to v before the norm, or None.
   """
 
-  __slots__ = ()  # `wn.convert` changes a layer's class, so its memory layout must be nnx's
+  __slots__ = ()  # `wn.convert` changes a layer's class, which needs the memory layout of nnx's
 
   kernel: nnx.Param[jax.Array]
   scale: nnx.Param[jax.Array]
@@ -36,32 +36,32 @@ class WeightNormed:
   log_scale: float
 
   def masked_kernel(self) -> jax.Array:
-    """v with the mask applied: what the norm is taken of."""
+    """v, with the mask applied."""
     v = self.kernel[...]
     return v if self.mask is None else v * self.mask.astype(v.dtype)
 
   def normalized_kernel(self) -> jax.Array:
-    """w = (g/‖v‖) v, in float32; in the kernel's dtype if the layer's `dtype` is None."""
+    """w = (g/‖v‖) v, in float32, or in the kernel's dtype if the layer's `dtype` is None."""
     w = weight_norm(self.masked_kernel(), self.get_scale(), unit_axis=unit_axis(self))
     # With dtype=None nnx computes in the dtype that inputs and parameters promote to.
     return w.astype(self.kernel[...].dtype) if self.dtype is None else w
 
   def get_scale(self) -> jax.Array:
-    """g, whichever way `scale` holds it; exp(c s) is computed in float32."""
+    """g; exp(c s) is computed in float32."""
     scale = self.scale[...]
     if not self.log_scale:
       return scale
     return jnp.exp(self.log_scale * scale.astype(jnp.promote_types(scale.dtype, jnp.float32)))
 
   def set_scale(self, g: jax.Array) -> None:
-    """Stores g; with `log_scale`, log(g) / c."""
+    """Stores g, or log(g) / c if `log_scale` is c > 0."""
     self.scale[...] = self._stored(g).astype(self.scale[...].dtype)
 
   def _stored(self, g: jax.Array) -> jax.Array:
     return jnp.log(g) / self.log_scale if self.log_scale else g
 
   def _create_scale(self, log_scale: bool | float, metadata: Mapping[str, Any]) -> None:
-    """Adds `scale` with g = ‖v‖ (1 for zero units), partitioned as the kernel's unit axis."""
+    """Adds `scale` with g = ‖v‖ (1 for zero units), sharded like the kernel's unit axis."""
     self.log_scale = log_factor(log_scale)
     _check_mask(self.mask, self.kernel[...].shape)
     g = unit_norm(self.masked_kernel(), unit_axis=unit_axis(self))
@@ -74,10 +74,10 @@ class WeightNormed:
 
 
 class KernelView:
-  """A layer with some attributes replaced: what the `nnx` forward pass reads instead of the layer.
+  """A read-only view of a layer with some attributes replaced.
 
-  It lets the forward pass of the `nnx` namesake run on the finished weight, so that every padding,
-  dilation and dtype rule stays nnx's own, without writing to the layer.
+  `nnx.Conv.__call__(KernelView(conv, kernel=w), x)` runs the forward pass of `nnx` on w, with its
+  rules for padding, dilation and dtypes, and does not write to the layer.
   """
 
   def __init__(self, layer: nnx.Module, **replaced: Any):
@@ -89,23 +89,22 @@ class KernelView:
 
 
 class Linear(nnx.Linear, WeightNormed):
-  """Weight-normalised `nnx.Linear`: y = x·w + b, w = (g/‖v‖) v per output feature (Eq. 1–2).
+  """Weight-normalised `nnx.Linear`: y = x·w + b with w = (g/‖v‖) v per output feature (Eq. 1–2).
 
   Example::
 
-    layer = wn.Linear(784, 10, rngs=nnx.Rngs(0))  # as nnx.Linear(784, 10, rngs=nnx.Rngs(0))
+    layer = wn.Linear(784, 10, rngs=nnx.Rngs(0))  # was nnx.Linear(784, 10, rngs=nnx.Rngs(0))
 
   Args:
-    *args: as `nnx.Linear`: in_features, out_features.
-    mask: optional 0/1 array of the kernel's shape (in_features, out_features); masked weights are
-      zero, have no part in the norm and get no gradient.
-    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
-    scale_metadata: metadata of the `scale` parameter. Its partitioning is by default that of the
-      kernel's last axis.
-    **kwargs: as `nnx.Linear`.
+    *args: in_features and out_features, as for `nnx.Linear`.
+    mask: 0/1 array [in_features, out_features]. Masked weights are zero, are not part of the norm
+      and get no gradient.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    scale_metadata: metadata of `scale`; its sharding defaults to that of the kernel's last axis.
+    **kwargs: as for `nnx.Linear`.
 
   Raises:
-    ValueError: the mask has another shape than the kernel or values other than 0 and 1; or
+    ValueError: `mask` does not have the kernel's shape or has values other than 0 and 1, or
       `log_scale` is negative or not finite.
   """
 
@@ -122,28 +121,27 @@ class Linear(nnx.Linear, WeightNormed):
     self._create_scale(log_scale, scale_metadata)
 
   def __call__(self, inputs: jax.Array, *args, **kwargs) -> jax.Array:
-    """Maps inputs [..., in_features] to [..., out_features]; further arguments as `nnx.Linear`."""
+    """Maps [..., in_features] to [..., out_features]; other arguments as for `nnx.Linear`."""
     view = KernelView(self, kernel=self.normalized_kernel())
     return nnx.Linear.__call__(view, inputs, *args, **kwargs)
 
 
 class Conv(nnx.Conv, WeightNormed):
-  """Weight-normalised `nnx.Conv`; the norm of a unit runs over the window and the input features.
+  """Weight-normalised `nnx.Conv`; a unit's norm is over the window and the input features.
 
   Example::
 
-    layer = wn.Conv(3, 96, (3, 3), rngs=nnx.Rngs(0))  # as nnx.Conv(3, 96, (3, 3), rngs=nnx.Rngs(0))
+    layer = wn.Conv(3, 96, (3, 3), rngs=nnx.Rngs(0))  # was nnx.Conv(3, 96, (3, 3), …)
 
   Args:
-    *args: as `nnx.Conv`: in_features, out_features, kernel_size, strides.
-    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
-    scale_metadata: metadata of the `scale` parameter. Its partitioning is by default that of the
-      kernel's last axis.
-    **kwargs: as `nnx.Conv`. A `mask` must be a 0/1 array; it is applied before the norm, so masked
-      weights have no part in it, and a fully masked unit has w = 0 and zero gradients.
+    *args: in_features, out_features, kernel_size and strides, as for `nnx.Conv`.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    scale_metadata: metadata of `scale`; its sharding defaults to that of the kernel's last axis.
+    **kwargs: as for `nnx.Conv`. `mask` must be a 0/1 array. It is applied before the norm; a fully
+      masked unit has w = 0 and zero gradients.
 
   Raises:
-    ValueError: the mask has another shape than the kernel or values other than 0 and 1; or
+    ValueError: `mask` does not have the kernel's shape or has values other than 0 and 1, or
       `log_scale` is negative or not finite.
   """
 
@@ -158,26 +156,25 @@ class Conv(nnx.Conv, WeightNormed):
     self._create_scale(log_scale, scale_metadata)
 
   def __call__(self, inputs: jax.Array, *args, **kwargs) -> jax.Array:
-    """Maps inputs [*batch, *spatial, in_features]; further arguments as `nnx.Conv`."""
+    """Maps [*batch, *spatial, in_features]; other arguments as for `nnx.Conv`."""
     view = KernelView(self, kernel=self.normalized_kernel(), mask=None)
     return nnx.Conv.__call__(view, inputs, *args, **kwargs)
 
 
 class ConvTranspose(nnx.ConvTranspose, WeightNormed):
-  """Weight-normalised `nnx.ConvTranspose`; one norm per *output* feature.
+  """Weight-normalised `nnx.ConvTranspose`; a unit's norm is over the window and the input features.
 
-  With `transpose_kernel=True` the kernel has shape (*window, out_features, in_features), and the
-  norm runs over the window and the last axis; otherwise over the window and the axis before it.
+  The kernel is [*window, in_features, out_features], or [*window, out_features, in_features] with
+  `transpose_kernel=True`.
 
   Args:
-    *args: as `nnx.ConvTranspose`: in_features, out_features, kernel_size, strides.
-    log_scale: c: `scale` holds s and g = exp(c s). True is 1; False or 0: `scale` holds g.
-    scale_metadata: metadata of the `scale` parameter. Its partitioning is by default that of the
-      kernel's output axis.
-    **kwargs: as `nnx.ConvTranspose`; `mask` as in `wn.Conv`.
+    *args: in_features, out_features, kernel_size and strides, as for `nnx.ConvTranspose`.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    scale_metadata: metadata of `scale`; its sharding defaults to that of the kernel's output axis.
+    **kwargs: as for `nnx.ConvTranspose`; `mask` as in `wn.Conv`.
 
   Raises:
-    ValueError: the mask has another shape than the kernel or values other than 0 and 1; or
+    ValueError: `mask` does not have the kernel's shape or has values other than 0 and 1, or
       `log_scale` is negative or not finite.
   """
 
@@ -192,31 +189,26 @@ class ConvTranspose(nnx.ConvTranspose, WeightNormed):
     self._create_scale(log_scale, scale_metadata)
 
   def __call__(self, inputs: jax.Array, *args, **kwargs) -> jax.Array:
-    """Maps inputs [*batch, *spatial, in_features]; further arguments as `nnx.ConvTranspose`."""
+    """Maps [*batch, *spatial, in_features]; other arguments as for `nnx.ConvTranspose`."""
     view = KernelView(self, kernel=self.normalized_kernel(), mask=None)
     return nnx.ConvTranspose.__call__(view, inputs, *args, **kwargs)
 
 
 def log_factor(log_scale: bool | float) -> float:
-  """c where g = exp(c s), as the option `log_scale` gives it; 0: the scale holds g itself.
+  """Converts the `log_scale` argument to c in g = exp(c s), or 0 if `scale` holds g.
 
-  With an optimiser such as Adam, whose steps do not depend on the size of the gradient, a step of α
-  in s multiplies g by exp(c α). The authors' code of inverse autoregressive flow has c = 3. Take
-  care when you compare: its TensorFlow version stores log(g)/3 at initialisation, but reads exp(s).
-
-  Raises:
-    ValueError: it is negative or not finite.
+  With Adam, whose step size does not depend on the size of the gradient, a step of α in s
+  multiplies g by exp(c α). The authors' code for inverse autoregressive flow has c = 3; its
+  TensorFlow version stores log(g)/3 at initialisation but reads exp(s).
   """
   factor = float(log_scale)
   if not 0 <= factor < math.inf:
-    raise ValueError(
-      f'log_scale must be c, at least 0 and finite, where g = exp(c s); got {log_scale}.'
-    )
+    raise ValueError(f'log_scale must be finite and at least 0; got {log_scale}.')
   return factor
 
 
 def unit_axis(layer: nnx.Module) -> int:
-  """The axis of a plain or weight-normalised layer's kernel that indexes its output units."""
+  """The axis of the kernel that indexes output units, for `nnx` and `wn` layers."""
   return -2 if getattr(layer, 'transpose_kernel', False) else -1
 
 

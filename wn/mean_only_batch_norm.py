@@ -14,27 +14,22 @@ from flax.typing import Dtype, Initializer, PromoteDtypeFn
 class MeanOnlyBatchNorm(nnx.Module):
   """t̃ = t − μ[t] + b: batch normalisation without the division (§4).
 
-  μ[t] is the mean of the minibatch in training, and a running mean otherwise. The gradient with
-  respect to t is the incoming gradient, centred over the minibatch. Put it after a layer without a
-  bias, as in the paper: t = w·x, with w weight-normalised.
+  μ[t] is the minibatch mean in training, and a running mean otherwise. The gradient with respect to
+  t is the incoming gradient, centred over the minibatch. As in the paper, put it after a layer
+  without a bias: t = w·x, with w weight-normalised.
 
-  Under `jax.jit` on a mesh the mean is that of the global batch; under `jax.pmap` or `shard_map`
-  name the axis with `axis_name`.
+  Under `jax.jit` on a mesh the mean is that of the global batch. Under `jax.pmap` or `shard_map`,
+  pass `axis_name`. Arguments without a line here are as for `nnx.BatchNorm`.
 
   Args:
     num_features: size of the feature axis.
-    use_running_average: if True, subtract the running mean; overridden in the call.
-    axis: the feature axis of the input; the mean runs over all others.
+    use_running_average: if True, subtract the running mean; the call can override it.
+    axis: feature axis; the mean is over all others.
     momentum: decay rate of the running mean.
-    dtype: dtype of the result (default: that of the input and the parameters).
-    param_dtype: dtype of the bias.
-    use_bias: whether to add b.
-    bias_init: initialiser of b.
-    axis_name: name of the mapped axis over which to average the mean as well.
-    axis_index_groups: groups of indices of that axis, as in `jax.lax.pmean`.
-    promote_dtype: as in `nnx.BatchNorm`.
-    rngs: random streams; `params` is used.
-    bias_metadata: metadata of the bias parameter.
+    dtype: dtype of the result; defaults to that of the input and the bias.
+    axis_name: mapped axis over which to average the mean.
+    axis_index_groups: as for `jax.lax.pmean`.
+    rngs: uses the `params` stream.
   """
 
   def __init__(
@@ -79,24 +74,24 @@ class MeanOnlyBatchNorm(nnx.Module):
     *,
     mask: jax.Array | None = None,
   ) -> jax.Array:
-    """Centres x; in training also updates the running mean.
+    """Centres x, and updates the running mean in training.
 
     Args:
       x: t, [..., num_features] for the default axis.
-      use_running_average: overrides the constructor's choice.
-      mask: boolean, broadcastable to x: the positions that count for the mean, at least one per
-        feature. With `axis_name` the means of the devices count alike, as in `nnx.BatchNorm`.
+      use_running_average: overrides the constructor's value.
+      mask: boolean, broadcastable to x; True for the positions averaged, at least one per feature.
+        With `axis_name` every device has equal weight, as in `nnx.BatchNorm`.
 
     Returns:
-      t̃, of the shape of x.
+      t̃, shaped like x.
 
     Raises:
-      ValueError: neither the constructor nor the call says whether to use the running mean.
+      ValueError: neither the constructor nor the call sets `use_running_average`.
     """
     if use_running_average is None:
       use_running_average = self.use_running_average
     if use_running_average is None:
-      raise ValueError('use_running_average must be given to the constructor or to the call.')
+      raise ValueError('pass use_running_average to the constructor or to the call.')
 
     feature_axis = range(x.ndim)[self.axis]
     batch_axes = tuple(axis for axis in range(x.ndim) if axis != feature_axis)
@@ -107,7 +102,7 @@ class MeanOnlyBatchNorm(nnx.Module):
     if use_running_average:
       mean = self.mean[...]
     else:
-      # At least float32: a sum over a minibatch in bfloat16 would lose most of its digits.
+      # At least float32: a sum over a minibatch in bfloat16 loses most of its digits.
       mean = jnp.mean(x, batch_axes, dtype=jnp.promote_types(x.dtype, jnp.float32), where=mask)
       if self.axis_name is not None:
         mean = jax.lax.pmean(mean, self.axis_name, axis_index_groups=self.axis_index_groups)
@@ -121,10 +116,6 @@ class MeanOnlyBatchNorm(nnx.Module):
     return y.astype(out_dtype)
 
   def set_view(self, use_running_average: bool | None = None) -> None:
-    """Used by `nnx.view`.
-
-    Args:
-      use_running_average: the new default of the call.
-    """
+    """Sets the default of `use_running_average`; called by `nnx.view`."""
     if use_running_average is not None:
       self.use_running_average = use_running_average

@@ -1,7 +1,7 @@
-"""Weight-normalised LSTM and GRU cells: every weight matrix is normalised, each unit by its own g.
+"""LSTM and GRU cells whose weight matrices are all weight-normalised.
 
-A cell normalises its weights on every call, and so at every step of an `nnx.RNN`. In a loop of your
-own, fold the cell first: `wn.fold` is differentiable, so w is computed once and v, g still train::
+A cell normalises its weights on every call, and so at every step of an `nnx.RNN`. In your own loop,
+fold the cell first to compute w once; `wn.fold` is differentiable, so v and g still train::
 
   plain_cell = wn.fold(cell)
   carry, ys = jax.lax.scan(lambda carry, x: plain_cell(carry, x), carry, xs)
@@ -13,12 +13,12 @@ from wn.convert import normalize_layer
 
 
 class LSTMCell(nnx.LSTMCell):
-  """`nnx.LSTMCell` whose eight matrices are `wn.Linear`: `ii if_ ig io` (input), `hi hf hg ho`.
+  """`nnx.LSTMCell` whose eight layers are `wn.Linear`: `ii if_ ig io` (input), `hi hf hg ho`.
 
   Args:
-    *args: as `nnx.LSTMCell`: in_features, hidden_features.
-    log_scale: c: every `scale` holds s and g = exp(c s). True is 1; False or 0: g itself.
-    **kwargs: as `nnx.LSTMCell`.
+    *args: in_features and hidden_features, as for `nnx.LSTMCell`.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    **kwargs: as for `nnx.LSTMCell`.
 
   Raises:
     ValueError: `log_scale` is negative or not finite.
@@ -31,14 +31,14 @@ class LSTMCell(nnx.LSTMCell):
 
 
 class GRUCell(nnx.GRUCell):
-  """`nnx.GRUCell` whose matrices `dense_i` and `dense_h` are `wn.Linear`.
+  """`nnx.GRUCell` whose layers `dense_i` and `dense_h` are `wn.Linear`.
 
-  Each holds the three gates side by side; as a unit is a column, every gate's unit has its own g.
+  Each computes all three gates; every unit of every gate has its own g.
 
   Args:
-    *args: as `nnx.GRUCell`: in_features, hidden_features.
-    log_scale: c: every `scale` holds s and g = exp(c s). True is 1; False or 0: g itself.
-    **kwargs: as `nnx.GRUCell`.
+    *args: in_features and hidden_features, as for `nnx.GRUCell`.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    **kwargs: as for `nnx.GRUCell`.
 
   Raises:
     ValueError: `log_scale` is negative or not finite.

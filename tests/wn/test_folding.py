@@ -299,7 +299,7 @@ def test_unfold_of_fold_is_the_same_function_with_v_equal_to_w(log_scale):
 @pytest.mark.parametrize('library', [nnx, wn])
 def test_unfold_refuses_log_scales_that_are_none(library, log_scale):
   """Also where there is nothing to unfold."""
-  with pytest.raises(ValueError, match='log_scale must be c, at least 0 and finite'):
+  with pytest.raises(ValueError, match='log_scale must be finite and at least 0'):
     wn.unfold(library.Linear(4, 3, rngs=nnx.Rngs(0)), log_scale=log_scale)
 
 

@@ -351,7 +351,7 @@ def test_log_scale_of_0_is_g_itself(log_scale):
 @for_each_kind
 @pytest.mark.parametrize('log_scale', [-1, -3.0, float('nan'), float('inf')])
 def test_log_scale_that_is_negative_or_not_finite_is_an_error(cls, kwargs, in_shape, log_scale):
-  with pytest.raises(ValueError, match=f'log_scale must be c, at least 0 .* got {log_scale}'):
+  with pytest.raises(ValueError, match=f'log_scale must be finite and at least 0; got {log_scale}'):
     cls(**kwargs, log_scale=log_scale, rngs=nnx.Rngs(0))
 
 

@@ -124,7 +124,7 @@ def test_weight_norm(kernel):
 def test_weight_norm_refuses_what_does_not_fit(kernel, unit_axis, g_shape):
   v = kernel[0]
   if not -v.ndim <= unit_axis < v.ndim:
-    with pytest.raises(ValueError, match=f'unit_axis={unit_axis} is no axis of v with shape'):
+    with pytest.raises(ValueError, match=f'unit_axis={unit_axis} is out of range for v with shape'):
       wn.weight_norm(v, kernel[1], unit_axis=unit_axis)
   elif g_shape != [v.shape[unit_axis]]:
     with pytest.raises(ValueError, match=r'g must have shape .* one scale per index of axis'):
