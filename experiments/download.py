@@ -22,9 +22,8 @@ import pooch
 import requests
 import tqdm
 
-from experiments.runtime import published
+from experiments.runtime import data_files, published
 from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors, user_path
-from experiments.training import data
 
 _SECONDS = 10.0  # that a server may take to answer
 
@@ -50,13 +49,13 @@ def download(
 
   Args:
     name: of the data set.
-    data_dir: folder of the data sets; None: see `data.folder`.
+    data_dir: folder of the data sets; None: see `data_files.folder`.
     archives: files, or folders with files, to take instead of downloading them.
 
   Raises:
     UserError: the network, a file or the folder is not as it should be; see the message.
   """
-  folder = data.folder(data_dir) / name
+  folder = data_files.folder(data_dir) / name
   with _one_line(folder):
     if wanted := _missing(name, folder):
       _check_place(folder)

@@ -10,7 +10,7 @@ from jax import lax
 
 import wn
 from experiments.cifar import released
-from experiments.training.layers import promote_all_but_bias
+from experiments.training.layers import Layers, promote_all_but_bias
 
 
 class ConvNet(nnx.Module):
@@ -66,7 +66,7 @@ class ConvNet(nnx.Module):
 
     def conv(in_features: int, out_features: int, *args, **kwargs) -> Unit:
       return unit(
-        'Conv', in_features, out_features, *args, dtype=dtype,
+        'conv', in_features, out_features, *args, dtype=dtype,
         conv_general_dilated=conv_general_dilated, **kwargs,
       )  # fmt: skip
 
@@ -79,7 +79,7 @@ class ConvNet(nnx.Module):
       + [conv(2 * width, 2 * width, (1, 1)) for _ in range(2)]
     )
     self.sum_dtype = jnp.promote_types(dtype, jnp.float32)
-    self.head = unit('Linear', 2 * width, num_classes, dtype=self.sum_dtype)
+    self.head = unit('linear', 2 * width, num_classes, dtype=self.sum_dtype)
     self.dropout = nnx.Dropout(dropout_rate)
     self.noise_std = noise_std
 
@@ -102,11 +102,6 @@ class ConvNet(nnx.Module):
     return self.head(jnp.mean(x, axis=(1, 2), dtype=self.sum_dtype), train=train)
 
 
-_LIBRARY = {
-  'plain': nnx, 'wn': wn, 'bn': nnx, 'mean_bn': nnx, 'wn_mean_bn': wn, 'plain_released': released,
-}  # fmt: skip
-
-
 class Unit(nnx.Module):
   """A convolution or dense layer in one of the parameterisations."""
 
@@ -114,20 +109,18 @@ class Unit(nnx.Module):
     self, kind: str, *args, parameterization: str, init_std: float, bn_momentum: float,
     bn_eps: float, dtype: Dtype, rngs: nnx.Rngs, **kwargs,
   ):  # fmt: skip
-    library = _LIBRARY[parameterization]
-    is_released = library is released
-    self.linear = getattr(library, kind)(
-      *args,
-      # Those with a batch's mean in them add their bias after the mean is out.
-      use_bias=parameterization in ('plain', 'wn', 'plain_released'),
-      kernel_init=nnx.initializers.glorot_uniform()
-      if is_released
-      else nnx.initializers.normal(init_std),
-      dtype=dtype,
-      promote_dtype=promote_all_but_bias,
-      rngs=rngs,
-      **kwargs,
-    )
+    arguments = {'dtype': dtype, **kwargs}
+    # Those with a batch's mean in them add their bias after the mean is out.
+    arguments['use_bias'] = parameterization in ('plain', 'wn', 'plain_released')
+    if parameterization == 'plain_released':
+      make = {'linear': released.Linear, 'conv': released.Conv}[kind]
+      arguments['kernel_init'] = nnx.initializers.glorot_uniform()
+      self.linear = make(*args, promote_dtype=promote_all_but_bias, rngs=rngs, **arguments)
+    else:
+      layers = Layers(
+        'wn' if parameterization in ('wn', 'wn_mean_bn') else 'plain', init_std=init_std, rngs=rngs
+      )
+      self.linear = getattr(layers, kind)(*args, **arguments)
     self.dtype = dtype
     features = self.linear.out_features
     if parameterization == 'bn':

@@ -18,21 +18,25 @@ from experiments.cifar import optimizer as optimizer_lib
 from experiments.cifar import pictures, preprocessing, released
 from experiments.cifar.validate import validate
 from experiments.runtime import checkpoints
-from experiments.runtime import workdir as workdir_lib
-from experiments.training import data, devices, diagnostics, loop, start
+from experiments.runtime.workdir import is_done
+from experiments.training import data, devices, diagnostics, evaluation, session
 from experiments.training import state as state_lib
-from experiments.training.state import TrainState, num_params
-
-BEST_METRIC = 'test/error'
+from experiments.training.state import TrainState
 
 
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
-  """Runs, or goes on with, the experiment in `workdir`; writes metrics, checkpoints and pictures.
+  """Trains a network in `workdir`, or resumes; writes metrics, checkpoints and pictures there.
 
   Raises:
-    UserError: the config, the data or the directory cannot be used; see the message.
+    UserError: the config, the data or the directory cannot be used.
   """
-  start.on_images(config, workdir, data_dir, validate=validate, run_experiment=run_experiment)
+  validate(config)
+  if is_done(workdir, config):
+    return
+  mesh = devices.data_mesh(config.batch_size)
+  dataset = data.load(config.data.name, data_dir)
+  validate(config, dataset)
+  run_experiment(config, workdir, dataset, mesh)
 
 
 def run_experiment(
@@ -41,38 +45,64 @@ def run_experiment(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """The experiment itself, for a valid config and a directory of its own."""
-  train_images, test_images = preprocessing.prepare(
-    dataset,
-    whiten=config.data.whiten,
-    zca_eps=config.data.zca_eps,
-    upscale=config.data.upscale,
-  )
-  keep = config.data.train_examples or len(dataset.train)
-  arrays = (train_images[:keep], dataset.train.labels[:keep], test_images, dataset.test.labels)
-  train_x, train_y, test_x, test_y = devices.replicate(arrays, mesh)
-  steps_per_epoch = keep // config.batch_size
-  params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
-  order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
+  """The experiment, from the data to the pictures."""
+  size = config.data.train_examples or len(dataset.train)
+  steps_per_epoch = size // config.batch_size
+  with session.open(
+    config, workdir, dataset.description, steps_per_epoch, best='test/error'
+  ) as run:
+    values = config.data
+    train_images, test_images = preprocessing.prepare(
+      dataset, whiten=values.whiten, zca_eps=values.zca_eps, upscale=values.upscale
+    )
+    arrays = train_images[:size], dataset.train.labels[:size], test_images, dataset.test.labels
+    train_x, train_y, *test_arrays = devices.replicate(arrays, mesh)
+    params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
 
-  model = create_model(
-    config,
-    train_x.shape[1:],
-    len(dataset.class_names),
-    params_key,
-    conv_general_dilated=devices.convolution(mesh, winograd=config.run.cpu_winograd),
-  )
-  # Batch normalisation needs no such initialisation, and has none in the authors' code.
-  if config.variant.parameterization != 'bn':
-    init_examples = loop.epoch_order(data_key, 0, keep, config.init.examples)[0]
-    init_images = jnp.asarray(train_images[init_examples])
-    initialize(model, init_images, init_key, config.init.scale)
-  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  optimizer = create_optimizer(config, steps_per_epoch)
-  state = TrainState.create(params, model_state, optimizer, ema=config.ema_epochs > 0)
-  state = devices.replicate_first(state, mesh)
-  print(f'{num_params(params):,} parameters, {len(train_y):,} training images')
+    convolution = devices.convolution(mesh, use_winograd=config.run.cpu_winograd)
+    num_classes = len(dataset.class_names)
+    model = create_model(config, train_x.shape[1:], num_classes, params_key, convolution)
+    # Batch normalization needs no such initialization, and has none in the authors' code.
+    if config.variant.parameterization != 'bn':
+      indices = data.epoch_batches(data_key, 0, size, config.init.examples)[0]
+      initialize(model, jnp.asarray(train_images[indices]), init_key, config.init.scale)
+    optimizer = create_optimizer(config, steps_per_epoch)
+    graphdef, state = TrainState.of(model, optimizer, ema=config.ema_epochs > 0)
+    num_params = state_lib.num_params(state.params)
+    print(f'{num_params:,} parameters, {size:,} training images')
 
+    step, test_step = compile_steps(config, graphdef, optimizer, steps_per_epoch, mesh)
+    test_sums = functools.partial(
+      evaluation.sum_over,
+      test_step,
+      arrays=test_arrays,
+      num_examples=len(dataset.test),
+      batch_size=config.run.eval_batch_size,
+      mesh=mesh,
+    )
+    state = run.restore(devices.replicate_first(state, mesh))
+    for epoch in run.epochs():
+      for indices in run.steps(data.epoch_batches(data_key, epoch, size, config.batch_size)):
+        state, metrics = step(state, devices.split(indices, mesh), train_x, train_y, step_key)
+        run.step_done(state, metrics)
+      run.epoch_done(state, test_metrics(test_sums(state)))
+
+    sums = test_sums(state)
+    if jax.process_index() == 0:
+      model = devices.one_copy(state).eval_model(graphdef)
+      pictures.write(workdir, sums['confusion'], dataset.class_names, model)
+      summary = run.write_summary(num_params)
+      print(f'test error {summary["final"]["test/error"]:.2%}; results are in {workdir}')
+
+
+def compile_steps(
+  config: config_dict.FrozenConfigDict,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  steps_per_epoch: int,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """`train_step` and `eval_step` of a run, compiled. The first reuses the memory of its state."""
   step = functools.partial(
     train_step,
     graphdef=graphdef,
@@ -80,41 +110,12 @@ def run_experiment(
     ema_decay=state_lib.ema_decay(config.ema_epochs, steps_per_epoch),
     with_diagnostics=config.run.diagnostics,
   )
-  step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
   test_step = functools.partial(eval_step, graphdef=graphdef)
-  test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
-  split = functools.partial(devices.split, mesh=mesh)
-
-  def confusion(state: TrainState) -> dict[str, np.ndarray]:
-    return loop.evaluate_in_batches(
-      lambda indices, weights: test_step(state, split(indices), split(weights), test_x, test_y),
-      len(test_y),
-      config.run.eval_batch_size,
-    )
-
-  state = loop.train(
-    state,
-    train_step=lambda state, indices: step(state, split(indices), train_x, train_y, step_key),
-    evaluate=lambda state: test_metrics(confusion(state)),
-    order=order,
-    steps_per_epoch=steps_per_epoch,
-    epochs=config.epochs,
-    workdir=workdir,
-    best_metric=BEST_METRIC,
-    log_every=config.run.log_every,
-    checkpoint_every=config.run.checkpoint_every,
-    keep_checkpoints=config.run.keep_checkpoints,
+  replicated = devices.replicated(mesh)
+  return (
+    jax.jit(step, donate_argnums=0, out_shardings=replicated),
+    jax.jit(test_step, out_shardings=replicated),
   )
-  counts = confusion(state)['confusion']
-  if jax.process_index():
-    return
-  state = devices.one_copy(state)
-  trained = nnx.merge(graphdef, state.eval_params, state.model_state)
-  pictures.write(workdir, counts, dataset.class_names, trained)
-  summary = workdir_lib.write_summary(
-    workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
-  )
-  print(f'test error {100 * summary["final"]["test/error"]:.2f} %; all of it is in {workdir}')
 
 
 def create_model(
@@ -150,11 +151,9 @@ def restore_model(
     UserError: there is no checkpoint, or it is damaged.
   """
   model = create_model(config, image_shape, num_classes, jax.random.key(0))
-  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
   optimizer = create_optimizer(config, steps_per_epoch=1)
-  state = TrainState.create(params, model_state, optimizer, ema=config.ema_epochs > 0)
-  state = checkpoints.restore_latest(workdir / 'checkpoints', state)
-  return nnx.merge(graphdef, state.eval_params, state.model_state)
+  graphdef, state = TrainState.of(model, optimizer, ema=config.ema_epochs > 0)
+  return checkpoints.restore_latest(workdir / 'checkpoints', state).eval_model(graphdef)
 
 
 def initialize(
@@ -246,7 +245,7 @@ def eval_step(
     `loss`, summed cross-entropy, and `confusion` [classes, classes]: counts by true class (rows)
     and predicted class (columns).
   """
-  model = nnx.merge(graphdef, state.eval_params, state.model_state)
+  model = state.eval_model(graphdef)
   y = labels[indices]
   logits = model(images[indices], train=False)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)

@@ -1,6 +1,6 @@
 """Evaluation (Mnih et al. 2015): whole episodes, with rewards as the game counts them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ml_collections import config_dict
@@ -8,6 +8,8 @@ from ml_collections import config_dict
 from experiments.dqn import environments
 from experiments.dqn.extra import vector_env
 from experiments.runtime import interrupts
+
+SCORE = 'eval/score'  # name of the metric
 
 # Step of the evaluation, observations [N, 4, 84, 84] → actions [N].
 Policy = Callable[[int, np.ndarray], np.ndarray]
@@ -52,6 +54,17 @@ def play(
     total[is_over] = 0
     counts &= ~is_over | (step < steps // len(seeds))
   return [value for of_one in returns for value in of_one]
+
+
+def metrics(returns: Sequence[float]) -> dict[str, float]:
+  """Mean return, its standard error (0 for one episode) and the number of episodes."""
+  count = len(returns)
+  error = float(np.std(returns, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+  return {
+    SCORE: float(np.mean(returns)),
+    'eval/standard_error': error,
+    'eval/episodes': float(count),
+  }
 
 
 def record(

@@ -1,5 +1,6 @@
 """The network of Mnih et al. (2015): three convolutions, two dense layers."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -7,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-import wn
-from experiments.training.layers import promote_all_but_bias
+from experiments.training.layers import Layers
 
 SIDE = 84  # pixels of a frame
 STACK = 4  # frames in an observation
@@ -46,27 +46,13 @@ class QNetwork(nnx.Module):
     dtype: Dtype = 'float32',
     rngs: nnx.Rngs,
   ):
-    library = {'plain': nnx, 'wn': wn}[parameterization]
-    dtype = jnp.dtype(dtype)
-    kernel_init = nnx.initializers.normal(init_std)
-
-    def conv(in_features: int, out_features: int, size: int, stride: int) -> nnx.Conv:
-      return library.Conv(
-        in_features, out_features, (size, size), strides=stride, padding='VALID',
-        dtype=dtype, promote_dtype=promote_all_but_bias, kernel_init=kernel_init, rngs=rngs,
-      )  # fmt: skip
-
-    def linear(in_features: int, out_features: int, dtype: Dtype | None) -> nnx.Linear:
-      return library.Linear(
-        in_features, out_features, dtype=dtype, promote_dtype=promote_all_but_bias,
-        kernel_init=kernel_init, rngs=rngs,
-      )  # fmt: skip
-
-    self.conv1 = conv(STACK, features[0], 8, 4)
-    self.conv2 = conv(features[0], features[1], 4, 2)
-    self.conv3 = conv(features[1], features[2], 3, 1)
-    self.dense = linear(7 * 7 * features[2], hidden, dtype)
-    self.out = linear(hidden, num_actions, None)
+    layers = Layers(parameterization, init_std=init_std, dtype=dtype, rngs=rngs)
+    conv = functools.partial(layers.conv, padding='VALID')
+    self.conv1 = conv(STACK, features[0], (8, 8), strides=4)
+    self.conv2 = conv(features[0], features[1], (4, 4), strides=2)
+    self.conv3 = conv(features[1], features[2], (3, 3), strides=1)
+    self.dense = layers.linear(7 * 7 * features[2], hidden)
+    self.out = layers.linear(hidden, num_actions, dtype=None)
 
   def __call__(self, observations: jax.Array) -> jax.Array:
     """Maps uint8 observations [B, stack, 84, 84] to action values [B, num_actions]."""

@@ -26,9 +26,9 @@ def main() -> None:
       raise UserError(f'--epsilon {args.epsilon}: give a value between 0 and 1.')
     interrupts.install()
     environment.prepare(ynn_products=True)
-    from experiments.dqn import reevaluation  # after the environment, and with the extra `rl` only
+    from experiments.dqn import best_network  # after the environment, and with the extra `rl` only
 
-    result = reevaluation.reevaluate(args.workdir, args.episodes, args.epsilon)
+    result = best_network.score(args.workdir, args.episodes, args.epsilon)
     print(
       f'score {result["score"]:.1f} ± {result["standard_error"]:.1f} ({args.episodes} episodes, '
       f'ε = {result["epsilon"]:g}, network of {result["frames"]:,} frames, whose '

@@ -1,6 +1,7 @@
 """DRAW: an image is drawn on a canvas in T glimpses. Equations: Gregor et al. (2015)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,7 +14,7 @@ from experiments.draw import attention
 from experiments.draw.attention import Window
 from experiments.draw.lstm import PeepholeLSTMCell
 from experiments.training import distributions
-from experiments.training.layers import promote_all_but_bias
+from experiments.training.layers import Layers
 
 LSTMState = tuple[jax.Array, jax.Array]  # cell and output, [B, units] each
 Carry = tuple[jax.Array, LSTMState, LSTMState]  # canvas [B, H, W, C], encoder, decoder
@@ -58,13 +59,14 @@ class Drawing:
 class Draw(nnx.Module):
   """p(x|z): independent bits; p(z_t): standard normal; q(z_t|x, z_<t): diagonal Gaussian.
 
-  All layers are plain ones with weights from N(0, init_std²) and biases 0, those of the forget
-  gates included; `wn.unfold` makes the weight-normalised model that begins as the same function.
-  The canvas and the states of both LSTMs start at 0, as in the public implementation that the paper
-  changed; Gregor et al. learn where they start.
+  Weights, or v, are drawn from N(0, init_std²), and biases are 0, also those of the forget gates.
+  With the same key both parameterizations start as the same function. The canvas and the states of
+  both LSTMs start at 0, as in the public implementation that the paper changed; Gregor et al. learn
+  where they start.
 
   Args:
     image_shape: (H, W, C).
+    parameterization: 'plain' or 'wn'.
     glimpses: T.
     encoder_units: size of the encoder LSTM.
     decoder_units: size of the decoder LSTM.
@@ -85,6 +87,7 @@ class Draw(nnx.Module):
     self,
     image_shape: tuple[int, int, int],
     *,
+    parameterization: str,
     glimpses: int,
     encoder_units: int,
     decoder_units: int,
@@ -98,13 +101,10 @@ class Draw(nnx.Module):
     dtype: Dtype = 'float32',
     rngs: nnx.Rngs,
   ):
-    normal = nnx.initializers.normal(init_std)
-    linear = lambda a, b: nnx.Linear(a, b, kernel_init=normal, rngs=rngs)
+    layers = Layers(parameterization, init_std=init_std, rngs=rngs)
+    linear = layers.linear
     cell = PeepholeLSTMCell if peepholes else nnx.LSTMCell
-    lstm = lambda a, b: cell(
-      a, b, kernel_init=normal, recurrent_kernel_init=normal, dtype=jnp.dtype(dtype),
-      promote_dtype=promote_all_but_bias, rngs=rngs,
-    )  # fmt: skip
+    lstm = functools.partial(layers.cell, cell, dtype=jnp.dtype(dtype))
     height, width, channels = image_shape
     self.image_shape = image_shape
     self.glimpses = glimpses

@@ -1,7 +1,9 @@
 """Trains DRAW (§5.3)."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +12,30 @@ import optax
 from flax import nnx
 from ml_collections import config_dict
 
-import wn
 from experiments.draw import pictures
 from experiments.draw.model import Bound, Draw
 from experiments.draw.validate import validate
-from experiments.runtime import workdir as workdir_lib
-from experiments.training import binarize, data, devices, diagnostics, loop, start
-from experiments.training.state import TrainState, num_params
+from experiments.runtime.workdir import is_done
+from experiments.training import binarize, data, devices, diagnostics, evaluation, session
+from experiments.training import state as state_lib
+from experiments.training.state import TrainState
 
-BEST_METRIC = 'test/nll_bound'
 _TEST_KEY = 1602  # of the noise in evaluation
 
 
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
-  """Runs, or goes on with, the experiment in `workdir`; writes metrics, checkpoints and pictures.
+  """Trains a model in `workdir`, or resumes; writes metrics, checkpoints and pictures there.
 
   Raises:
-    UserError: the config, the data or the directory cannot be used; see the message.
+    UserError: the config, the data or the directory cannot be used.
   """
-  start.on_images(config, workdir, data_dir, validate=validate, run_experiment=run_experiment)
+  validate(config)
+  if is_done(workdir, config):
+    return
+  mesh = devices.data_mesh(config.batch_size)
+  dataset = data.load(config.data.name, data_dir)
+  validate(config, dataset)
+  run_experiment(config, workdir, dataset, mesh)
 
 
 def run_experiment(
@@ -37,78 +44,79 @@ def run_experiment(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """The experiment itself, for a valid config and a directory of its own."""
-  keep = config.data.train_examples or len(dataset.train)
-  arrays = (dataset.train.images[:keep], binarize.draw_once(dataset.test.images))
-  train_x, test_x = devices.replicate(arrays, mesh)
-  steps_per_epoch = keep // config.batch_size
-  params_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
-  order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
+  """The experiment, from the data to the pictures."""
+  size = config.data.train_examples or len(dataset.train)
+  steps_per_epoch = size // config.batch_size
+  with session.open(
+    config, workdir, dataset.description, steps_per_epoch, best='test/nll_bound'
+  ) as run:
+    arrays = dataset.train.images[:size], binarize.fixed(dataset.test.images)
+    train_x, test_x = devices.replicate(arrays, mesh)
+    params_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
 
-  model = create_model(config, test_x.shape[1:], params_key)
-  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  optimizer = create_optimizer(config)
-  state = TrainState.create(params, model_state, optimizer, ema=False)
-  state = devices.replicate_first(state, mesh)
-  print(f'{num_params(params):,} parameters, {keep:,} training images')
+    model = create_model(config, test_x.shape[1:], params_key)
+    optimizer = create_optimizer(config)
+    graphdef, state = TrainState.of(model, optimizer)
+    num_params = state_lib.num_params(state.params)
+    print(f'{num_params:,} parameters, {size:,} training images')
 
+    step, test_step = compile_steps(config, graphdef, optimizer, mesh)
+    state = run.restore(devices.replicate_first(state, mesh))
+    for epoch in run.epochs():
+      for indices in run.steps(data.epoch_batches(data_key, epoch, size, config.batch_size)):
+        state, metrics = step(state, devices.split(indices, mesh), train_x, step_key)
+        run.step_done(state, metrics)
+      noise_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
+      sums = evaluation.sum_over(
+        test_step,
+        state,
+        (test_x, noise_key),
+        num_examples=len(test_x),
+        batch_size=config.run.eval_batch_size,
+        mesh=mesh,
+      )
+      run.epoch_done(state, test_metrics(sums, len(test_x)))
+
+    if jax.process_index() == 0:
+      model = devices.one_copy(state).eval_model(graphdef)
+      pictures.write(workdir, model, devices.one_copy(test_x), jax.random.key(config.seed))
+      summary = run.write_summary(num_params)
+      bound = summary['final']['test/nll_bound']
+      print(f'test: −log p(x) ≤ {bound:.2f} nats; results are in {workdir}')
+
+
+def compile_steps(
+  config: config_dict.FrozenConfigDict,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """`train_step` and `eval_step` of a run, compiled. The first reuses the memory of its state."""
   step = functools.partial(
     train_step,
     graphdef=graphdef,
     optimizer=optimizer,
     with_diagnostics=config.run.diagnostics,
   )
-  step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
   test_step = functools.partial(eval_step, graphdef=graphdef)
-  test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
-  split = functools.partial(devices.split, mesh=mesh)
-
-  def evaluate(state: TrainState) -> dict[str, float]:
-    eval_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
-    sums = loop.evaluate_in_batches(
-      lambda indices, weights: test_step(state, split(indices), split(weights), test_x, eval_key),
-      len(test_x),
-      config.run.eval_batch_size,
-    )
-    return test_metrics(sums, len(test_x))
-
-  state = loop.train(
-    state,
-    train_step=lambda state, indices: step(state, split(indices), train_x, step_key),
-    evaluate=evaluate,
-    order=order,
-    steps_per_epoch=steps_per_epoch,
-    epochs=config.epochs,
-    workdir=workdir,
-    best_metric=BEST_METRIC,
-    log_every=config.run.log_every,
-    checkpoint_every=config.run.checkpoint_every,
-    keep_checkpoints=config.run.keep_checkpoints,
+  replicated = devices.replicated(mesh)
+  return (
+    jax.jit(step, donate_argnums=0, out_shardings=replicated),
+    jax.jit(test_step, out_shardings=replicated),
   )
-  if jax.process_index():
-    return
-  state = devices.one_copy(state)
-  trained = nnx.merge(graphdef, state.eval_params, state.model_state)
-  pictures.write(workdir, trained, devices.one_copy(test_x), jax.random.key(config.seed))
-  summary = workdir_lib.write_summary(
-    workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
-  )
-  bound = summary['final'][BEST_METRIC]
-  print(f'test: −log p(x) ≤ {bound:.2f} nats; all of it is in {workdir}')
 
 
 def create_model(
   config: config_dict.FrozenConfigDict, image_shape: tuple[int, int, int], key: jax.Array
 ) -> Draw:
-  """The network as it begins: one function in both parameterisations."""
-  model = Draw(
+  """The network before training."""
+  return Draw(
     image_shape,
+    parameterization=config.variant.parameterization,
     **config.model,
     with_attention=config.variant.option != 'noattention',
     rngs=nnx.Rngs(params=key),
   )
-  # v takes the plain weights, g their norms.
-  return wn.unfold(model) if config.variant.parameterization == 'wn' else model
 
 
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
@@ -137,7 +145,7 @@ def train_step(
     gradient before it is clipped; with `with_diagnostics` also those of `diagnostics.per_layer`.
   """
   bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
-  x = binarize.draw(bits_key, images[indices])
+  x = binarize.sample(bits_key, images[indices])
 
   def loss_fn(params: nnx.State):
     bound = nnx.merge(graphdef, params, state.model_state)(x, noise_key)
@@ -174,7 +182,7 @@ def eval_step(
   Returns:
     `log_likelihood`, and `kl` [T], in nats.
   """
-  model = nnx.merge(graphdef, state.eval_params, state.model_state)
+  model = state.eval_model(graphdef)
   bound = model(x[indices], jax.random.fold_in(key, indices[0]))
   return {
     'log_likelihood': jnp.sum(weights * bound.log_likelihood),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-class Parts:
+class PartialResults:
   """The numbers of each part that is done, in a line of their own.
 
   Args:

@@ -1,5 +1,6 @@
 """A config as text: its variant, its keys in one list, and what a run says at its start."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -36,8 +37,9 @@ def is_of_older_format(config: Config) -> bool:
   return isinstance(config.get('variant'), str)
 
 
-def describe(config: Config) -> str:
-  """The protocol, a line for each section; without what does not change the result."""
+def describe(config: config_dict.FrozenConfigDict) -> str:
+  """The protocol, one line per section, without keys that don't change the result."""
+  config = json.loads(config.to_json())
   lines = [f'{config["experiment"]} {variant(config)}, protocol {config["protocol"]}']
   plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
   sections = {key: value for key, value in config.items() if isinstance(value, Mapping)}
@@ -47,3 +49,10 @@ def describe(config: Config) -> str:
       text = ' '.join(f'{key}={value}' for key, value in values.items() if key not in hidden)
       lines.append(f'  {name:<11} {text}')
   return '\n'.join(lines)
+
+
+def describe_data(data: Mapping[str, Any]) -> str:
+  """'data: cifar10, digest cf03efd1d05c', and the splits that differ from the published files."""
+  differing = [split for split, same in (data.get('published') or {}).items() if not same]
+  remark = f'; not the published files: {", ".join(differing)}' if differing else ''
+  return f'data: {data["name"]}, digest {data["digest"][:12]}{remark}'

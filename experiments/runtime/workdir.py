@@ -129,13 +129,17 @@ def create_workdir(
 def prepared(
   workdir: Path, config: config_dict.FrozenConfigDict, data: Mapping[str, Any]
 ) -> Iterator[None]:
-  """The directory of a run, locked, with its config and a description of its data.
+  """Creates and locks the directory of a run; process 0 does so for all.
 
-  It is checked once more behind the lock: another process may have been there meanwhile.
+  The directory is checked again behind the lock: another process may have used it meanwhile.
 
   Raises:
-    UserError: another process is training in the directory, or it cannot be used.
+    UserError: another process is training in the directory, or it belongs to another run.
   """
+  check_data(workdir, data)
+  if jax.process_index():
+    yield
+    return
   create_workdir(workdir, config, data)
   with locked(workdir):
     check_workdir(workdir, config)
@@ -170,8 +174,20 @@ def locked(workdir: Path) -> Iterator[None]:
     yield
 
 
+def is_done(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
+  """Checks the directory and whether the run in it is finished; if so, prints that.
+
+  Raises:
+    UserError: the directory holds something else, or its summary is damaged.
+  """
+  check_workdir(workdir, config)
+  if finished := is_finished(workdir, config):
+    print(f'{workdir} is finished; remove it, or choose another --workdir, to train again.')
+  return finished
+
+
 def is_finished(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
-  """Whether the run in the directory has come to the end that the config gives it.
+  """Whether the run in the directory has reached the end that the config sets.
 
   Raises:
     UserError: its summary is damaged.

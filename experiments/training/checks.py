@@ -1,4 +1,4 @@
-"""Checks of config values that the experiments share."""
+"""Checks of config values that the experiments share. Each raises a `UserError` naming the key."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +9,11 @@ from ml_collections import config_dict
 from experiments.runtime.errors import UserError
 from experiments.training.data import Dataset
 
-# What `config.run` and the rest of every config have.
-_AT_LEAST_ONE = (
-  'epochs', 'run.log_every', 'run.checkpoint_every', 'run.keep_checkpoints',
-)  # fmt: skip
+_AT_LEAST_ONE = ('epochs', 'run.log_every', 'run.checkpoint_every', 'run.keep_checkpoints')
 
 
 def require(config: config_dict.FrozenConfigDict, key: str) -> Any:
-  """The value of a key such as 'model.width', which a run or a user's own file may lack.
-
-  Raises:
-    UserError: it does.
-  """
+  """The value of a key such as 'model.width', which a user's own config file may lack."""
   value = config
   for part in key.split('.'):
     if not isinstance(value, Mapping | config_dict.ConfigDict) or part not in value:
@@ -30,11 +23,7 @@ def require(config: config_dict.FrozenConfigDict, key: str) -> Any:
 
 
 def choose(config: config_dict.FrozenConfigDict, key: str, choices: Sequence[str]) -> None:
-  """Checks that a value is one of `choices`.
-
-  Raises:
-    UserError: it is not.
-  """
+  """Checks that a value is one of `choices`."""
   if (value := require(config, key)) not in choices:
     raise UserError(f'config.{key}={value}: choose one of {", ".join(map(str, choices))}.')
 
@@ -45,11 +34,7 @@ def check(
   is_valid: Callable[[float], bool],
   requirement: str,
 ) -> None:
-  """Checks that the values of `keys` are numbers, finite and valid.
-
-  Raises:
-    UserError: one is not; the message names its key and the requirement.
-  """
+  """Checks that the values of `keys` are finite numbers that satisfy `is_valid`."""
   for key in keys:
     value = require(config, key)
     is_finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
@@ -58,37 +43,21 @@ def check(
 
 
 def check_switches(config: config_dict.FrozenConfigDict, keys: Sequence[str]) -> None:
-  """Checks that the values of `keys` are True or False.
-
-  Raises:
-    UserError: one is not.
-  """
+  """Checks that the values of `keys` are True or False."""
   for key in keys:
     if not isinstance(value := require(config, key), bool):
       raise UserError(f'config.{key}={value} must be True or False.')
 
 
 def check_common(config: config_dict.FrozenConfigDict, *, below: int = 2**32) -> None:
-  """Checks what the configs of all experiments have: the seed, the length and `config.run`.
-
-  Args:
-    config: of the run.
-    below: the seed must be.
-
-  Raises:
-    UserError: a value is out of range.
-  """
+  """Checks the seed (0 ≤ seed < `below`), the number of epochs and `config.run`."""
   exponent = below.bit_length() - 1
   check(config, ('seed',), lambda x: 0 <= x < below, f'must be at least 0 and below 2**{exponent}')
   check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
 
 
 def check_image_run(config: config_dict.FrozenConfigDict) -> None:
-  """Checks what the configs of the experiments on images have in common.
-
-  Raises:
-    UserError: a value is out of range.
-  """
+  """Checks what the experiments on images have in common."""
   check_common(config)
   check(config, ('batch_size', 'run.eval_batch_size'), lambda x: x >= 1, 'must be 1 or more')
   check(config, ('data.train_examples',), lambda value: value >= 0, 'must not be negative')
@@ -98,17 +67,7 @@ def check_image_run(config: config_dict.FrozenConfigDict) -> None:
 def check_sizes(
   config: config_dict.FrozenConfigDict, key: str, requirement: str, count: int | None = None
 ) -> None:
-  """Checks that a value is a sequence of whole numbers, 1 or more each.
-
-  Args:
-    config: of the run.
-    key: of the value.
-    requirement: for the message.
-    count: how many numbers; None: one or more.
-
-  Raises:
-    UserError: it is not.
-  """
+  """Checks that a value is a tuple of positive integers, `count` of them (None: one or more)."""
   sizes = require(config, key)
   is_sequence = isinstance(sizes, tuple) and len(sizes) == (count or len(sizes) or 1)
   if not (is_sequence and all(isinstance(size, int) and size >= 1 for size in sizes)):
@@ -120,16 +79,7 @@ def check_examples(
   dataset: Dataset,
   batches: Sequence[str] = ('batch_size', 'init.examples'),
 ) -> None:
-  """Checks the numbers of training images that a config asks for.
-
-  Args:
-    config: of the run.
-    dataset: its data set.
-    batches: keys of the sizes of batches that are drawn from the training images.
-
-  Raises:
-    UserError: the data set has fewer; or steps cannot be counted in 32 bits.
-  """
+  """Checks that the data set has enough training images, also for the keys `batches`."""
   available = len(dataset.train)
   if config.data.train_examples > available:
     raise UserError(

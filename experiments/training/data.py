@@ -8,14 +8,14 @@ the images come in the order of the published files.
 import dataclasses
 import functools
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from experiments.runtime import published, tfds_folder
-from experiments.runtime.errors import UserError, user_path
+from experiments.runtime import data_files, published
+from experiments.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +51,17 @@ class Dataset:
 
   @functools.cached_property
   def description(self) -> dict[str, Any]:
-    """What a run writes down about its data, as JSON values.
+    """What a run records about its data, as JSON values.
 
-    `name`; `digest`; `train_images` and `test_images`, their numbers; `train_mean`, of the training
-    pixels in each channel, in [0, 1]; and `published`: split → whether it equals the published
-    files bit for bit, None if the data set was not published as files.
+    `train_mean` is the mean of the training pixels in each channel, in [0, 1]. `published` tells
+    for each split whether it equals the published files bit for bit; None if there are none.
     """
     images = self.train.images
     totals = images.reshape(len(images), -1).sum(axis=0, dtype=np.int64)
     mean = totals.reshape(-1, images.shape[-1]).mean(axis=0) / (255 * len(images))
-    published = None
+    is_published = None
     if self.name in published.SOURCES:
-      published = {
+      is_published = {
         split: published.is_published(self.name, split, arrays.images, arrays.labels)
         for split, arrays in (('train', self.train), ('test', self.test))
       }
@@ -72,7 +71,7 @@ class Dataset:
       'train_images': len(self.train),
       'test_images': len(self.test),
       'train_mean': [round(float(value), 4) for value in mean],
-      'published': published,
+      'published': is_published,
     }
 
 
@@ -89,8 +88,7 @@ def mnist(data_dir: Path | str | None = None) -> Dataset:
 def digits(data_dir: Path | str | None = None) -> Dataset:
   """1,297 training and 500 test images, 8×8×1, that come with scikit-learn.
 
-  scikit-learn has no split of its own. The test images are the last 500 in stored order, which
-  other people wrote than most of the first.
+  scikit-learn has no split. The test images are the last 500, mostly by other writers.
   """
   del data_dir
   from sklearn import datasets  # slow to import, and needed here only
@@ -110,11 +108,7 @@ LOADERS = {'cifar10': cifar10, 'mnist': mnist, 'digits': digits}
 
 
 def load(name: str, data_dir: Path | str | None = None) -> Dataset:
-  """Loads a data set by name.
-
-  Args:
-    name: a key of `LOADERS`.
-    data_dir: folder of the data sets; None: see `folder`.
+  """Loads a data set of `LOADERS` from the folder `data_dir`; None: see `data_files.folder`.
 
   Raises:
     UserError: there is no such data set, it is not in the folder, or a file cannot be read.
@@ -124,34 +118,13 @@ def load(name: str, data_dir: Path | str | None = None) -> Dataset:
   return LOADERS[name](data_dir)
 
 
-def folder(data_dir: Path | str | None = None) -> Path:
-  """The folder of the data sets as an absolute path.
-
-  Args:
-    data_dir: may be relative or begin with ~; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-  """
-  chosen = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return user_path(chosen)
+def epoch_batches(key: jax.Array, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
+  """Indices [steps, batch_size] of one epoch in a fresh random order; a remainder is left out."""
+  order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+  steps = num_examples // batch_size
+  return np.asarray(order[: steps * batch_size]).reshape(steps, batch_size)
 
 
 def _from_files(name: str, data_dir: Path | str | None) -> Dataset:
-  """Reads the published archives, or where they are not there, a folder of TensorFlow Datasets."""
-  root = folder(data_dir)
-  source = published.SOURCES[name]
-  try:
-    if published.is_there(name, root / name):
-      arrays = published.read(name, root / name)
-    elif version := tfds_folder.newest(root / name):
-      arrays = tfds_folder.read(name, version, source.shapes)
-    else:
-      where = f'{name} is not in {root}' if root.is_dir() else f'no data folder {root}'
-      raise UserError(
-        f'{where}; set TFDS_DATA_DIR or --data_dir to the folder that holds {name}/, '
-        f'or run: python -m experiments.download {name}'
-      )
-  except OSError as error:
-    raise UserError(
-      f'cannot read {error.filename or root / name} ({error.strerror or error}); change that, or '
-      f'use another folder: python -m experiments.download {name} --data_dir DIR'
-    ) from error
-  return Dataset(name, Split(*arrays['train']), Split(*arrays['test']), source.class_names)
+  arrays, class_names = data_files.read(name, data_dir)
+  return Dataset(name, Split(*arrays['train']), Split(*arrays['test']), class_names)

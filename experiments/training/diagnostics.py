@@ -1,4 +1,4 @@
-"""What §2.1 of the paper argues with, measured in every step: `config.run.diagnostics=True`."""
+"""The quantities of §2.1, measured at every step with `config.run.diagnostics=True`."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ PREFIX = 'diagnostics/'
 
 
 def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> dict[str, jax.Array]:
-  """Norms and angles of the kernels of all layers, each a mean over the units of the layer.
+  """Norms and angles of all kernels, as means over the units of a layer.
 
-  Weight-normalised or not: for a plain layer v is its weight itself, and there is no g.
+  For a plain layer v is the weight itself, and there is no g.
 
   Args:
     model: before the step.
@@ -23,12 +23,11 @@ def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> di
     'diagnostics/LAYER/QUANTITY' → scalar, with the quantities
 
       v_norm                   ‖v‖
-      g                        |g|, of weight-normalised layers
+      g                        |g|
       v_grad_norm              ‖∇v‖
-      v_grad_cosine            |v·∇v| / (‖v‖ ‖∇v‖), 0 in exact arithmetic for normalised layers
-                               (Eq. 3)
+      v_grad_cosine            |v·∇v| / (‖v‖ ‖∇v‖), which Eq. 3 makes 0 for normalized layers
       effective_learning_rate  ‖Δv‖ / ‖v‖, the c of §2.1: to first order the angle in radians by
-                               which the step turned v, and w with it
+                               which the step turns v, and w with it
   """
   gradients, updated = (
     traverse_util.flatten_dict(nnx.to_pure_dict(state)) for state in (gradients, updated)
@@ -54,7 +53,7 @@ def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> di
 
 
 def _per_unit(x: jax.Array) -> jax.Array:
-  """Sums over all axes but the last, that of the units."""
+  """Sum over all axes but the last, the units."""
   return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
 
 
@@ -63,5 +62,5 @@ def _norm(x: jax.Array) -> jax.Array:
 
 
 def _ratio(x: jax.Array, y: jax.Array) -> jax.Array:
-  """x / y, 0 where y is: a unit without weights or without gradient."""
+  """x / y, or 0 where y is 0."""
   return jnp.where(y > 0, x / jnp.where(y > 0, y, 1.0), 0.0)

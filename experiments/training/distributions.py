@@ -1,4 +1,4 @@
-"""Log-densities and divergences of the generative models, element by element."""
+"""Elementwise log-densities and divergences, in nats."""
 
 import math
 
@@ -31,9 +31,9 @@ def gaussian_kl(mean: jax.Array, log_std: jax.Array) -> jax.Array:
 def discretized_logistic_log_likelihood(
   x: jax.Array, mean: jax.Array, log_scale: jax.Array, *, bin_width: float = 1 / 256
 ) -> jax.Array:
-  """log of the mass that a logistic distribution gives to the bin of x (Kingma et al. 2016, §5.2).
+  """Log-mass of a logistic distribution in the bin of x (Kingma et al. 2016, §5.2).
 
-  The lowest and the highest bin take the tails as well, so that the masses of all bins sum to 1.
+  The lowest and the highest bin include the tails, so the masses of all bins sum to 1.
 
   Args:
     x: lower edges of the bins: pixel/256 − 0.5 for pixels 0 … 255, times 256 `bin_width`.
@@ -42,7 +42,7 @@ def discretized_logistic_log_likelihood(
     bin_width: width of a bin.
 
   Returns:
-    Nats, finite however far the mean is.
+    Finite values, however far x is from the mean.
   """
   half = 128 * bin_width
   log_mass, log_below, log_above = _logistic_bins(x, mean, log_scale, bin_width)
@@ -60,20 +60,9 @@ def floored_logistic_log_likelihood(
   bin_width: float = 1 / 256,
   floor: float = 1e-7,
 ) -> jax.Array:
-  """As `discretized_logistic_log_likelihood`, but log(mass + floor), and no bin takes a tail.
+  """log(mass + floor), where no bin includes a tail, as in the authors' code.
 
-  It is what the authors' code has. The masses of all bins sum to 1 less the two tails, and then
-  the floors are added.
-
-  Args:
-    x: lower edges of the bins.
-    mean: of the logistic distribution, on the scale of x.
-    log_scale: logarithm of its scale.
-    bin_width: width of a bin.
-    floor: what is added to each mass, above 0.
-
-  Returns:
-    Nats, log(floor) or more.
+  Otherwise as `discretized_logistic_log_likelihood`. The masses sum to 1 minus the tails.
   """
   log_mass, _, _ = _logistic_bins(x, mean, log_scale, bin_width)
   return jnp.logaddexp(log_mass, math.log(floor))
@@ -82,10 +71,10 @@ def floored_logistic_log_likelihood(
 def _logistic_bins(
   x: jax.Array, mean: jax.Array, log_scale: jax.Array, bin_width: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Log-masses of the bin above x, of all below its upper edge, and of all above its lower edge."""
+  """Log-masses of the bin, of all below its upper edge, and of all above its lower edge."""
   inverse_scale = jnp.exp(-log_scale)
   log_below = jax.nn.log_sigmoid((x + bin_width - mean) * inverse_scale)
   log_above = jax.nn.log_sigmoid((mean - x) * inverse_scale)
-  # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^{a−b}): no difference of numbers that are nearly equal.
+  # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^{a−b}) avoids the difference of nearly equal numbers.
   inner = jnp.log(-jnp.expm1(-bin_width * inverse_scale))
   return log_below + log_above + inner, log_below, log_above

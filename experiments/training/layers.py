@@ -1,23 +1,89 @@
-"""Layers in bfloat16 whose parameters, and the sums of their gradients, stay float32."""
+"""Layers, plain or weight-normalized: the one place where the experiments choose between them."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.typing import Dtype
 
-DTYPES = ('float32', 'bfloat16')  # what a config can choose from
+import wn
+
+LIBRARIES = {'plain': nnx, 'wn': wn}
+DTYPES = ('float32', 'bfloat16')  # that a config can choose
+
+
+class Layers:
+  """Constructors of layers of one kind, which take the arguments of their `nnx` namesakes.
+
+  With the same random stream, plain and weight-normalized layers start as the same function.
+
+  Args:
+    parameterization: 'plain' or 'wn'.
+    init_std: standard deviation of v, and of plain weights.
+    log_scale: c, where weight-normalized layers have g = exp(c s); 0: they have g itself.
+    dtype: of the products, unless a layer is given another; None: that of the parameters.
+    rngs: random streams; uses `params`.
+  """
+
+  def __init__(
+    self,
+    parameterization: str,
+    *,
+    init_std: float,
+    log_scale: float = 0.0,
+    dtype: Dtype | None = None,
+    rngs: nnx.Rngs,
+  ):
+    library = LIBRARIES[parameterization]
+    self._is_normalized = library is wn
+    kernel_init = nnx.initializers.normal(init_std)
+    common: dict[str, Any] = {
+      'dtype': None if dtype is None else jnp.dtype(dtype),
+      'promote_dtype': promote_all_but_bias,
+      'rngs': rngs,
+    }
+    make: Callable[..., Any] = functools.partial
+    self._cell_arguments = {
+      'kernel_init': kernel_init,
+      'recurrent_kernel_init': kernel_init,
+      **common,
+    }
+    common |= {'kernel_init': kernel_init}
+    common |= {'log_scale': log_scale} if library is wn else {}
+    self.linear = make(library.Linear, **common)
+    self.masked_linear = make(wn.Linear if library is wn else MaskedLinear, **common)
+    self.conv = make(library.Conv, **common)
+    self.conv_transpose = make(library.ConvTranspose, **common)
+
+  def cell(self, kind: type[nnx.Module], *args: Any, **kwargs: Any) -> nnx.Module:
+    """A recurrent cell such as `nnx.LSTMCell`, whose layers are of this kind."""
+    cell = kind(*args, **{**self._cell_arguments, **kwargs})
+    return wn.unfold(cell) if self._is_normalized else cell
+
+
+class MaskedLinear(nnx.Linear):
+  """`nnx.Linear` with a 0/1 `mask` [in_features, out_features], as `wn.Linear` has."""
+
+  def __init__(self, *args, mask: jax.Array, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.mask = nnx.data(mask)
+
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps inputs [..., in_features] to [..., out_features]."""
+    view = wn.KernelView(self, kernel=self.kernel[...] * self.mask)
+    return nnx.Linear.__call__(view, inputs)
 
 
 def promote_all_but_bias(arrays: tuple, dtype: Dtype | None) -> tuple[Any, ...]:
-  """As nnx casts the arrays of a layer before it computes; the bias stays float32.
+  """A layer's `promote_dtype` that casts input and kernel, but leaves the bias in float32.
 
-  Its gradient is a sum over positions and examples, which XLA:CPU takes in the dtype of the bias:
-  in bfloat16 a sum of ones ends at 256. The result of such a layer is float32: a product in
+  The gradient of the bias is a sum over positions and examples, which XLA:CPU takes in the dtype of
+  the bias: in bfloat16 a sum of ones ends at 256. The layer's output is float32: a product in
   bfloat16, summed in float32 and rounded, plus the bias.
-
-  Args:
-    arrays: input, kernel and bias or None, as a layer's `promote_dtype` gets them.
-    dtype: of the layer; None: that of the input and the kernel.
   """
   *operands, bias = arrays
   return *dtypes.promote_dtype(operands, dtype=dtype), bias

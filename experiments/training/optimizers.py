@@ -1,4 +1,4 @@
-"""Adamax as in the authors' code of their generative models."""
+"""Adamax as in the authors' code for generative models."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,8 @@ def adamax(
 ) -> optax.GradientTransformation:
   """m ← b1 m + (1 − b1) ∇; u ← max(b2 u, |∇| + eps); θ ← θ − α m / u.
 
-  Kingma & Ba (2015), Algorithm 2, without the bias correction of m, which `optax.adamax` has. The
-  first steps are smaller for that: the very first is (1 − b1) α.
-
-  Args:
-    learning_rate: α.
-    b1: decay of m.
-    b2: decay of u.
-    eps: keeps u above 0.
+  Kingma & Ba (2015), Algorithm 2, without `optax.adamax`'s bias correction of m, so the first steps
+  are smaller: the very first is (1 − b1) α.
   """
 
   def init(params: optax.Params) -> AdamaxState:

@@ -1,4 +1,4 @@
-"""Pictures that generative models share."""
+"""Pictures of generative models."""
 
 from pathlib import Path
 
@@ -27,13 +27,13 @@ def bound(workdir: Path) -> Figure:
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int, *, zoom: int = 2, gap: int = 2) -> None:
-  """Writes images side by side, pixel by pixel, as a PNG.
+  """Writes a grid of images [N, H, W, C] in [0, 1] as a PNG; with C = 1, 0 is white.
 
   Args:
     path: of the file.
-    images: [N, H, W, C] in [0, 1], C 1 (0 is white, as ink on paper) or 3.
-    columns: images in a row.
-    zoom: pixels for each pixel, in both directions.
+    images: C is 1 or 3.
+    columns: images per row.
+    zoom: each pixel becomes zoom × zoom pixels.
     gap: white pixels between images.
   """
   images = 1 - images if images.shape[-1] == 1 else images

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.training import distributions
+from experiments.training.layers import Layers
 from experiments.vae.bound import Bound
 from experiments.vae.iaf import Flow
-from experiments.vae.layers import Layers
 
 # Mean, log standard deviation and context of q(z|x).
 Posterior = tuple[jax.Array, jax.Array, jax.Array]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.vae.layers import Layers, autoregressive_mask
+from experiments.training.layers import Layers
+from experiments.vae.autoregressive import autoregressive_mask
 
 
 def iaf_step(z: jax.Array, m: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -27,10 +27,9 @@ from experiments.runtime.errors import (
   user_path,
   writing,
 )
-from experiments.runtime.partial_results import Parts
+from experiments.runtime.partial_results import PartialResults
 from experiments.runtime.workdir import check_data, write_json
 from experiments.training import data
-from experiments.training.start import dataset_name
 from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.train import restore_model, test_images
@@ -82,7 +81,7 @@ def evaluate(
   validate(config)
   if not (workdir / 'checkpoints').is_dir():
     raise UserError(f'there are no checkpoints in {workdir}/checkpoints.')
-  dataset = data.load(dataset_name(config), data_dir)
+  dataset = data.load(config.variant.dataset, data_dir)
   check_data(workdir, dataset.description)
   test_x = test_images(dataset)
   model, step = restore_model(config, workdir, test_x.shape[1:])
@@ -95,7 +94,7 @@ def evaluate(
     'data': dataset.digest,
   }
   path, key = workdir / f'likelihood-{samples}.jsonl', {**measured, 'batch': batch}
-  with contextlib.closing(Parts(path, key)) as parts:
+  with contextlib.closing(PartialResults(path, key)) as parts:
     for start in tqdm.tqdm(starts, unit='batch', disable=None):
       if start in parts.done:
         continue

@@ -13,9 +13,10 @@ from flax import nnx
 
 import wn
 from experiments.training import distributions
+from experiments.training.layers import Layers
+from experiments.vae.autoregressive import autoregressive_mask, init_scale
 from experiments.vae.bound import Bound
 from experiments.vae.iaf import iaf_step
-from experiments.vae.layers import Layers, autoregressive_mask, init_scale
 
 # log p(x|z) of a pixel; the names are those of `edge_bins`.
 LIKELIHOODS = {

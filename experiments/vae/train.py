@@ -1,7 +1,9 @@
 """Trains the variational autoencoders of §5.2."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,28 +14,42 @@ from ml_collections import config_dict
 
 import wn
 from experiments.runtime import checkpoints
-from experiments.runtime import workdir as workdir_lib
-from experiments.training import binarize, data, devices, diagnostics, loop, optimizers, start
+from experiments.runtime.workdir import is_done
+from experiments.training import (
+  binarize,
+  data,
+  devices,
+  diagnostics,
+  evaluation,
+  optimizers,
+  session,
+)
 from experiments.training import state as state_lib
-from experiments.training.state import TrainState, num_params
+from experiments.training.layers import Layers
+from experiments.training.state import TrainState
 from experiments.vae import pictures, resnet_vae
+from experiments.vae.autoregressive import init_scale
 from experiments.vae.bound import Bound
 from experiments.vae.conv_vae import ConvVAE
-from experiments.vae.layers import Layers, init_scale
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.validate import validate
 
-BEST_METRIC = 'test/nll_bound'
 _TEST_KEY = 1602  # of the noise in evaluation
 
 
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
-  """Runs, or goes on with, the experiment in `workdir`; writes metrics, checkpoints and pictures.
+  """Trains a model in `workdir`, or resumes; writes metrics, checkpoints and pictures there.
 
   Raises:
-    UserError: the config, the data or the directory cannot be used; see the message.
+    UserError: the config, the data or the directory cannot be used.
   """
-  start.on_images(config, workdir, data_dir, validate=validate, run_experiment=run_experiment)
+  validate(config)
+  if is_done(workdir, config):
+    return
+  mesh = devices.data_mesh(config.batch_size)
+  dataset = data.load(config.variant.dataset, data_dir)
+  validate(config, dataset)
+  run_experiment(config, workdir, dataset, mesh)
 
 
 def run_experiment(
@@ -42,76 +58,79 @@ def run_experiment(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """The experiment itself, for a valid config and a directory of its own."""
-  keep = config.data.train_examples or len(dataset.train)
-  images = train_images(config, dataset)[:keep]
-  train_x, test_x = devices.replicate((images, test_images(dataset)), mesh)
-  steps_per_epoch = keep // config.batch_size
-  params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
-  order = lambda epoch: loop.epoch_order(data_key, epoch, keep, config.batch_size)
+  """The experiment, from the data to the pictures."""
+  size = config.data.train_examples or len(dataset.train)
+  steps_per_epoch = size // config.batch_size
+  with session.open(
+    config, workdir, dataset.description, steps_per_epoch, best='test/nll_bound'
+  ) as run:
+    images = train_images(config, dataset)[:size]
+    train_x, test_x = devices.replicate((images, test_images(dataset)), mesh)
+    params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
 
-  model = create_model(config, test_x.shape[1:], params_key)
-  init_examples = loop.epoch_order(data_key, 0, keep, config.init.examples)[0]
-  initialize(
-    model,
-    jnp.asarray(images[init_examples]),
-    init_key,
-    dataset=dataset.name,
-    scale=config.init.scale,
-    flow_scale=config.init.flow_scale,
-  )
-  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  optimizer = create_optimizer(config)
-  state = TrainState.create(params, model_state, optimizer, ema=config.ema_epochs > 0)
-  state = devices.replicate_first(state, mesh)
-  print(f'{num_params(params):,} parameters, {keep:,} training images')
+    model = create_model(config, test_x.shape[1:], params_key)
+    indices = data.epoch_batches(data_key, 0, size, config.init.examples)[0]
+    initialize(
+      model,
+      jnp.asarray(images[indices]),
+      init_key,
+      dataset=dataset.name,
+      scale=config.init.scale,
+      flow_scale=config.init.flow_scale,
+    )
+    optimizer = create_optimizer(config)
+    graphdef, state = TrainState.of(model, optimizer, ema=config.ema_epochs > 0)
+    num_params = state_lib.num_params(state.params)
+    print(f'{num_params:,} parameters, {size:,} training images')
 
+    step, test_step = compile_steps(config, graphdef, optimizer, steps_per_epoch, mesh)
+    state = run.restore(devices.replicate_first(state, mesh))
+    for epoch in run.epochs():
+      for indices in run.steps(data.epoch_batches(data_key, epoch, size, config.batch_size)):
+        state, metrics = step(state, devices.split(indices, mesh), train_x, step_key)
+        run.step_done(state, metrics)
+      noise_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
+      sums = evaluation.sum_over(
+        test_step,
+        state,
+        (test_x, noise_key),
+        num_examples=len(test_x),
+        batch_size=config.run.eval_batch_size,
+        mesh=mesh,
+      )
+      run.epoch_done(state, test_metrics(sums, len(test_x), np.prod(test_x.shape[1:])))
+
+    if jax.process_index() == 0:
+      model = devices.one_copy(state).eval_model(graphdef)
+      pictures.write(workdir, model, devices.one_copy(test_x), jax.random.key(config.seed))
+      summary = run.write_summary(num_params)
+      bound = summary['final']['test/nll_bound']
+      print(f'test: −log p(x) ≤ {bound:.2f} nats; results are in {workdir}')
+
+
+def compile_steps(
+  config: config_dict.FrozenConfigDict,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  steps_per_epoch: int,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """`train_step` and `eval_step` of a run, compiled. The first reuses the memory of its state."""
   step = functools.partial(
     train_step,
     graphdef=graphdef,
     optimizer=optimizer,
-    dataset=dataset.name,
+    dataset=config.variant.dataset,
     free_bits=config.free_bits,
     ema_decay=state_lib.ema_decay(config.ema_epochs, steps_per_epoch),
     with_diagnostics=config.run.diagnostics,
   )
-  step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated(mesh))
   test_step = functools.partial(eval_step, graphdef=graphdef)
-  test_step = jax.jit(test_step, out_shardings=devices.replicated(mesh))
-  split = functools.partial(devices.split, mesh=mesh)
-
-  def evaluate(state: TrainState) -> dict[str, float]:
-    eval_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
-    sums = loop.evaluate_in_batches(
-      lambda indices, weights: test_step(state, split(indices), split(weights), test_x, eval_key),
-      len(test_x),
-      config.run.eval_batch_size,
-    )
-    return test_metrics(sums, len(test_x), np.prod(test_x.shape[1:]))
-
-  state = loop.train(
-    state,
-    train_step=lambda state, indices: step(state, split(indices), train_x, step_key),
-    evaluate=evaluate,
-    order=order,
-    steps_per_epoch=steps_per_epoch,
-    epochs=config.epochs,
-    workdir=workdir,
-    best_metric=BEST_METRIC,
-    log_every=config.run.log_every,
-    checkpoint_every=config.run.checkpoint_every,
-    keep_checkpoints=config.run.keep_checkpoints,
+  replicated = devices.replicated(mesh)
+  return (
+    jax.jit(step, donate_argnums=0, out_shardings=replicated),
+    jax.jit(test_step, out_shardings=replicated),
   )
-  if jax.process_index():
-    return
-  state = devices.one_copy(state)
-  trained = nnx.merge(graphdef, state.eval_params, state.model_state)
-  pictures.write(workdir, trained, devices.one_copy(test_x), jax.random.key(config.seed))
-  summary = workdir_lib.write_summary(
-    workdir, config, best_metric=BEST_METRIC, num_params=num_params(params)
-  )
-  bound = summary['final'][BEST_METRIC]
-  print(f'test: −log p(x) ≤ {bound:.2f} nats; all of it is in {workdir}')
 
 
 def is_binary(dataset: str) -> bool:
@@ -126,7 +145,7 @@ def train_images(config: config_dict.FrozenConfigDict, dataset: data.Dataset) ->
   """
   images = dataset.train.images
   if is_binary(dataset.name) and config.data.binarize == 'once':
-    return (255 * binarize.draw_once(images, train=True)).astype(np.uint8)
+    return (255 * binarize.fixed(images, train=True)).astype(np.uint8)
   return images
 
 
@@ -134,14 +153,14 @@ def test_images(dataset: data.Dataset) -> np.ndarray:
   """[N, H, W, C] float32 test images: bits drawn once from the grey values, or pixel/256 − 0.5."""
   images = dataset.test.images
   if is_binary(dataset.name):
-    return binarize.draw_once(images)
+    return binarize.fixed(images)
   return images.astype(np.float32) / 256 - 0.5
 
 
 def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
   """Float32 images: bits with the grey values as probabilities, or pixel/256 − 0.5."""
   if is_binary(dataset):
-    return binarize.draw(key, images)
+    return binarize.sample(key, images)
   return images.astype(jnp.float32) / 256 - 0.5
 
 
@@ -198,12 +217,9 @@ def restore_model(
     UserError: there is no checkpoint, or it is damaged.
   """
   model = create_model(config, image_shape, jax.random.key(0))
-  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  state = TrainState.create(
-    params, model_state, create_optimizer(config), ema=config.ema_epochs > 0
-  )
+  graphdef, state = TrainState.of(model, create_optimizer(config), ema=config.ema_epochs > 0)
   state = checkpoints.restore_latest(workdir / 'checkpoints', state)
-  return nnx.merge(graphdef, state.eval_params, state.model_state), int(state.step)
+  return state.eval_model(graphdef), int(state.step)
 
 
 def train_step(
@@ -264,7 +280,7 @@ def eval_step(
   Returns:
     `log_likelihood`, and `kl` [layers], in nats.
   """
-  model = nnx.merge(graphdef, state.eval_params, state.model_state)
+  model = state.eval_model(graphdef)
   bound = model(x[indices], jax.random.fold_in(key, indices[0]))
   return {
     'log_likelihood': jnp.sum(weights * bound.log_likelihood),

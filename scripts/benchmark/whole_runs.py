@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from experiments.runtime.errors import UserError
 from scripts.benchmark import steps
@@ -25,19 +26,20 @@ def epoch(args: argparse.Namespace) -> None:
 
   from configs import cifar
   from experiments.cifar import train
-  from experiments.training import loop
+  from experiments.training.session import Session
 
   config = cifar.get_config('wn,scaled')
   config.batch_size = args.batch
   config.model.update(width=args.width, dtype=args.dtype or 'float32')
   config.epochs = args.rounds + 1
-  stopwatch = _Stopwatch(loop.train)
-  loop.train = stopwatch.train
-  try:
-    with tempfile.TemporaryDirectory() as folder:
-      train.train(config_dict.FrozenConfigDict(config), Path(folder) / 'run', args.data_dir)
-  finally:
-    loop.train = stopwatch.loop_train
+  stopwatch = _Stopwatch(train.compile_steps, Session.before_evaluation, Session.epoch_done)
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    mock.patch.object(train, 'compile_steps', stopwatch.compile_steps),
+    mock.patch.object(Session, 'before_evaluation', stopwatch.before_evaluation()),
+    mock.patch.object(Session, 'epoch_done', stopwatch.epoch_done()),
+  ):
+    train.train(config_dict.FrozenConfigDict(config), Path(folder) / 'run', args.data_dir)
   rounds = stopwatch.rounds[1:]
   whole = [r['epoch'] / r['steps'] for r in rounds]
   rest = [(r['epoch'] - r['evaluation']) / r['steps'] for r in rounds]
@@ -50,49 +52,74 @@ def epoch(args: argparse.Namespace) -> None:
 
 
 class _Stopwatch:
-  """Stands in for `loop.train`.
+  """Times each epoch, and its steps once more without the loop.
+
+  Its methods stand in for those of the experiment and of its session, which they call.
 
   Attributes:
     rounds: for each epoch the seconds of all of it, of its evaluation, and of its steps alone.
   """
 
-  def __init__(self, loop_train: Callable[..., Any]):
-    self.loop_train = loop_train
+  def __init__(
+    self,
+    compile_steps: Callable[..., Any],
+    before_evaluation: Callable[..., None],
+    epoch_done: Callable[..., None],
+  ):
     self.rounds: list[dict[str, float]] = []
+    self._originals = compile_steps, before_evaluation, epoch_done
+    self._calls: list[Sequence[Any]] = []  # arguments of the steps of the epoch
+    self._epoch_start = self._evaluation_start = time.perf_counter()
 
-  def train(self, state: Any, *, train_step: Any, evaluate: Any, order: Any, **kwargs: Any) -> Any:
-    """As `loop.train`, with a pause after each evaluation to take the steps alone."""
-    epoch_start = time.perf_counter()
+  def compile_steps(self, *args: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """As `train.compile_steps`; remembers with what the training step is called."""
+    self._step, test_step = self._originals[0](*args)
 
-    def evaluate_and_measure(state: Any) -> Any:
-      nonlocal epoch_start
-      evaluation_start = time.perf_counter()
-      results = evaluate(state)
+    def step(state: Any, *args: Any) -> Any:
+      self._calls.append(args)
+      return self._step(state, *args)
+
+    return step, test_step
+
+  def before_evaluation(self) -> Callable[..., None]:
+    """Stands in for the method of a session."""
+
+    def stand_in(run: Any, state: Any) -> None:
+      self._evaluation_start = time.perf_counter()
+      self._originals[1](run, state)
+
+    return stand_in
+
+  def epoch_done(self) -> Callable[..., None]:
+    """Stands in for the method of a session; takes the steps alone."""
+
+    def stand_in(run: Any, state: Any, results: Any) -> None:
       pause = time.perf_counter()
       self.rounds.append(
         {
-          'epoch': pause - epoch_start,
-          'evaluation': pause - evaluation_start,
-          'steps': _seconds_of_steps(state, train_step, order(0)),
+          'epoch': pause - self._epoch_start,
+          'evaluation': pause - self._evaluation_start,
+          'steps': _seconds_of_steps(state, self._step, self._calls),
         }
       )
-      epoch_start = time.perf_counter()  # the checkpoint counts towards the next epoch
-      return results
+      self._calls.clear()
+      self._epoch_start = time.perf_counter()  # the checkpoint counts towards the next epoch
+      self._originals[2](run, state, results)
 
-    return self.loop_train(
-      state, train_step=train_step, evaluate=evaluate_and_measure, order=order, **kwargs
-    )
+    return stand_in
 
 
-def _seconds_of_steps(state: Any, train_step: Callable[..., Any], batches: Sequence[Any]) -> float:
+def _seconds_of_steps(
+  state: Any, train_step: Callable[..., Any], calls: Sequence[Sequence[Any]]
+) -> float:
   """Of one step after another with nothing between them, on a copy of the state."""
   import jax
   import jax.numpy as jnp
 
   state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
   start = time.perf_counter()
-  for indices in batches:
-    state, metrics = train_step(state, indices)
+  for arguments in calls:
+    state, metrics = train_step(state, *arguments)
   jax.block_until_ready((state, metrics))
   return time.perf_counter() - start
 

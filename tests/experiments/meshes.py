@@ -24,7 +24,6 @@ from ml_collections import config_dict
 
 import wn
 from experiments.runtime import settings
-from experiments.runtime import workdir as workdir_lib
 from experiments.training import data
 from tests import configurations
 from tests.experiments import communication
@@ -53,7 +52,6 @@ def main(directory: Path) -> None:
     for devices in (jax.devices()[:1], jax.devices()):
       workdir = directory / f'{experiment}-{settings.variant(config)}' / str(len(devices))
       digits = data.load('digits')
-      workdir_lib.create_workdir(workdir, config, digits.description)
       mesh = jax.sharding.Mesh(np.asarray(devices), ('data',))
       with communication.recorded() as steps:
         module.run_experiment(config, workdir, digits, mesh)

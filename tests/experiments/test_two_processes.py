@@ -39,7 +39,7 @@ def check(directory, codes, experiment, figures):
     assert 'stopped at step 6 by SIGTERM; the same command goes on.' in log.splitlines()
   first, second = logs
   assert first.count('2 processes with 4 devices\n') == 2
-  assert 'going on from step 6 of 8' in first and 'epoch' not in second
+  assert 'resuming at step 6 of 8' in first and 'epoch' not in second
 
   one, two = (read_rows(directory / experiment / name / 'metrics.jsonl') for name in ('one', 'two'))
   assert [row['step'] for row in one] == [3, 4, 4, 6, 8, 8]

@@ -21,8 +21,9 @@ from flax import nnx
 
 from experiments.runtime import orbax_logging
 from experiments.runtime.metrics import read_rows
-from experiments.training import loop
+from experiments.training import data
 from experiments.training.state import TrainState
+from tests import loops
 from tests.commands import run_here
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ class Run:
     settings = dict(
       train_step=train_step,
       evaluate=evaluate,
-      order=lambda epoch: loop.epoch_order(jax.random.key(0), epoch, 10, 2) / 10,
+      order=lambda epoch: data.epoch_batches(jax.random.key(0), epoch, 10, 2) / 10,
       steps_per_epoch=5,
       epochs=3,
       workdir=self.workdir,
@@ -64,7 +65,7 @@ class Run:
       keep_checkpoints=2,
     )
     self.workdir.mkdir(exist_ok=True)
-    return loop.train(self.state(), **{**settings, **changes})
+    return loops.train(self.state(), **{**settings, **changes})
 
   @staticmethod
   def state():

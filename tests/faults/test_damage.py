@@ -54,7 +54,7 @@ def test_the_checkpoint_before_is_used(damage, damaged, capsys, is_whole):
   state = run()
   is_whole(run, state)
   output = capsys.readouterr()
-  assert 'going on from step 12 of 15' in output.out
+  assert 'resuming at step 12 of 15' in output.out
   (warning,) = output.err.splitlines()
   assert warning.startswith(f'warning: {newest} is damaged (')
   assert warning.endswith('); it is left out, and kept as 15.damaged.')

@@ -153,7 +153,7 @@ def test_a_process_killed_while_it_replaced_a_checkpoint(is_in_place, run, whole
   if not is_in_place:
     shutil.rmtree(last)
   is_whole(run, run())
-  assert 'going on from step 15 of 15' in capfd.readouterr().out
+  assert 'resuming at step 15 of 15' in capfd.readouterr().out
   assert sorted(path.name for path in last.parent.iterdir()) == ['10', '12', '15']
 
 

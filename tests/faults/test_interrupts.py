@@ -13,7 +13,7 @@ import pytest
 from experiments.runtime import interrupts
 from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import Interrupted, one_line_errors
-from experiments.training import loop
+from experiments.training import devices, evaluation
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,11 +42,18 @@ def test_a_run_that_is_interrupted_at_every_step(run, before, is_whole):
   is_whole(run, run())
 
 
+def look_at_signals():
+  """As an evaluation does."""
+  step = lambda *_: 0
+  mesh = devices.data_mesh(1)
+  evaluation.sum_over(step, None, (), num_examples=10, batch_size=5, mesh=mesh)
+
+
 def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(run, is_whole):
   def evaluate(state):
     if int(state.step) == 5:
       os.kill(os.getpid(), signal.SIGTERM)
-    loop.evaluate_in_batches(lambda indices, weights: 0, 10, 5)
+    look_at_signals()
     return {'test/error': abs(float(state.params['w'][...]) - 0.63)}
 
   with pytest.raises(Interrupted, match='stopped at step 5 by SIGTERM'):
@@ -63,7 +70,7 @@ def test_an_evaluation_that_could_not_be_saved_is_not_counted_twice(run, is_whol
 
   def interrupted(state):
     os.kill(os.getpid(), signal.SIGTERM)
-    loop.evaluate_in_batches(lambda indices, weights: 0, 10, 5)
+    look_at_signals()
 
   def killed_save(self, state, metrics=None, notes=None):
     if metrics:

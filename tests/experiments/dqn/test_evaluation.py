@@ -10,7 +10,6 @@ from PIL import Image, ImageSequence
 from configs import dqn
 from experiments.dqn import environments, evaluation, pictures
 from experiments.dqn.actor_learner import ActorLearner
-from experiments.dqn.train import eval_metrics
 from tests import configurations
 
 
@@ -98,12 +97,12 @@ def test_evaluation_sets_episodes_no_limit_of_time(monkeypatch):
 
 
 def test_mean_and_standard_error_of_a_score():
-  metrics = eval_metrics([1.0, 2.0, 3.0, 6.0])
+  metrics = evaluation.metrics([1.0, 2.0, 3.0, 6.0])
   variance = (4 + 1 + 0 + 9) / 3
   assert metrics == pytest.approx(
     {'eval/score': 3.0, 'eval/standard_error': np.sqrt(variance / 4), 'eval/episodes': 4.0}
   )
-  assert eval_metrics([5.0])['eval/standard_error'] == 0
+  assert evaluation.metrics([5.0])['eval/standard_error'] == 0
 
 
 def test_a_gif_keeps_to_its_size():

@@ -11,10 +11,9 @@ from flax import nnx
 from ml_collections import config_dict
 
 from configs import dqn
-from experiments.dqn import agent, environments, evaluation, score
+from experiments.dqn import agent, best_network, environments, evaluation, score
 from experiments.dqn.actor_learner import ActorLearner
 from experiments.dqn.environments import Purpose
-from experiments.dqn.reevaluation import reevaluate
 from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import UserError
 
@@ -51,7 +50,7 @@ def write_run(path, *checkpoints):
 
 def test_it_is_that_of_the_best_network_in_other_episodes(tmp_path):
   workdir = write_run(tmp_path / 'run', (400, FIRE, 7.0), (800, NOOP, 2.0))
-  result = reevaluate(workdir, 5)
+  result = best_network.score(workdir, 5)
   seeds = environments.seeds(CONFIG.seed, 400, Purpose.SCORE, count=5)
   assert len(set(seeds)) == 5
   assert not set(seeds) & set(environments.seeds(CONFIG.seed, 400, Purpose.EVALUATION, count=5))
@@ -65,12 +64,12 @@ def test_it_is_that_of_the_best_network_in_other_episodes(tmp_path):
   assert (result['step'], result['frames'], result['highest_score']) == (400, 1600, 7.0)
   assert (result['episodes'], result['epsilon']) == (5, 0.0)
   assert result == json.loads((workdir / 'score-5.json').read_text())
-  assert result == reevaluate(workdir, 5)
+  assert result == best_network.score(workdir, 5)
 
 
 def test_random_play_does_not_depend_on_the_network(tmp_path):
   runs = [write_run(tmp_path / f'run{action}', (400, action, 1.0)) for action in (NOOP, FIRE)]
-  first, second = (reevaluate(run, 4, epsilon=1.0) for run in runs)
+  first, second = (best_network.score(run, 4, epsilon=1.0) for run in runs)
   assert first == json.loads((runs[0] / 'score-4-epsilon-1.json').read_text())
   assert first.pop('checkpoint') != second.pop('checkpoint')
   assert first == second
@@ -79,18 +78,18 @@ def test_random_play_does_not_depend_on_the_network(tmp_path):
 
 def test_of_equal_scores_the_checkpoint_that_is_kept(tmp_path):
   run = write_run(tmp_path / 'run', (400, FIRE, 7.0), (800, FIRE, 7.0), (1200, NOOP, 2.0))
-  assert reevaluate(run, 3)['step'] == 800
+  assert best_network.score(run, 3)['step'] == 800
 
 
 def test_another_training_takes_nothing_from_the_first(tmp_path):
   """Checkpoints of the same step, in the same directory."""
   run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
-  first = reevaluate(run, 3)
+  first = best_network.score(run, 3)
   for name in ('checkpoints', 'config.json', 'metrics.jsonl'):
     (run / name).rename(tmp_path / name)
   for path in write_run(tmp_path / 'other', (400, NOOP, 7.0)).iterdir():
     path.rename(run / path.name)
-  assert reevaluate(run, 3)['returns'] != first['returns']
+  assert best_network.score(run, 3)['returns'] != first['returns']
 
 
 def test_action_noise_differs_in_all_steps_and_episodes(tmp_path, monkeypatch):
@@ -107,7 +106,7 @@ def test_action_noise_differs_in_all_steps_and_episodes(tmp_path, monkeypatch):
     return [0.0] * len(env_seeds)
 
   monkeypatch.setattr(evaluation, 'play', play)
-  reevaluate(write_run(tmp_path / 'run', (400, FIRE, 7.0)), 60)
+  best_network.score(write_run(tmp_path / 'run', (400, FIRE, 7.0)), 60)
   assert len(policies) == 3
   actions = [tuple(policy(step, observations)) for policy in policies for step in range(3)]
   assert len(set(actions)) == 9
@@ -115,12 +114,12 @@ def test_action_noise_differs_in_all_steps_and_episodes(tmp_path, monkeypatch):
 
 def test_it_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
   run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
-  whole = reevaluate(run, 9, epsilon=1.0)
+  whole = best_network.score(run, 9, epsilon=1.0)
   path = run / 'score-9-epsilon-1.jsonl'
   path.write_text(path.read_text()[:-9])  # the last of three parts is cut off
   play, calls = evaluation.play, []
   monkeypatch.setattr(evaluation, 'play', lambda *args: calls.append(args) or play(*args))
-  assert reevaluate(run, 9, epsilon=1.0) == whole
+  assert best_network.score(run, 9, epsilon=1.0) == whole
   assert len(calls) == 1
 
 
@@ -143,11 +142,11 @@ def test_episodes_that_need_not_end_are_not_begun(tmp_path, monkeypatch):
   CONFIG.evaluation.update({'epsilon': 0.05, 'max_frames': 0})
   run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
   with pytest.raises(UserError, match=r'with ε = 0 an episode may never end'):
-    reevaluate(run, 3, epsilon=0.0)
+    best_network.score(run, 3, epsilon=0.0)
 
 
 def test_a_run_of_the_older_format_is_named(tmp_path):
   run = write_run(tmp_path / 'run', (400, FIRE, 7.0))
   (run / 'config.json').write_text(json.dumps({'variant': 'breakout-wn', 'seed': 0}))
   with pytest.raises(UserError, match='is a run of an older version, whose format'):
-    reevaluate(run, 3)
+    best_network.score(run, 3)

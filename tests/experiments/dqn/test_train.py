@@ -241,7 +241,7 @@ def test_an_interrupted_evaluation_is_done_when_the_run_goes_on(tmp_path, monkey
 
   monkeypatch.setattr(evaluation, 'play', interrupted_play)
   for _ in range(2):
-    with pytest.raises(Interrupted, match='stopped at agent step 80 by SIGTERM'):
+    with pytest.raises(Interrupted, match='stopped at step 80 by SIGTERM'):
       train_lib.train(config, tmp_path)
   monkeypatch.setattr(evaluation, 'play', play)
   train_lib.train(config, tmp_path)

@@ -19,16 +19,18 @@ T = 4
 both = pytest.mark.parametrize('attention', [True, False])
 
 
-def make(attention=True, remat=False, glimpses=T, init_std=0.01, peepholes=True, **sizes):
+def make(
+  attention=True, remat=False, glimpses=T, init_std=0.01, peepholes=True, kind='plain', **sizes
+):
   return Draw(
-    SHAPE, glimpses=glimpses, with_attention=attention, init_std=init_std, remat=remat,
-    peepholes=peepholes, rngs=nnx.Rngs(0), **SIZES | sizes,
+    SHAPE, parameterization=kind, glimpses=glimpses, with_attention=attention, init_std=init_std,
+    remat=remat, peepholes=peepholes, rngs=nnx.Rngs(0), **SIZES | sizes,
   )  # fmt: skip
 
 
 def trained(attention=True, **kwargs):
   """A weight-normalised model with random parameters: its scales are not ‖v‖."""
-  model = wn.unfold(make(attention, **kwargs))
+  model = make(attention, kind='wn', **kwargs)
   rng = np.random.default_rng(7)
   random_like = lambda p: jnp.asarray(rng.normal(scale=0.4, size=p.shape), p.dtype)
   nnx.update(model, jax.tree.map(random_like, nnx.state(model, nnx.Param)))
@@ -144,7 +146,7 @@ def test_the_scan_is_the_loop_over_glimpses():
 @both
 def test_both_parameterisations_begin_as_the_same_function(attention):
   plain = make(attention)
-  normed = wn.unfold(make(attention))
+  normed = make(attention, kind='wn')
   p, q = (jax.jit(lambda m=m: m(X, KEY))() for m in (plain, normed))
   np.testing.assert_allclose(p.log_likelihood, q.log_likelihood, rtol=1e-6)
   np.testing.assert_allclose(p.kl, q.kl, rtol=1e-4, atol=1e-9)

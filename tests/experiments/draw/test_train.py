@@ -17,6 +17,7 @@ from experiments.draw import train as train_lib
 from experiments.draw.attention import Window
 from experiments.runtime import command_line
 from experiments.runtime.metrics import read_rows
+from experiments.training.session import Session
 from experiments.training.state import TrainState
 from tests import configurations
 
@@ -104,22 +105,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(run, tmp_path, monkeypatch):
   class Stop(Exception):
     pass
 
-  steps = []
-  loop_train = train_lib.loop.train
+  def stopping(run, *args):
+    if run.step == 11:
+      raise Stop
+    step_done(run, *args)
 
-  def stopping(state, *, train_step, **kwargs):
-    def step(state, indices):
-      if len(steps) == 10:
-        raise Stop
-      steps.append(1)
-      return train_step(state, indices)
-
-    return loop_train(state, train_step=step, **kwargs)
-
-  monkeypatch.setattr(train_lib.loop, 'train', stopping)
+  step_done = Session.step_done
+  monkeypatch.setattr(Session, 'step_done', stopping)
   with pytest.raises(Stop):
     train_lib.train(config, tmp_path)
-  monkeypatch.setattr(train_lib.loop, 'train', loop_train)
+  monkeypatch.undo()
   train_lib.train(config, tmp_path)
   for row, expected in zip(
     read_rows(tmp_path / 'metrics.jsonl'),

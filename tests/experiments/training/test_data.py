@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from configs import cifar
-from experiments.runtime import cache
+from experiments.runtime import cache, data_files
 from experiments.runtime.errors import UserError
-from experiments.training import data, start
+from experiments.training import data, session
 from tests import archives, configurations
 
 ROOT = Path(__file__).parents[3]
@@ -80,11 +80,11 @@ def test_the_folder_is_absolute(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('HOME', '/home/me')
   monkeypatch.setenv('TFDS_DATA_DIR', 'here')
-  assert data.folder() == tmp_path / 'here'
-  assert data.folder('../x') == tmp_path.parent / 'x'
-  assert data.folder('~/x') == Path('/home/me/x')
+  assert data_files.folder() == tmp_path / 'here'
+  assert data_files.folder('../x') == tmp_path.parent / 'x'
+  assert data_files.folder('~/x') == Path('/home/me/x')
   monkeypatch.delenv('TFDS_DATA_DIR')
-  assert data.folder() == Path('/home/me/tensorflow_datasets')
+  assert data_files.folder() == Path('/home/me/tensorflow_datasets')
 
 
 def test_the_digest_is_that_of_the_content():
@@ -151,18 +151,11 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys):
   config = configurations.frozen(cifar, 'wn,tiny', changes)
   steps = []
 
-  def run_experiment(config, workdir, dataset, mesh):
-    steps.append(dataset.digest)
-    (workdir / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
-
   def run(workdir='run'):
-    start.on_images(
-      config,
-      tmp_path / workdir,
-      str(tmp_path),
-      validate=lambda *_: None,
-      run_experiment=run_experiment,
-    )
+    dataset = data.load('mnist', tmp_path)
+    with session.open(config, tmp_path / workdir, dataset.description, 1, best='test/error'):
+      steps.append(dataset.digest)
+      (tmp_path / workdir / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
 
   archives.write(tmp_path / 'mnist', archives.tiny('mnist'))
   run()

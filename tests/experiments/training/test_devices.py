@@ -32,4 +32,4 @@ def test_only_a_single_cpu_gets_the_fast_convolution(platform, count, wanted, fa
   device = types.SimpleNamespace(platform=platform)
   mesh = types.SimpleNamespace(size=count, devices=np.array([device] * count))
   expected = winograd.conv_general_dilated if fast else lax.conv_general_dilated
-  assert devices.convolution(mesh, winograd=wanted) is expected
+  assert devices.convolution(mesh, use_winograd=wanted) is expected

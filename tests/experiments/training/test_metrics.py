@@ -1,5 +1,7 @@
 """What of the metrics a line of a terminal shows."""
 
+from pathlib import Path
+
 import pytest
 
 from experiments.runtime import metrics
@@ -17,5 +19,5 @@ from experiments.runtime import metrics
 )
 def test_parts_of_another_metric_are_not_shown(name, expected, capsys):
   assert metrics.is_part(name) == expected
-  metrics.Progress('run', 1, 0, 1).epoch(1, 0.0, {name: 1.5})
+  metrics.Progress(Path('run'), 1, 0, 1).epoch(1, 0.0, {name: 1.5})
   assert (name in capsys.readouterr().out) != expected

@@ -8,9 +8,10 @@ from flax import nnx
 from scipy import special, stats
 
 import wn
+from experiments.training.layers import Layers
 from experiments.vae import pictures
+from experiments.vae.autoregressive import init_scale
 from experiments.vae.conv_vae import ConvVAE
-from experiments.vae.layers import Layers, init_scale
 
 SHAPE = (8, 12, 1)
 KEY = jax.random.key(3)

@@ -11,8 +11,9 @@ import scipy.stats
 from flax import nnx
 
 import wn
+from experiments.training.layers import Layers, MaskedLinear
+from experiments.vae.autoregressive import autoregressive_mask
 from experiments.vae.iaf import MADE, Flow, iaf_step
-from experiments.vae.layers import Layers, MaskedLinear, autoregressive_mask
 
 VARIANTS = ('plain', 'wn')
 CONTEXT = 2

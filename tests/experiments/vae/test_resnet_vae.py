@@ -10,9 +10,9 @@ from flax import nnx
 from scipy import special
 
 import wn
+from experiments.training.layers import Layers
 from experiments.vae import resnet_vae
 from experiments.vae.bound import Bound
-from experiments.vae.layers import Layers
 from experiments.vae.resnet_vae import AutoregressiveConv, ResNetVAE
 
 KEY = jax.random.key(3)

@@ -21,6 +21,7 @@ from experiments.runtime.errors import UserError
 from experiments.runtime.metrics import read_rows
 from experiments.runtime.settings import flatten
 from experiments.training import data
+from experiments.training.session import Session
 from experiments.training.state import TrainState
 from experiments.vae import likelihood
 from experiments.vae import train as train_lib
@@ -189,22 +190,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
   class Stop(Exception):
     pass
 
-  steps = []
-  loop_train = train_lib.loop.train
+  def stopping(run, *args):
+    if run.step == 15:
+      raise Stop
+    step_done(run, *args)
 
-  def stopping(state, *, train_step, **kwargs):
-    def step(state, indices):
-      if len(steps) == 14:
-        raise Stop
-      steps.append(1)
-      return train_step(state, indices)
-
-    return loop_train(state, train_step=step, **kwargs)
-
-  monkeypatch.setattr(train_lib.loop, 'train', stopping)
+  step_done = Session.step_done
+  monkeypatch.setattr(Session, 'step_done', stopping)
   with pytest.raises(Stop):
     train_lib.train(config, tmp_path / 'parts')
-  monkeypatch.setattr(train_lib.loop, 'train', loop_train)
+  monkeypatch.undo()
   train_lib.train(config, tmp_path / 'parts')
   for row, expected in zip(
     read_rows(tmp_path / 'parts' / 'metrics.jsonl'),

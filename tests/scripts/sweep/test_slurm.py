@@ -155,7 +155,7 @@ def test_a_preempted_trial_goes_on_and_all_results_are_right(cluster, config_fil
   numbers = json.loads((runs / 'cifar' / 'slurm' / 'submitit' / 'jobs.json').read_text())
   job = slurm('scontrol', 'show', 'job', numbers[first.name])
   assert int(job.split('Restarts=')[1].split()[0]) >= 1
-  assert 'going on from step' in first.log.read_text()
+  assert 'resuming at step' in first.log.read_text()
   for trial in found:  # as if each had been run here, alone and in one go
     alone = tmp_path / 'alone' / trial.name
     train(config_dict.FrozenConfigDict(trial.config), alone)

@@ -14,15 +14,15 @@ from ml_collections import config_dict
 from experiments import results
 from experiments.dqn import agent, environments, evaluation
 from experiments.dqn.environments import FRAME_SKIP, Purpose
-from experiments.dqn.train import BEST_METRIC, eval_metrics
+from experiments.dqn.evaluation import SCORE
 from experiments.dqn.validate import check_ends, validate_player
 from experiments.runtime import checkpoints
 from experiments.runtime.errors import UserError, writing
-from experiments.runtime.partial_results import Parts
+from experiments.runtime.partial_results import PartialResults
 from experiments.runtime.workdir import commit, write_json
 
 
-def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> dict[str, Any]:
+def score(workdir: Path, episodes: int, epsilon: float | None = None) -> dict[str, Any]:
   """Plays with the network of the highest score and writes its score into the run.
 
   Args:
@@ -43,10 +43,10 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
   validate_player(config)
   epsilon = config.evaluation.epsilon if epsilon is None else epsilon
   check_ends(config, epsilon)
-  if BEST_METRIC not in run.metrics:
+  if SCORE not in run.metrics:
     raise UserError(f'{workdir} has no evaluation yet.')
-  highest = run.metrics[BEST_METRIC].max()
-  step = int(run.metrics['step'][run.metrics[BEST_METRIC] == highest].max())  # latest of equals
+  highest = run.metrics[SCORE].max()
+  step = int(run.metrics['step'][run.metrics[SCORE] == highest].max())  # latest of equals
   name = f'score-{episodes}'
   if epsilon != config.evaluation.epsilon:
     name = f'{name}-epsilon-{epsilon:g}'
@@ -66,7 +66,7 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
     'epsilon': epsilon,
   }
   with (
-    contextlib.closing(Parts(path, key)) as parts,
+    contextlib.closing(PartialResults(path, key)) as parts,
     tqdm.tqdm(total=episodes, unit='episode', disable=None) as progress,
   ):
     for start in starts:
@@ -82,9 +82,9 @@ def reevaluate(workdir: Path, episodes: int, epsilon: float | None = None) -> di
       progress.update(len(side_by_side))
 
   returns = [value for start in starts for value in parts.done[start]]
-  metrics = eval_metrics(returns)
+  metrics = evaluation.metrics(returns)
   result = {
-    'score': metrics['eval/score'],
+    'score': metrics[SCORE],
     'standard_error': metrics['eval/standard_error'],
     'episodes': episodes,
     'epsilon': epsilon,

@@ -13,8 +13,9 @@ from flax import nnx
 from experiments.runtime import metrics
 from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import UserError
-from experiments.training import loop
+from experiments.training import data, devices, evaluation
 from experiments.training.state import TrainState
+from tests import loops
 
 STEPS_PER_EPOCH, EPOCHS = 5, 3
 OPTIMIZER = optax.sgd(0.1)
@@ -36,7 +37,7 @@ def run(workdir, train_step=train_step, state=None, **changes):
   settings = dict(
     train_step=train_step,
     evaluate=lambda state: {'test/error': float(state.params['w'][...])},
-    order=lambda epoch: loop.epoch_order(jax.random.key(0), epoch, 10, 2) / 10,
+    order=lambda epoch: data.epoch_batches(jax.random.key(0), epoch, 10, 2) / 10,
     steps_per_epoch=STEPS_PER_EPOCH,
     epochs=EPOCHS,
     workdir=workdir,
@@ -46,7 +47,7 @@ def run(workdir, train_step=train_step, state=None, **changes):
     keep_checkpoints=2,
   )
   workdir.mkdir(exist_ok=True)
-  return loop.train(state or initial_state(), **{**settings, **changes})
+  return loops.train(state or initial_state(), **{**settings, **changes})
 
 
 def rows(workdir):
@@ -177,18 +178,28 @@ def test_training_stops_at_a_metric_that_is_not_finite(tmp_path, value):
 
 def test_order_is_a_fresh_permutation_for_each_epoch():
   key = jax.random.key(3)
-  first, second = (loop.epoch_order(key, epoch, 103, 10) for epoch in (0, 1))
+  first, second = (data.epoch_batches(key, epoch, 103, 10) for epoch in (0, 1))
   assert first.shape == (10, 10)
   assert len(set(first.ravel())) == 100 and first.max() < 103
   assert (first != second).any()
-  np.testing.assert_array_equal(first, loop.epoch_order(key, 0, 103, 10))
+  np.testing.assert_array_equal(first, data.epoch_batches(key, 0, 103, 10))
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 10, 64])
 def test_evaluation_is_exactly_one_pass(batch_size):
   values = np.random.default_rng(0).normal(size=10)
-  step = lambda indices, weights: {'sum': (values[indices] * weights).sum(), 'n': weights.sum()}
-  sums = loop.evaluate_in_batches(step, 10, batch_size)
+
+  def step(state, indices, weights, values):
+    return {'sum': jnp.sum(values[indices] * weights), 'n': jnp.sum(weights)}
+
+  sums = evaluation.sum_over(
+    step,
+    None,
+    (jnp.asarray(values),),
+    num_examples=10,
+    batch_size=batch_size,
+    mesh=devices.data_mesh(1),
+  )
   assert sums['n'] == 10
   assert sums['sum'] == pytest.approx(values.sum())
 
