@@ -121,7 +121,7 @@ def test_trials_of_sweeps_are_of_known_specs_and_keys(module):
 )
 def test_keys_are_those_that_are_read(experiment, configs):
   """By `config.a.b`, by `values.b` of an alias of the section a, or as keyword arguments by **."""
-  text = code(ROOT / 'experiments' / experiment) + code(ROOT / 'experiments' / 'training')
+  text = ''.join(code(ROOT / 'experiments' / room) for room in (experiment, 'training', 'runtime'))
   unpacked = set(re.findall(r'\*\*(?:self\.)?config\.(\w+)', text))
   keys = {key for config in configs for key in settings.flatten(config)}
   for key in keys:

@@ -63,8 +63,8 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
           journal.save(learner.games.save(interrupted=run.is_interrupted))
           run.save(learner.state, {'window': learner.window()})
           learner.start_window()
-      journal.save(learner.games.save())
       run.before_evaluation(learner.state)
+      journal.save(learner.games.save())
       values = config.evaluation
       env_seeds = environments.seeds(
         config.seed, run.step, Purpose.EVALUATION, count=values.num_envs

@@ -191,7 +191,10 @@ class Session:
   def should_save(self) -> bool:
     """Whether to `save` after this step. Ask once a step; `epoch_done` saves without asking."""
     self._stop = self._agreed(self._pending.signum)
-    return not self._is_end_of_epoch() and (self._is_due() or self.is_interrupted)
+    is_due = not self._is_end_of_epoch() and (self._is_due() or self.is_interrupted)
+    if is_due:
+      self._log.sync()  # fails if the directory isn't ours any more, before anything is saved
+    return is_due
 
   @property
   def is_interrupted(self) -> bool:
@@ -219,6 +222,7 @@ class Session:
 
   def before_evaluation(self, state: State) -> None:
     """At the end of an epoch: a signal that interrupts the evaluation lets this state be saved."""
+    self._log.sync()
     nonfinite.check_parameters(self.step, state.params)
     self._unevaluated = state
 

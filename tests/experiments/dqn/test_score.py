@@ -129,7 +129,7 @@ def test_the_command_says_what_it_found(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr('sys.argv', ['score', '--workdir=run', '--episodes=2', '--epsilon=0'])
   for name in ('environment.prepare', 'interrupts.install'):  # pytest's own are in place
-    monkeypatch.setattr(f'experiments.training.{name}', lambda **_: None)
+    monkeypatch.setattr(f'experiments.runtime.{name}', lambda **_: None)
   score.main()
   assert capsys.readouterr().out == (
     'score 105.0 ± 0.0 (2 episodes, ε = 0, network of 1,600 frames, whose 7.0 is the highest score '

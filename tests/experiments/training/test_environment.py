@@ -128,7 +128,7 @@ def test_program_starts_anew_once_with_the_same_arguments(tmp_path):
   script.write_text(
     'import json, os, sys\n'
     'from pathlib import Path\n'
-    'from experiments.training import environment\n'
+    'from experiments.runtime import environment\n'
     f'environment._TRANSPARENT_HUGE_PAGES = Path({str(tmp_path / "enabled")!r})\n'
     "print(json.dumps([os.getpid(), sys.argv[1:], sys.flags.optimize, 'jax' in sys.modules]))\n"
     'environment.use_huge_pages()\n'

@@ -79,8 +79,8 @@ def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path):
 
 
 def test_the_start_of_a_run_shows_its_protocol():
-  text = settings.describe(vae.get_config('mnist-iaf-wn').to_dict())
+  text = settings.describe(vae.get_config('mnist-iaf-wn'))
   assert text.startswith('vae mnist-iaf-wn, protocol paper\n')
-  for value in ('learning_rate=0.002', 'ema_epochs=10.0', 'epochs=300', 'maps=(16, 32, 32)'):
+  for value in ('learning_rate=0.002', 'ema_epochs=10.0', 'epochs=300', 'maps=[16, 32, 32]'):
     assert value in text
   assert 'log_every' not in text  # it changes no result
