@@ -245,7 +245,7 @@ def test_bits_that_are_drawn_once_are_always_the_same():
 def test_bits_that_are_drawn_once_have_their_own_random_numbers():
   """Not those of the test set; and the first images keep theirs when there are fewer images."""
   digits = data.load('digits')
-  draw = train_lib.bits.draw_once
+  draw = train_lib.binarize.fixed
   train, test = draw(digits.train.images, train=True), draw(digits.train.images)
   assert 0.05 < np.mean(train != test) < 0.3
   np.testing.assert_array_equal(draw(digits.train.images[:100], train=True), train[:100])
