@@ -21,7 +21,7 @@ from scripts.report import (
 )
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
-from scripts.report.parts import Picture, Section, Table, caption
+from scripts.report.section import Picture, Section, Table, caption
 
 TEST = Measure('test/error', 'test error (%)', scale=100)
 TRAINING = Measure('train/error', 'training error (%)', scale=100)

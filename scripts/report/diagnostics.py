@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from experiments.results import Run
-from scripts.report.parts import Picture
+from scripts.report.section import Picture
 
 PREFIX = 'diagnostics/'
 # Metric → what its axis says.

@@ -22,7 +22,7 @@ from scripts.report import (
 )
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
-from scripts.report.parts import Picture, Section, Table, caption
+from scripts.report.section import Picture, Section, Table, caption
 
 SCORE = Measure('eval/score', 'score', lower_is_better=False)
 KEYS = frozenset(

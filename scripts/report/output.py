@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.runtime.errors import UserError
-from scripts.report.parts import Picture, Section, Table
+from scripts.report.section import Picture, Section, Table
 
 
 def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.results import Run
-from scripts.report.parts import Picture
+from scripts.report.section import Picture
 
 
 def find(runs: Sequence[Run], names: Mapping[str, str]) -> list[Picture]:

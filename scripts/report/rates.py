@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from scripts.report.drawing import COLORS, legend, style
 from scripts.report.evaluations import Comparison
-from scripts.report.parts import Picture, Table, caption
+from scripts.report.section import Picture, Table, caption
 from scripts.report.tables import by_rate
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.results import Run
 from experiments.runtime import settings
 from scripts.report import cifar, dqn, draw, vae
-from scripts.report.parts import Section
+from scripts.report.section import Section
 
 # What may differ between the runs of a section: what is compared, and what changes no result.
 _FREE = (

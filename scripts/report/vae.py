@@ -22,7 +22,7 @@ from scripts.report import (
 )
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
-from scripts.report.parts import Picture, Section, Table, caption
+from scripts.report.section import Picture, Section, Table, caption
 
 NATS = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
 BITS = Measure('test/bits_per_dim', 'bound on −log p(x) in bits per dimension')
