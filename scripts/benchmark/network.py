@@ -46,7 +46,6 @@ def _images(batch: int) -> tuple[np.ndarray, np.ndarray]:
 def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
   """The training step of `experiments.cifar`; `mode` is 'winograd' or 'direct'."""
   import jax
-  from flax import nnx
   from ml_collections import config_dict
 
   from configs import cifar
@@ -59,12 +58,11 @@ def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth
   config.model.update(width=width, block_depth=depth, dtype=dtype)
   config.run.cpu_winograd = mode == 'winograd'
   config = config_dict.FrozenConfigDict(config)
-  conv = devices.convolution(devices.data_mesh(batch), winograd=config.run.cpu_winograd)
+  conv = devices.convolution(devices.data_mesh(batch), use_winograd=config.run.cpu_winograd)
   images, labels = jax.device_put(_images(batch))
   model = train.create_model(config, images.shape[1:], 10, jax.random.key(0), conv)
-  graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-  optimizer = train.create_optimizer(config, 500)
-  state = TrainState.create(params, model_state, optimizer, ema=False)
+  optimizer = train.create_optimizer(config, steps_per_epoch=500)
+  graphdef, state = TrainState.of(model, optimizer)
   step = functools.partial(
     train.train_step,
     graphdef=graphdef,

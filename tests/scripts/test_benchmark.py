@@ -141,28 +141,26 @@ def test_table_has_ratios_to_both():
 
 def test_epoch_is_measured_beside_its_steps():
   """The stopwatch takes the steps once more after each evaluation and changes nothing."""
-  calls = []
-
-  def loop_train(state, *, train_step, evaluate, order, epochs):
-    for _ in range(epochs):
-      for indices in order(0):
-        state, _ = train_step(state, indices)
-      assert evaluate(state) == {'test/error': 0.5}
-    return state
+  calls, done = [], []
 
   def train_step(state, indices):
     calls.append(indices)
     return state + 1, {}
 
-  stopwatch = whole_runs._Stopwatch(loop_train)
-  state = stopwatch.train(
-    0,
-    train_step=train_step,
-    evaluate=lambda state: {'test/error': 0.5},
-    order=lambda epoch: [1, 2, 3],
-    epochs=2,
+  stopwatch = whole_runs._Stopwatch(
+    compile_steps=lambda: (train_step, None),
+    before_evaluation=lambda run, state: None,
+    epoch_done=lambda run, state, results: done.append((state, results)),
   )
-  assert state == 6
+  step, _ = stopwatch.compile_steps()
+  before_evaluation, epoch_done = stopwatch.before_evaluation(), stopwatch.epoch_done()
+  state = 0
+  for _ in range(2):
+    for indices in (1, 2, 3):
+      state, _ = step(state, indices)
+    before_evaluation(None, state)
+    epoch_done(None, state, {'test/error': 0.5})
+  assert done == [(3, {'test/error': 0.5}), (6, {'test/error': 0.5})]
   assert calls == [1, 2, 3] * 4
   assert len(stopwatch.rounds) == 2
   for seconds in stopwatch.rounds:
