@@ -1,7 +1,6 @@
 """Figures 5 and 6 of the paper from runs of deep Q-learning."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,20 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.results import Run
-from scripts.report import (
-  drawing,
-  evaluations,
-  paper,
-  pictures_of_runs,
-  protocol,
-  provenance,
-  rates,
-  selection,
-  tables,
-)
+from scripts.report import drawing, evaluations, paper, protocol, selection, tables
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
-from scripts.report.section import Picture, Section, Table, caption
+from scripts.report.section import Content, Picture, Table
+from scripts.report.selection import Usable
 
 SCORE = Measure('eval/score', 'score', lower_is_better=False)
 KEYS = frozenset(
@@ -34,29 +24,17 @@ _FRAMES = 4e-6  # millions of frames in an agent step
 _PICTURES = {'episode.gif': 'an episode at the end of training'}  # of a run
 
 
-def section(
-  runs: Sequence[Run], name: str, changes: str = '', steps: Path | None = None, note: str = ''
-) -> tuple[Section | None, list[str]]:
-  """The section of runs that differ only in game, parameterisation, seed and learning rate.
+def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
+  """The score."""
+  del config
+  return (SCORE,)
 
-  Args:
-    runs: finished or diverged runs.
-    name: of the section.
-    changes: how they differ from those of another section with their protocol, for the heading.
-    steps: not used: the score is shown against frames.
-    note: sentence for the caption: what it shows.
 
-  Returns:
-    The section, or None if no run can be used; and a line for each run that cannot.
-  """
-  del steps
-  usable = selection.select(runs, [SCORE.metric])
-  if not (runs := usable.finished):
-    return None, usable.problems
+def content(usable: Usable) -> Content:
+  """Scores against frames, and the highest score of each run."""
+  config = usable.finished[0].config
   comparison = evaluations.compare(usable, SCORE, value_of=_highest)
   episodes = _training_episodes(comparison.runs)
-  difference = protocol.about(runs)
-  config = runs[0].config
   about = (
     f'Figure 5 (in the paper Space Invaders): score at ε = {config["evaluation"]["epsilon"]:g}, a '
     f'mean over the episodes of {config["evaluation"]["steps"]:,} agent steps, and beside it the '
@@ -64,18 +42,17 @@ def section(
     'standard error.'
   )
   figure = _figure5(comparison, episodes, config['steps_per_epoch'])
-  pictures = [Picture('figure5', figure, caption(about, difference, note))]
   again = evaluations.afterwards(comparison.runs, 'score', _score_again)
-  made = [Table('figure6', _figure6(comparison, again, episodes), _about_figure6(config, again))]
-  if comparison.tried > 1:
-    pictures.append(rates.picture(comparison, 'Highest score', difference))
-    made.append(rates.table(comparison, 'Highest score'))
-  pictures += pictures_of_runs.find(comparison.runs, _PICTURES)
-  title = f'Figures 5 and 6: Atari games, protocol {config["protocol"]}{changes}'
-  data = {'score': tables.by_run(comparison.chosen)}
-  shown = [*runs, *usable.diverged]
-  source = provenance.sentence(runs)
-  return Section(name, title, shown, pictures, made, data, source), usable.problems
+  figure6 = _figure6(comparison, again, episodes)
+  return Content(
+    heading='Figures 5 and 6: Atari games',
+    comparison=comparison,
+    value='Highest score',
+    pictures=[Picture('figure5', figure, about)],
+    tables=[Table('figure6', figure6, _about_figure6(config, again))],
+    data={'score': comparison.chosen},
+    run_pictures=_PICTURES,
+  )
 
 
 def _about_figure6(config: Mapping[str, Any], again: tuple[int, Any] | None) -> str:

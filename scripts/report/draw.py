@@ -1,28 +1,17 @@
 """Figure 4 of the paper from runs of DRAW."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.results import Run
-from scripts.report import (
-  diagnostics,
-  drawing,
-  evaluations,
-  paper,
-  pictures_of_runs,
-  protocol,
-  provenance,
-  rates,
-  selection,
-  tables,
-)
+from scripts.report import drawing, evaluations, paper, protocol, tables
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
-from scripts.report.section import Picture, Section, Table, caption
+from scripts.report.section import Content, Picture, Table
+from scripts.report.selection import Usable
 
 BOUND = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
 KEYS = frozenset({'variant.option'})  # of a config
@@ -33,41 +22,25 @@ _PICTURES = {
 }
 
 
-def section(
-  runs: Sequence[Run], name: str, changes: str = '', steps: Path | None = None, note: str = ''
-) -> tuple[Section | None, list[str]]:
-  """The section of runs that differ only in attention, parameterisation, seed and learning rate.
+def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
+  """The bound."""
+  del config
+  return (BOUND,)
 
-  Args:
-    runs: finished or diverged runs on the same data.
-    name: of the section.
-    changes: how they differ from those of another section with their protocol, for the heading.
-    steps: not used: time is that of the runs themselves.
-    note: sentence for the caption: what it shows.
 
-  Returns:
-    The section, or None if no run can be used; and a line for each run that cannot.
-  """
-  del steps
-  usable = selection.select(runs, [BOUND.metric])
-  if not (runs := usable.finished):
-    return None, usable.problems
+def content(usable: Usable) -> Content:
+  """The bound against epochs and time, and the updates after which `wn` is where `plain` ends."""
+  runs = usable.finished
   comparison = evaluations.compare(usable, BOUND)
-  dataset, difference = runs[0].data['name'], protocol.about(runs)
+  dataset = runs[0].data['name']
   figure = 'Figure 4' if dataset == 'mnist' else 'As Figure 4'
   about = (
     f"{figure}: DRAW's bound on log p(x) of the test images of {dataset} in nats, mean over seeds "
-    f'with a band of one standard error; {evaluations.about_time(runs)}.'
+    f'with a band of one standard error; {evaluations.about_time(usable)}.'
   )
-  pictures = [
-    Picture('figure4', _figure4(comparison, dataset), caption(about, difference, note)),
-  ]
-  text = f'{BOUND.label.capitalize()} after so many epochs, mean over seeds ± standard error.'
-  made = [Table('bound', _table(comparison, dataset), text)]
-  if comparison.tried > 1:
-    what = f'{BOUND.label.capitalize()} after the last epoch'
-    pictures.append(rates.picture(comparison, what, difference))
-    made.append(rates.table(comparison, what))
+  bound = BOUND.label.capitalize()
+  about_table = f'{bound} after so many epochs, mean over seeds ± standard error.'
+  made = [Table('bound', _table(comparison, dataset), about_table)]
   speed = updates_to_plain(comparison.chosen)
   if not speed.empty:
     about_speed = (
@@ -75,13 +48,15 @@ def section(
       'the mean over the seeds of `wn` that come there.'
     )
     made.append(Table('updates', speed, about_speed))
-  pictures += pictures_of_runs.find(comparison.runs, _PICTURES)
-  pictures += diagnostics.pictures(comparison.runs)
-  title = f'{figure}: DRAW on {dataset}, protocol {runs[0].config["protocol"]}{changes}'
-  data = {'bound_by_run': tables.by_run(comparison.chosen)}
-  shown = [*runs, *usable.diverged]
-  source = provenance.sentence(runs)
-  return Section(name, title, shown, pictures, made, data, source), usable.problems
+  return Content(
+    heading=f'{figure}: DRAW on {dataset}',
+    comparison=comparison,
+    value=f'{bound} after the last epoch',
+    pictures=[Picture('figure4', _figure4(comparison, dataset), about)],
+    tables=made,
+    data={'bound_by_run': comparison.chosen},
+    run_pictures=_PICTURES,
+  )
 
 
 def _figure4(comparison: Comparison, dataset: str) -> Figure:

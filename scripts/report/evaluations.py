@@ -79,7 +79,6 @@ def compare(
   measure: Measure,
   *,
   value_of: Callable[[pd.DataFrame], pd.DataFrame] = last_epoch,
-  step_seconds: Mapping[str, float] | None = None,
 ) -> Comparison:
   """Compares finished runs, of which there is at least one.
 
@@ -87,9 +86,8 @@ def compare(
     usable: the runs.
     measure: what they are compared by.
     value_of: rows of `evaluations` → a row for each run.
-    step_seconds: as of `evaluations`.
   """
-  rows = evaluations(usable.finished, measure, step_seconds)
+  rows = evaluations(usable.finished, measure, usable.step_seconds)
   values = value_of(rows)
   diverged = pd.DataFrame([_of(run) for run in usable.diverged], columns=list(_COLUMNS))
   diverged = diverged.astype({'learning_rate': float})
@@ -195,9 +193,12 @@ def with_mean_minutes(rows: pd.DataFrame) -> pd.DataFrame:
   return rows.assign(minutes=rows.groupby(keys)['minutes'].transform('mean'))
 
 
-def about_time(runs: Sequence[Run]) -> str:
-  """What the time axis of a figure shows if it is that of the runs."""
-  kinds = sorted({(run.summary or {}).get('device', {}).get('kind', '') for run in runs} - {''})
+def about_time(usable: Usable) -> str:
+  """What the time axis of a figure shows."""
+  if usable.step_seconds:
+    return 'time is the number of steps times the median time of a step'
+  devices = [(run.summary or {}).get('device', {}) for run in usable.finished]
+  kinds = sorted({device.get('kind', '') for device in devices} - {''})
   where = f' on {", ".join(kinds)}' if kinds else ''
   return f'time is what the runs took{where}, with whatever else the machine did'
 

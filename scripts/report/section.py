@@ -1,17 +1,19 @@
-"""What a report is made of."""
+"""The sections of a report, with their tables and pictures."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.results import Run
+from scripts.report.evaluations import Comparison
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table as it is shown: cells are text. `name` is the stem of its files."""
+  """A table of text cells. `name` is the stem of its files."""
 
   name: str
   frame: pd.DataFrame
@@ -20,9 +22,9 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A figure, or a PNG or GIF that a run has written; `caption` says what it shows.
+  """A figure, or a PNG or GIF that a run has written.
 
-  `name` is the stem of its files, with folders below that of the section if need be.
+  `name` is the stem of its files, relative to the directory of the section.
   """
 
   name: str
@@ -31,17 +33,40 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Content:
+  """What an experiment contributes to its section.
+
+  Attributes:
+    heading: names the paper's figures and the data, such as 'Figure 3: VAE on mnist'.
+    comparison: of the runs.
+    value: what is compared, for the captions about learning rates.
+    pictures: the first one is the result; its caption says what was run.
+    tables: the first one goes with the first picture.
+    data: rows of evaluations, by the stem of their CSV file.
+    run_pictures: files that a run writes → what they show.
+  """
+
+  heading: str
+  comparison: Comparison
+  value: str
+  pictures: list[Picture]
+  tables: list[Table]
+  data: dict[str, pd.DataFrame]
+  run_pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
-  """A part of the report.
+  """One section of the report.
 
   Attributes:
     name: of its directory, such as 'cifar-scaled'.
-    title: its heading, which names the figures of the paper.
-    runs: those that it shows.
+    title: names the paper's figures, the data and the protocol.
+    runs: finished and diverged ones.
     pictures: the first one is the result.
-    tables: the first one goes with it.
-    data: numbers behind them, by the stem of their CSV file.
-    source: a sentence about what the runs were trained on.
+    tables: the first one goes with the first picture.
+    data: the numbers behind them, by the stem of their CSV file.
+    source: a sentence about the training data.
   """
 
   name: str
@@ -54,5 +79,5 @@ class Section:
 
 
 def caption(*sentences: str) -> str:
-  """At most three: what was run, how it differs from the paper, what it shows."""
-  return ' '.join(sentence for sentence in sentences if sentence)
+  """Joins the sentences that aren't empty."""
+  return ' '.join(filter(None, sentences))

@@ -1,5 +1,6 @@
 """Sorts runs into sections of a report, one for each experiment, protocol and data."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -7,8 +8,22 @@ from pathlib import Path
 
 from experiments.results import Run
 from experiments.runtime import settings
-from scripts.report import cifar, dqn, draw, vae
-from scripts.report.section import Section
+from scripts.report import (
+  cifar,
+  diagnostics,
+  dqn,
+  draw,
+  pictures_of_runs,
+  protocol,
+  provenance,
+  rates,
+  selection,
+  step_times,
+  tables,
+  vae,
+)
+from scripts.report.section import Section, caption
+from scripts.report.selection import Usable
 
 # What may differ between the runs of a section: what is compared, and what changes no result.
 _FREE = (
@@ -32,7 +47,7 @@ def make(
 
   Args:
     runs: finished or not, of any experiments.
-    steps: file of step times, of `python -m scripts.benchmark cifar --json`.
+    steps: step times of CIFAR-10, from `python -m scripts.benchmark cifar --json`.
     note: sentence for the captions.
 
   Raises:
@@ -57,12 +72,47 @@ def make(
       changes = next(filter(None, (differences(other, group[0]) for other in earlier[base])), '')
       changes = f', with {changes}'
     earlier.setdefault(base, []).extend(group)
-    room = _ROOMS[config['experiment']]
-    section, more = room.section(group, name, changes, steps, note)
-    problems += more
-    if section:
-      made.append(section)
+    metrics = [measure.metric for measure in _ROOMS[config['experiment']].measures(config)]
+    shown = selection.select(group, metrics)
+    problems += shown.problems
+    if shown.finished:
+      if steps and config['experiment'] == 'cifar':
+        step_seconds = step_times.read(steps, shown.finished)
+        shown = dataclasses.replace(shown, step_seconds=step_seconds)
+      made.append(_section(shown, name, changes, note))
   return made, problems
+
+
+def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
+  """What the experiment contributes, completed with what all sections have.
+
+  Args:
+    usable: at least one finished run.
+    name: of the section.
+    changes: ', with …': how the runs differ from those of an earlier section, for the title.
+    note: sentence for the main caption.
+  """
+  runs, config = usable.finished, usable.finished[0].config
+  content = _ROOMS[config['experiment']].content(usable)
+  comparison, difference = content.comparison, protocol.about(runs)
+  first, *others = content.pictures
+  text = caption(first.caption, difference, note)
+  pictures = [dataclasses.replace(first, caption=text), *others]
+  made = list(content.tables)
+  if comparison.tried > 1:
+    pictures.append(rates.picture(comparison, content.value, difference))
+    made.insert(1, rates.table(comparison, content.value))
+  pictures += pictures_of_runs.find(comparison.runs, content.run_pictures)
+  pictures += diagnostics.pictures(comparison.runs)
+  return Section(
+    name=name,
+    title=f'{content.heading}, protocol {config["protocol"]}{changes}',
+    runs=[*runs, *usable.diverged],
+    pictures=pictures,
+    tables=made,
+    data={stem: tables.by_run(rows) for stem, rows in content.data.items()},
+    source=provenance.sentence(runs),
+  )
 
 
 def _problem(run: Run) -> str | None:

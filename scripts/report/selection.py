@@ -1,7 +1,7 @@
 """Which runs a section can show, in which order, and what it calls them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,19 @@ _ORDER = {
 
 @dataclasses.dataclass(frozen=True)
 class Usable:
-  """Runs that a section can show: finished ones, diverged ones, and a line for each other."""
+  """Runs that a section can show.
+
+  Attributes:
+    finished: in the order of `configs.variants`, as `diverged`.
+    diverged: stopped at a number that isn't finite.
+    problems: a line for each run that can't be shown.
+    step_seconds: variant → seconds of a training step; None to take the time of the runs.
+  """
 
   finished: list[Run]
   diverged: list[Run]
   problems: list[str]
+  step_seconds: Mapping[str, float] | None = None
 
 
 def select(runs: Sequence[Run], metrics: Sequence[str]) -> Usable:

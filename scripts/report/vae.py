@@ -1,28 +1,17 @@
 """Figure 3 of the paper from runs of the variational autoencoders."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.results import Run
-from scripts.report import (
-  diagnostics,
-  drawing,
-  evaluations,
-  paper,
-  pictures_of_runs,
-  protocol,
-  provenance,
-  rates,
-  selection,
-  tables,
-)
+from scripts.report import drawing, evaluations, paper, protocol, tables
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
-from scripts.report.section import Picture, Section, Table, caption
+from scripts.report.section import Content, Picture, Table
+from scripts.report.selection import Usable
 
 NATS = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
 BITS = Measure('test/bits_per_dim', 'bound on −log p(x) in bits per dimension')
@@ -34,52 +23,35 @@ _PICTURES = {
 }
 
 
-def section(
-  runs: Sequence[Run], name: str, changes: str = '', steps: Path | None = None, note: str = ''
-) -> tuple[Section | None, list[str]]:
-  """The section of runs on one data set that differ only in posterior, parameterisation and seed.
+def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
+  """The bound: in bits per dimension on CIFAR-10, else in nats."""
+  return (BITS if config['variant']['dataset'] == 'cifar10' else NATS,)
 
-  Args:
-    runs: finished or diverged runs on the same data.
-    name: of the section.
-    changes: how they differ from those of another section with their protocol, for the heading.
-    steps: not used: time is that of the runs themselves.
-    note: sentence for the caption: what it shows.
 
-  Returns:
-    The section, or None if no run can be used; and a line for each run that cannot.
-  """
-  del steps
+def content(usable: Usable) -> Content:
+  """The bound against epochs and time, and log p(x) where it was estimated."""
+  runs = usable.finished
   dataset = runs[0].config['variant']['dataset']
-  measure = BITS if dataset == 'cifar10' else NATS
-  usable = selection.select(runs, [measure.metric])
-  if not (runs := usable.finished):
-    return None, usable.problems
+  (measure,) = measures(runs[0].config)
   comparison = evaluations.compare(usable, measure)
-  difference = protocol.about(runs)
   figure = 'As Figure 3' if dataset == 'digits' else 'Figure 3'
   about = (
     f'{figure}: {measure.label} of the test images of {dataset}, mean over seeds with a band of '
-    f'one standard error; {evaluations.about_time(runs)}'
+    f'one standard error; {evaluations.about_time(usable)}'
   )
   if measure is BITS and drawing.paper_points(3, comparison.chosen) is not None:
     about += '; the paper (right) has nats on another scale, in which higher is better'
-  pictures = [
-    Picture('figure3', _figure3(comparison, dataset), caption(f'{about}.', difference, note)),
-  ]
-  text = f'{measure.label.capitalize()} after so many epochs, mean over seeds ± standard error.'
-  made = [Table('bound', _table(comparison, dataset), text)]
-  if comparison.tried > 1:
-    what = f'{measure.label.capitalize()} after the last epoch'
-    pictures.append(rates.picture(comparison, what, difference))
-    made.append(rates.table(comparison, what))
-  pictures += pictures_of_runs.find(comparison.runs, _PICTURES)
-  pictures += diagnostics.pictures(comparison.runs)
-  title = f'{figure}: VAE on {dataset}, protocol {runs[0].config["protocol"]}{changes}'
-  data = {'bound_by_run': tables.by_run(comparison.chosen)}
-  shown = [*runs, *usable.diverged]
-  source = provenance.sentence(runs)
-  return Section(name, title, shown, pictures, made, data, source), usable.problems
+  bound = measure.label.capitalize()
+  about_table = f'{bound} after so many epochs, mean over seeds ± standard error.'
+  return Content(
+    heading=f'{figure}: VAE on {dataset}',
+    comparison=comparison,
+    value=f'{bound} after the last epoch',
+    pictures=[Picture('figure3', _figure3(comparison, dataset), f'{about}.')],
+    tables=[Table('bound', _table(comparison, dataset), about_table)],
+    data={'bound_by_run': comparison.chosen},
+    run_pictures=_PICTURES,
+  )
 
 
 def _figure3(comparison: Comparison, dataset: str) -> Figure:
