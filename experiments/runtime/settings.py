@@ -9,6 +9,10 @@ from ml_collections import config_dict
 from configs import variants
 
 Config = Mapping[str, Any] | config_dict.ConfigDict
+# Experiments with a schedule over all epochs: a shorter run isn't the start of a longer one.
+SCHEDULES = {
+  'cifar': 'its learning rate falls to 0, and β1 changes, at a share of the epochs it began with',
+}
 
 
 def variant(config: Config) -> str:

@@ -20,10 +20,6 @@ from experiments.runtime.errors import UserError, check_links, writing
 from experiments.runtime.metrics import read_rows
 
 _OWN_LEFTOVERS = ('config.json.tmp', 'lock')  # of a process that was killed at its start
-# Experiments whose runs cannot be trained longer than they were meant to be, and why.
-_FIXED_LENGTH = {
-  'cifar': 'its learning rate falls to 0, and β1 changes, at a share of the epochs it began with',
-}
 _PACKAGES = ('weightnorm', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -71,7 +67,7 @@ def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None
     return
   changes = ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} now)' for k in differing)
   if differing == ['epochs']:
-    if reason := _FIXED_LENGTH.get(new['experiment']):
+    if reason := settings.SCHEDULES.get(new['experiment']):
       raise UserError(
         f'{workdir} holds a run of another length: {changes}. It cannot be changed: {reason}. '
         'Choose another --workdir.'

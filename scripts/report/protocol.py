@@ -61,8 +61,8 @@ def _either(texts: Sequence[str]) -> str:
 def about(runs: Sequence[Run]) -> str:
   """A sentence for a caption: how the runs differ from the paper's protocol."""
   changes = departures(runs)
-  if runs[0].config['experiment'] == 'cifar' and 'epochs=' in changes:
-    changes += ', and its schedules scaled to them'  # no prefix of the paper's run
+  if runs[0].config['experiment'] in settings.SCHEDULES and 'epochs=' in changes:
+    changes += ', and its schedules scaled to them'
   return f'Unlike the paper: {changes}.' if changes else "The paper's protocol."
 
 

@@ -35,8 +35,8 @@ _FREE = (
   'optimizer.learning_rate',
   'run',
 )
-# Between variants also the length, where nothing in training depends on it.
-_NO_SCHEDULE = ('draw', 'vae')
+# Experiments that compare the best of all evaluations, of which a longer run has more.
+_BEST_OF_ALL = ('dqn',)
 _ROOMS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 
 
@@ -147,9 +147,10 @@ def differences(first: Run, second: Run) -> str:
   A key that only one of them has does not count: it came into the config after the other run.
   """
   old, new = settings.flatten(first.config), settings.flatten(second.config)
-  free = _FREE
-  if second.config['experiment'] in _NO_SCHEDULE and first.variant != second.variant:
-    free += ('epochs',)
+  free, experiment = _FREE, second.config['experiment']
+  is_comparable = experiment not in settings.SCHEDULES and experiment not in _BEST_OF_ALL
+  if is_comparable and first.variant != second.variant:
+    free += ('epochs',)  # an epoch is the same in a shorter run
   changes = [
     f'{key}={json.dumps(value)}'
     for key, value in new.items()
