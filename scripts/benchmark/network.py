@@ -114,7 +114,11 @@ def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int, dep
 
   net, optimizer = Net(), optax.adam(1e-3)
   images, labels = jax.device_put(_images(batch))
-  rngs = lambda key: dict(zip(('noise', 'dropout'), jax.random.split(key)))
+
+  def rngs(key: jax.Array) -> dict[str, jax.Array]:
+    noise, dropout = jax.random.split(key)
+    return {'noise': noise, 'dropout': dropout}
+
   params = net.init({'params': jax.random.key(0), **rngs(jax.random.key(1))}, images)['params']
 
   def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:

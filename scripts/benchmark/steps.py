@@ -131,10 +131,9 @@ def table(results: Sequence[Results], peak: float) -> str:
 
 def _rounds(results: Sequence[Results], framework: str, variant: str) -> list[float] | None:
   """Seconds of the float32 row in the framework's first mode; None if it is not there."""
+  wanted = framework, variant, 'float32'
   for result in results:
-    if (result['framework'], result['variant'], result['dtype']) == (
-      framework, variant, 'float32',
-    ):  # fmt: skip
+    if (result['framework'], result['variant'], result['dtype']) == wanted:
       return result['rounds']
   return None
 

@@ -150,12 +150,10 @@ def _first_step(args: argparse.Namespace, folder: Path, name: str) -> float:
     UserError: the run ended before its first step.
   """
   workdir = folder / name
-  command = [
-    sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn',
-    f'--config.model.width={args.width}', f'--config.batch_size={args.batch}',
-    '--config.run.log_every=1', '--config.model.dtype=' + (args.dtype or 'float32'),
-    '--workdir', str(workdir),
-  ]  # fmt: skip
+  command = [sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn']
+  command += [f'--config.model.width={args.width}', f'--config.batch_size={args.batch}']
+  command += [f'--config.model.dtype={args.dtype or "float32"}', '--config.run.log_every=1']
+  command += ['--workdir', str(workdir)]
   if args.data_dir:
     command += ['--data_dir', args.data_dir]
   env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}  # as a user starts it

@@ -124,10 +124,13 @@ def serve(build: Callable[[], network.Step]) -> None:
   Args:
     build: returns the function that takes a step.
   """
+
+  def answer(value: float) -> None:
+    print(json.dumps(value), flush=True)
+
   start = time.perf_counter()
   step = build()
   step()
-  answer = lambda value: print(json.dumps(value), flush=True)
   first = time.perf_counter() - start
   for _ in range(_WARM_UP_STEPS):
     step()

@@ -121,10 +121,9 @@ def _figure6(
   for (game, variant), group in highest.groupby(['game', 'variant'], sort=False):
     row = {'game': game, **tables.first_cells(comparison, variant)}
     row['parameterisation'] = f'`{group["parameterization"].iloc[0]}`'
-    of_variant = lambda rows, variant=variant: rows.loc[rows['variant'] == variant, 'value']
     row['highest score'] = tables.mean_and_error(group['value'])
-    row['last score'] = tables.mean_and_error(of_variant(last))
-    row['training, last tenth'] = tables.mean_and_error(of_variant(late))
+    row['last score'] = tables.mean_and_error(_values(last, variant))
+    row['training, last tenth'] = tables.mean_and_error(_values(late, variant))
     row['random play'] = f'{RANDOM[game]:g}' if game in RANDOM else '–'
     paper_score, mnih = in_paper.get(variant), in_paper.get(f'{game}-mnih')
     row['paper, 200 million frames'] = f'{paper_score:,.0f}' if paper_score else '–'
@@ -139,17 +138,23 @@ def _figure6(
   return table
 
 
+def _values(rows: pd.DataFrame, variant: str) -> pd.Series:
+  return rows.loc[rows['variant'] == variant, 'value']
+
+
 def _figure5(comparison: Comparison, episodes: pd.DataFrame, steps_per_epoch: int) -> Figure:
   """A row for each game: scores, and returns in training up to each of them, against frames."""
-  frames = lambda rows: rows.assign(frames=_FRAMES * steps_per_epoch * rows['epoch'])
   by = ['variant', 'label', 'parameterization', 'game', 'seed', 'epoch']
-  scores, training = frames(comparison.chosen), frames(_mean_returns(episodes, by))
+  panels = {
+    'evaluation': comparison.chosen,
+    'training, mean return since the last one': _mean_returns(episodes, by),
+  }
   rows = []
-  for game in scores['game'].unique():
-    panels = {'evaluation': scores, 'training, mean return since the last one': training}
+  for game in comparison.chosen['game'].unique():
     row = []
     for title, table in panels.items():
       shown = table[table['game'] == game]
+      shown = shown.assign(frames=_FRAMES * steps_per_epoch * shown['epoch'])
       points = drawing.paper_points(5, shown) if title == 'evaluation' else None
       level = ('random play', RANDOM[game]) if game in RANDOM else None
       label = 'frames (millions); one is an epoch of the paper'

@@ -61,9 +61,7 @@ def html(sections: Sequence[Section]) -> str:
   )
   environment.filters['inline'] = _inline
   environment.filters['data_uri'] = _data_uri
-  environment.filters['commit'] = lambda name: re.sub(
-    r'^(\w{12})\w*', r'\1', name
-  )  # keeps '-dirty'
+  environment.filters['commit'] = _short_commit
   return environment.get_template('page.html.jinja').render(sections=sections)
 
 
@@ -161,6 +159,11 @@ def _data_uri(picture: Picture) -> str:
   kind = _kinds(picture)[-1]
   mime = 'svg+xml' if kind == 'svg' else kind
   return f'data:image/{mime};base64,' + base64.b64encode(_render(picture.figure, kind)).decode()
+
+
+def _short_commit(name: str) -> str:
+  """The first 12 digits of a hash, with '-dirty' if it ends so."""
+  return re.sub(r'^(\w{12})\w*', r'\1', name)
 
 
 def _inline(text: str) -> markupsafe.Markup:

@@ -39,9 +39,8 @@ def draw(comparison: Comparison) -> Figure:
   figure = Figure(figsize=(7 if len(games) == 1 else 6 * len(games), 4.5), layout='constrained')
   handles: dict[str, Any] = {}
   for game, axes in zip(games, figure.subplots(1, len(games), squeeze=False).flat):
-    values, diverged = comparison.values, comparison.diverged
-    of_game = lambda rows, game=game: rows[rows['game'] == game]
-    _draw_panel(axes, of_game(values), of_game(diverged), comparison, handles)
+    shown = [rows[rows['game'] == game] for rows in (comparison.values, comparison.diverged)]
+    _draw_panel(axes, *shown, comparison, handles)
     axes.set_title(game)
   if len(comparison.diverged):
     handles['diverged'] = Line2D([], [], color='0.3', ls='none', marker='x', ms=8, mew=2)

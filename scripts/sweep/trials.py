@@ -107,14 +107,14 @@ def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
       raise UserError(f'--filter {text}: write KEY=VALUE or KEY=VALUE,VALUE.')
     if key not in values_of(trials[0]):
       raise UserError(f'--filter {text}: the config has no key {key!r}.')
-    of_key = lambda trial, key=key: _text(values_of(trial)[key])
-    there = list(dict.fromkeys(map(of_key, trials)))
+    value_of = {trial.name: _text(values_of(trial)[key]) for trial in trials}
+    there = list(dict.fromkeys(value_of.values()))
     wanted = values.split(',')
     if unknown := [value for value in wanted if value not in there]:
       raise UserError(
         f'--filter {text}: no trial has {key}={unknown[0]}; it is one of {", ".join(there)}.'
       )
-    left = [trial for trial in left if of_key(trial) in wanted]
+    left = [trial for trial in left if value_of[trial.name] in wanted]
   if not left:
     raise UserError(f'--filter {" --filter ".join(filters)} leaves no trial.')
   return left
