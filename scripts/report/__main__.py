@@ -3,18 +3,18 @@
   python -m scripts.report RUNS... --out results/cifar-scaled [--readme README.md] [--block NAME]
     [--steps results/benchmark/step-width32.json] [--note 'One sentence.']
 
-RUNS are directories of runs, or directories with runs somewhere below them. Reads `config.json`,
-`summary.json`, `metrics.jsonl` and what was measured afterwards (`likelihood-K.json`,
-`score-N.json`), and shows the pictures of the runs. Runs that are unfinished or damaged are named
-and left out; one of a sweep that diverged counts as diverged.
+RUNS are directories of runs, or any directories above them. Reads `config.json`, `summary.json`,
+`metrics.jsonl`, later measurements (`likelihood-K.json`, `score-N.json`) and the runs' pictures.
+Unfinished and damaged runs are left out, with a message; a run of a sweep that diverged counts as
+diverged.
 
 Runs of one experiment on the same data that differ only in parameterisation, seed and learning
-rate make a section. Each has a directory in --out (a single one has --out itself) with figures as
-PNG and SVG, tables as Markdown and CSV, and copies of what was read. Figures have the numbers of
-the paper's proceedings version, whose values, read off its curves, are drawn beside ours.
-`index.html` in --out shows all of it and needs no other file. --note is the last sentence of the
-main captions: what is seen. --readme also replaces the part of that file between the lines
-`<!-- NAME -->` and `<!-- /NAME -->`, where NAME is that of --out without --block.
+rate form a section. Each section has a directory in --out (a single section uses --out itself)
+with figures as PNG and SVG, tables as Markdown and CSV, and copies of the input files. Figures are
+numbered as in the paper's proceedings version, whose values, read off its curves, are drawn beside
+ours. `index.html` in --out shows the whole report and needs no other file. --note is added to the
+main captions. --readme also replaces the block of that file between the lines `<!-- NAME -->` and
+`<!-- /NAME -->`; NAME is --block, by default the name of --out.
 """
 
 import sys
@@ -27,14 +27,14 @@ from scripts.report import output, sections
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Reads the command line."""
+  """Runs the command."""
   parser = ArgumentParser(__doc__, 'python -m scripts.report')
   parser.add_argument('runs', nargs='+', type=Path, help='directories of runs, or above them')
   parser.add_argument('--out', type=Path, required=True)
-  parser.add_argument('--readme', type=Path, help='file in which a block is replaced')
-  parser.add_argument('--block', help='name of the block (default: that of --out)')
+  parser.add_argument('--readme', type=Path, help='file to replace a block in')
+  parser.add_argument('--block', help='name of the block (default: name of --out)')
   parser.add_argument('--steps', type=Path, help='step times, for the error against time')
-  parser.add_argument('--note', default='', help='what the figures show')
+  parser.add_argument('--note', default='', help='sentence for the main captions')
   with one_line_errors():
     args = parser.parse_args(argv)
     name = args.block or args.out.resolve().name
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     made, more_problems = sections.make(runs, steps=args.steps, note=args.note)
     problems += more_problems
     if not made:
-      others = f' (and {len(problems) - 1} more that are left out)' if len(problems) > 1 else ''
-      raise UserError(f'no finished run is left to report: {problems[0]}{others}')
+      others = f' (and {len(problems) - 1} more left out)' if len(problems) > 1 else ''
+      raise UserError(f'no finished runs to report: {problems[0]}{others}')
     for problem in problems:
       print(f'left out: {problem}', file=sys.stderr)
     if args.readme:
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.readme:
       output.replace_block(args.readme, name, block)
     print(block)
-    print(f'\nAll of it as a page for a browser: {args.out}/index.html')
+    print(f'\nThe whole report, for a browser: {args.out}/index.html')
 
 
 if __name__ == '__main__':

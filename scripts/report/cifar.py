@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of the paper from runs of the CIFAR-10 experiment."""
+"""Figures 1 and 2 of the paper, from runs on CIFAR-10."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from scripts.report.selection import Usable
 
 TEST = Measure('test/error', 'test error (%)', scale=100)
 TRAINING = Measure('train/error', 'training error (%)', scale=100)
-KEYS = frozenset({'batch_size', 'model.width', 'model.dtype', 'run.cpu_winograd'})  # of a config
+KEYS = frozenset({'batch_size', 'model.width', 'model.dtype', 'run.cpu_winograd'})  # of the config
 
 
 def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
@@ -24,7 +24,7 @@ def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
 
 
 def content(usable: Usable) -> Content:
-  """Training and test error, and the test error against time."""
+  """Training and test error against epochs, and test error against time."""
   runs = usable.finished
   comparison = evaluations.compare(usable, TEST)
   training = evaluations.training_means(comparison.runs, TRAINING)
@@ -36,7 +36,7 @@ def content(usable: Usable) -> Content:
   )
   about_time = f'Test error; {evaluations.about_time(usable)}.'
   chosen = f'Figure 2: test error in % after {epochs} epochs, mean over seeds ± standard error'
-  chosen += ', at the rate of those tried where it is lowest.' if comparison.tried > 1 else '.'
+  chosen += ', at the best learning rate of those tried.' if comparison.tried > 1 else '.'
   figures = 'Figures 1 and 2' if dataset == 'cifar10' else 'As Figures 1 and 2'
   return Content(
     heading=f'{figures}: {dataset}',
@@ -52,7 +52,7 @@ def content(usable: Usable) -> Content:
 
 
 def _rates(comparison: Comparison) -> str:
-  """'0.001', or '0.0003 (plain), 0.003 (wn, bn)': those of the curves."""
+  """The learning rates of the curves: '0.001', or '0.0003 (plain), 0.003 (wn, bn)'."""
   rates = comparison.chosen.groupby('variant', sort=False)['learning_rate'].first()
   if rates.nunique() == 1:
     return f'{rates.iloc[0]:g}'
@@ -65,7 +65,7 @@ def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str) -> Fi
   for number, measure, rows in ((1, TRAINING, training), (2, TEST, comparison.chosen)):
     points = drawing.paper_points(number, rows) if dataset == 'cifar10' else None
     if number == 2 and points is not None and rows['epoch'].max() < points['x'].min():
-      points = None  # only the end of its curves is known
+      points = None  # only the ends of the curves are known
     fit_from = drawing.after_the_start(rows)
     title = measure.label.removesuffix(' (%)')
     panels.append(Panel(rows, 'epoch', title, 'epoch', measure.label, points, fit_from=fit_from))

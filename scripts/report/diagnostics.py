@@ -1,4 +1,4 @@
-"""What the paper argues with (§2.1), drawn: norms, scales, gradients and turning of every layer."""
+"""The quantities of §2.1 per layer: norms, scales, gradients and their angle to v."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from experiments.results import Run
 from scripts.report.section import Picture
 
 PREFIX = 'diagnostics/'
-# Metric → what its axis says.
+# Metric → axis label.
 QUANTITIES = {
   'v_norm': '‖v‖',
   'g': '|g|',
@@ -22,12 +22,12 @@ _NORMALIZED = (
   'A cosine of rounding size shows that v·∇v = 0 (Eq. 3). Under plain gradient descent ‖v‖ '
   'therefore only grows (§2.1); Adam follows this only roughly.'
 )
-_PLAIN = 'v is the weight itself, and its gradient may change its length as well as its direction.'
+_PLAIN = 'v is the weight itself; its gradient may change its length as well as its direction.'
 _ON_LOG_SCALE = {'v_grad_norm', 'v_grad_cosine', 'effective_learning_rate'}
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
-  """A picture of the first of the runs with `config.run.diagnostics` of each variant."""
+  """One picture per variant, of its first run with `config.run.diagnostics`."""
   drawn: dict[str, Picture] = {}
   for run in runs:
     variant = run.variant
@@ -40,7 +40,7 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
 
 
 def long(metrics: pd.DataFrame) -> pd.DataFrame:
-  """The diagnostics in the metrics of a run: a row for each epoch, layer, quantity and value."""
+  """The diagnostics of a run in long form: columns epoch, layer, quantity and value."""
   columns = [name for name in metrics if name.startswith(PREFIX)]
   rows = metrics.melt(id_vars='epoch', value_vars=columns, value_name='value').dropna()
   parts = rows['variable'].str.removeprefix(PREFIX).str.rsplit('/', n=1, expand=True)
@@ -50,7 +50,7 @@ def long(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-  """A panel for each quantity, a line for each layer, against epoch."""
+  """Draws a panel per quantity, with a line per layer, against epochs."""
   shown = [name for name in QUANTITIES if name in set(frame['quantity'])]
   layers = list(frame['layer'].unique())
   figure = Figure(figsize=(12, 3.5 * -(-len(shown) // 3)), layout='constrained')

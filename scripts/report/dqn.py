@@ -1,4 +1,4 @@
-"""Figures 5 and 6 of the paper from runs of deep Q-learning."""
+"""Figures 5 and 6 of the paper, from runs of deep Q-learning."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,13 +15,12 @@ from scripts.report.section import Content, Picture, Table
 from scripts.report.selection import Usable
 
 SCORE = Measure('eval/score', 'score', lower_is_better=False)
-KEYS = frozenset(
-  {'variant.game', 'steps_per_epoch', 'evaluation.steps', 'evaluation.epsilon'}
-)  # of a config
-# Score of random play, Mnih et al. (2015), extended data table 2.
+# Of the config.
+KEYS = frozenset({'variant.game', 'steps_per_epoch', 'evaluation.steps', 'evaluation.epsilon'})
+# Scores of random play (Mnih et al., 2015, extended data table 2).
 RANDOM = {'breakout': 1.7, 'enduro': 0.0, 'seaquest': 68.4, 'space_invaders': 148.0}
-_FRAMES = 4e-6  # millions of frames in an agent step
-_PICTURES = {'episode.gif': 'an episode at the end of training'}  # of a run
+_FRAMES = 4e-6  # millions of frames per agent step
+_PICTURES = {'episode.gif': 'an episode at the end of training'}
 
 
 def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
@@ -36,9 +35,9 @@ def content(usable: Usable) -> Content:
   comparison = evaluations.compare(usable, SCORE, value_of=_highest)
   episodes = _training_episodes(comparison.runs)
   about = (
-    f'Figure 5 (in the paper Space Invaders): score at ε = {config["evaluation"]["epsilon"]:g}, a '
-    f'mean over the episodes of {config["evaluation"]["steps"]:,} agent steps, and beside it the '
-    'mean return in training since the last evaluation; mean over seeds, with a band of one '
+    f'Figure 5 (Space Invaders in the paper): score at ε = {config["evaluation"]["epsilon"]:g}, '
+    f'the mean over the episodes in {config["evaluation"]["steps"]:,} agent steps, and beside it '
+    'the mean return in training since the last evaluation; mean over seeds, with a band of one '
     'standard error.'
   )
   figure = _figure5(comparison, episodes, config['steps_per_epoch'])
@@ -58,26 +57,26 @@ def content(usable: Usable) -> Content:
 def _about_figure6(config: Mapping[str, Any], again: tuple[int, Any] | None) -> str:
   text = (
     f'Figure 6: the highest of {config["epochs"]} scores, mean over seeds ± standard error; last: '
-    'the score at the end; training: its own episodes in the last tenth, while the network '
-    'changes. The highest of several noisy scores is high by luck too'
+    'the final score; training: the episodes of the last tenth of training, during which the '
+    'network changes. The highest of several noisy scores is partly luck'
   )
   return text + ('; re-evaluated: the same network in other episodes.' if again else '.')
 
 
 def _highest(rows: pd.DataFrame) -> pd.DataFrame:
-  """The row of the highest score of each run."""
+  """The row with the highest score of each run."""
   return rows.loc[rows.groupby(['variant', 'learning_rate', 'seed'], sort=False)['value'].idxmax()]
 
 
 def _score_again(result: dict[str, Any], run: Run) -> float:
-  """The score of `experiments.dqn.score`."""
+  """The score that `experiments.dqn.score` measured."""
   if result['highest_score'] != run.metrics[SCORE.metric].max():
-    raise ValueError('it is of a network that has not the highest score')
+    raise ValueError('its network does not have the highest score')
   return result['score']
 
 
 def _training_episodes(runs: Sequence[Run]) -> pd.DataFrame:
-  """A row wherever the training wrote returns down: their mean, and their count."""
+  """A row for each logged mean of training returns, with their count."""
   columns = {'step': 'step', 'train/episode_return': 'mean', 'train/episodes': 'count'}
   frames = []
   for run in runs:
@@ -98,7 +97,7 @@ def _training_episodes(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _mean_returns(episodes: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-  """Mean return of the training episodes in each group, as value."""
+  """Mean return of the training episodes in each group, in the column `value`."""
   totals = episodes.assign(total=episodes['mean'] * episodes['count'])
   sums = totals.groupby(by, sort=False)[['total', 'count']].sum()
   return (sums['total'] / sums['count']).rename('value').reset_index()
@@ -110,9 +109,9 @@ def _figure6(
   """A row for each game and parameterisation.
 
   Args:
-    comparison: the runs.
-    again: in how many episodes the best networks were re-evaluated, and variant → scores.
-    episodes: of training.
+    comparison: of the runs.
+    again: number of episodes of the re-evaluation, and variant → scores.
+    episodes: from `_training_episodes`.
   """
   late = _mean_returns(episodes[episodes['is_late']], ['variant', 'seed'])
   highest, last = _highest(comparison.chosen), evaluations.last_epoch(comparison.chosen)
@@ -143,7 +142,7 @@ def _values(rows: pd.DataFrame, variant: str) -> pd.Series:
 
 
 def _figure5(comparison: Comparison, episodes: pd.DataFrame, steps_per_epoch: int) -> Figure:
-  """A row for each game: scores, and returns in training up to each of them, against frames."""
+  """A row per game: scores, and mean returns in training between them, against frames."""
   by = ['variant', 'label', 'parameterization', 'game', 'seed', 'epoch']
   panels = {
     'evaluation': comparison.chosen,

@@ -1,4 +1,4 @@
-"""Figure 4 of the paper from runs of DRAW."""
+"""Figure 4 of the paper, from runs of DRAW."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ from scripts.report.section import Content, Picture, Table
 from scripts.report.selection import Usable
 
 BOUND = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
-KEYS = frozenset({'variant.option'})  # of a config
+KEYS = frozenset({'variant.option'})  # of the config
 _PICTURES = {
   'samples.png': 'samples from the prior',
-  'drawing.gif': 'samples while they are drawn, with the windows that are written through',
+  'drawing.gif': 'samples as they are drawn, with the write windows',
   'kl_per_glimpse.png': 'the KL of each glimpse on the test set, over training',
 }
 
@@ -29,7 +29,7 @@ def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
 
 
 def content(usable: Usable) -> Content:
-  """The bound against epochs and time, and the updates after which `wn` is where `plain` ends."""
+  """The bound against epochs and time, and the updates that `wn` needs to catch up with `plain`."""
   runs = usable.finished
   comparison = evaluations.compare(usable, BOUND)
   dataset = runs[0].data['name']
@@ -39,13 +39,13 @@ def content(usable: Usable) -> Content:
     f'with a band of one standard error; {evaluations.about_time(usable)}.'
   )
   bound = BOUND.label.capitalize()
-  about_table = f'{bound} after so many epochs, mean over seeds ± standard error.'
+  about_table = f'{bound} by epoch, mean over seeds ± standard error.'
   made = [Table('bound', _table(comparison, dataset), about_table)]
   speed = updates_to_plain(comparison.chosen)
   if not speed.empty:
     about_speed = (
-      'Updates after which `wn` is where `plain` ends, between two evaluations by a straight line: '
-      'the mean over the seeds of `wn` that come there.'
+      'Updates after which `wn` reaches the final bound of `plain`, interpolated linearly between '
+      'evaluations: mean over the seeds of `wn` that reach it.'
     )
     made.append(Table('updates', speed, about_speed))
   return Content(
@@ -83,7 +83,7 @@ def _table(comparison: Comparison, dataset: str) -> pd.DataFrame:
 
 
 def updates_to_plain(rows: pd.DataFrame) -> pd.DataFrame:
-  """How soon `wn` reaches the final bound of `plain`: a row for each pair of variants, as text."""
+  """When `wn` reaches the final bound of `plain`: a row of text for each pair of variants."""
   cells = []
   for plain in (variant for variant in rows['variant'].unique() if variant.startswith('plain')):
     variant = plain.replace('plain', 'wn', 1)
@@ -108,10 +108,9 @@ def updates_to_plain(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_update(run: pd.DataFrame, goal: float) -> float | None:
-  """Updates at which the values of a run first come up to `goal`; None if they do not.
+  """Updates at which the value of a run first reaches `goal`; None if it never does.
 
-  Between two evaluations the value is a straight line; a run that is there at its first evaluation
-  counts from there.
+  Interpolates linearly between evaluations, but not before the first.
   """
   run = run.sort_values('updates')
   updates, values = run['updates'].to_numpy(float), run['value'].to_numpy(float)

@@ -1,4 +1,4 @@
-"""How curves are drawn: one colour for each parameterisation, the paper's values beside ours."""
+"""Draws curves: one colour per parameterisation, the paper's values beside ours."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.report import paper as paper_lib
 
-# Okabe & Ito's colours, which the colour-blind can tell apart.
+# The colour-blind safe palette of Okabe & Ito.
 COLORS = {
   'plain': '#0072B2',
   'wn': '#D55E00',
@@ -22,24 +22,25 @@ COLORS = {
   'wn_mean_bn': '#E69F00',
   'plain_released': '#56B4E9',
 }
-_DASHED = {'diag', 'noattention'}  # in a label; drawn with dashes and dots
+_DASHED = {'diag', 'noattention'}  # labels with these are dash-dotted
 _PAPER = {'ls': '--', 'lw': 1.2, 'marker': 'o', 'ms': 6, 'mfc': 'none', 'alpha': 0.6, 'zorder': 2.5}
-_DOTS = 30  # evaluations, up to which each has a dot
+_DOTS = 30  # curves with at most this many evaluations have markers
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """What one panel shows.
+  """One panel of a figure.
 
   Attributes:
-    rows: of `evaluations`.
-    x: the column to draw against.
-    title: above it.
-    xlabel: below it.
-    ylabel: beside it.
-    paper: of `paper_points`; drawn faintly, at least its first point. All of it without `rows`.
+    rows: from `evaluations`.
+    x: column for the horizontal axis.
+    title: above the panel.
+    xlabel: label of the horizontal axis.
+    ylabel: label of the vertical axis.
+    paper: from `paper_points`; shown up to the end of `rows`, but at least its first point. Without
+      `rows`, all of it is shown.
     level: name and value of a horizontal line.
-    fit_from: the vertical axis fits the values from this x on.
+    fit_from: the vertical axis fits values from this x on.
   """
 
   rows: pd.DataFrame
@@ -53,17 +54,17 @@ class Panel:
 
 
 def style(label: str) -> str:
-  """How the lines of a variant are drawn."""
+  """Line style of a variant."""
   return '-.' if set(label.split('-')) & _DASHED else '-'
 
 
 def after_the_start(rows: pd.DataFrame, x: str = 'epoch') -> float:
-  """The x after a tenth of the epochs: what comes before would squash the rest."""
+  """The x after a tenth of the epochs; earlier values would squash the rest."""
   return float(rows.loc[rows['epoch'] > rows['epoch'].max() // 10, x].min())
 
 
 def paper_points(number: int, rows: pd.DataFrame) -> pd.DataFrame | None:
-  """The points of a figure of the paper for the variants in `rows`; None if it has none of them."""
+  """The points of a figure of the paper for the variants in `rows`; None if there are none."""
   points = paper_lib.figure(number)
   names = rows.drop_duplicates('variant').set_index('variant')['parameterization']
   points = points[points['series'].isin(names.index)]
@@ -71,7 +72,7 @@ def paper_points(number: int, rows: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def draw(rows_of_panels: Sequence[Sequence[Panel]], paper_label: str = 'paper') -> Figure:
-  """A grid of panels, with one legend below it."""
+  """Draws a grid of panels above a common legend."""
   count, width = len(rows_of_panels), max(map(len, rows_of_panels))
   size = (max(6 * width, 7) if width < 3 else 15, 4 * count + 0.5)
   figure = Figure(figsize=size, layout='constrained')
@@ -86,15 +87,15 @@ def draw(rows_of_panels: Sequence[Sequence[Panel]], paper_label: str = 'paper') 
 
 
 def legend(figure: Figure, handles: Mapping[str, Any], last: Sequence[str] = ()) -> None:
-  """One legend below all panels, where it covers nothing; the names in `last` at its end."""
+  """Adds one legend below all panels, with the names in `last` at its end."""
   names = sorted(handles, key=lambda name: last.index(name) if name in last else -1)
   ncols = int(figure.get_figwidth() // 1.7)
   figure.legend([handles[name] for name in names], names, loc='outside lower center', ncols=ncols)
 
 
 def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, Any]) -> None:
-  """Draws one panel and adds what it needs to the legend."""
-  shown: list[tuple[float, float]] = []  # points that the vertical axis must reach
+  """Draws a panel and adds its lines to `handles`."""
+  shown: list[tuple[float, float]] = []  # points that the vertical axis must include
   for label, group in panel.rows.groupby('label', sort=False):
     color = COLORS[group['parameterization'].iloc[0]]
     by_x = group.groupby(panel.x)['value']
@@ -126,7 +127,7 @@ def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, A
 
 
 def _draw_paper(axes: Axes, points: pd.DataFrame, right: float) -> list[tuple[float, float]]:
-  """Draws the curves of the paper; returns the points of them up to `right`."""
+  """Draws the paper's curves; returns their points up to x = `right`."""
   shown = []
   for _, group in points.groupby('series', sort=False):
     color = COLORS[group['parameterization'].iloc[0]]
@@ -141,7 +142,7 @@ def _draw_paper(axes: Axes, points: pd.DataFrame, right: float) -> list[tuple[fl
 
 
 def _fit(axes: Axes, values: Sequence[float]) -> None:
-  """Sets the vertical axis to the values and a margin; not below 0 if they are not."""
+  """Fits the vertical axis to the values with a margin, which stays above 0 if they do."""
   low, high = min(values), max(values)
   margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
   axes.set_ylim(max(low - margin, 0.0) if low >= 0 else low - margin, high + margin)

@@ -1,4 +1,4 @@
-"""Evaluations as rows, and the learning rate that is chosen by them for each variant."""
+"""Tables of evaluations, and the best learning rate of each variant."""
 
 import collections
 import dataclasses
@@ -14,18 +14,18 @@ from experiments.runtime.errors import UserError
 from scripts.report import selection
 from scripts.report.selection import Usable
 
-# Of each row: whose it is.
+# Columns that identify the run of a row.
 _COLUMNS = ('variant', 'label', 'parameterization', 'game', 'seed', 'learning_rate')
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """What runs are compared by.
+  """A metric that runs are compared by.
 
   Attributes:
-    metric: its name in their metrics, which is multiplied by `scale`.
-    label: what an axis says.
-    scale: 100 for per cent, −1 for log p from −log p.
+    metric: name in the runs' metrics.
+    label: axis label.
+    scale: factor, such as 100 for per cent or −1 for log p from −log p.
     lower_is_better: whether the smallest value is the best.
   """
 
@@ -37,16 +37,16 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Runs and what came out.
+  """Runs and their results.
 
   Attributes:
-    measure: what they are compared by.
-    rows: of `evaluations`, of all finished runs.
-    values: a row for each finished run, with the value by which it is compared.
-    diverged: a row without a value for each diverged run.
+    measure: the metric that they are compared by.
+    rows: evaluations of all finished runs.
+    values: a row for each finished run, with the value to compare.
+    diverged: a row for each diverged run, without a value.
     best: variant → the learning rate with the best mean value.
-    runs: those at the rates in `best`.
-    chosen: `rows` of these.
+    runs: the finished runs at these rates.
+    chosen: their `rows`.
   """
 
   measure: Measure
@@ -59,12 +59,12 @@ class Comparison:
 
   @property
   def tried(self) -> int:
-    """How many learning rates the variant with the most of them has."""
+    """The largest number of learning rates tried for a variant."""
     both = pd.concat([self.values, self.diverged])
     return int(both.groupby('variant')['learning_rate'].nunique().max())
 
   def rates(self, variant: str) -> list[float]:
-    """The learning rates that were tried for a variant."""
+    """The learning rates tried for a variant."""
     both = pd.concat([self.values, self.diverged])
     return sorted(both.loc[both['variant'] == variant, 'learning_rate'].unique())
 
@@ -80,12 +80,12 @@ def compare(
   *,
   value_of: Callable[[pd.DataFrame], pd.DataFrame] = last_epoch,
 ) -> Comparison:
-  """Compares finished runs, of which there is at least one.
+  """Compares runs, of which at least one is finished.
 
   Args:
     usable: the runs.
-    measure: what they are compared by.
-    value_of: rows of `evaluations` → a row for each run.
+    measure: the metric to compare.
+    value_of: takes `evaluations` and returns one row per run.
   """
   rows = evaluations(usable.finished, measure, usable.step_seconds)
   values = value_of(rows)
@@ -102,7 +102,7 @@ def best_rates(
 ) -> dict[str, float]:
   """Variant → the learning rate with the best mean value.
 
-  A rate at which a run diverged is chosen only if there is no other.
+  Rates at which a run diverged are chosen only if there are no others.
   """
   bad = set(zip(diverged['variant'], diverged['learning_rate']))
   best = {}
@@ -117,13 +117,10 @@ def best_rates(
 def evaluations(
   runs: Sequence[Run], measure: Measure, step_seconds: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
-  """A row for each evaluation: whose it is, epoch, updates, value and minutes.
+  """A row for each evaluation of finished runs: run, epoch, updates, value and minutes.
 
-  Args:
-    runs: finished runs.
-    measure: the value.
-    step_seconds: variant → seconds of a step, to be multiplied by the steps; without, minutes are
-      what the runs themselves took.
+  With `step_seconds` (variant → seconds), minutes are computed from the steps; without, they are
+  the time that the runs took.
   """
   frames = []
   for run in runs:
@@ -140,9 +137,9 @@ def evaluations(
 
 
 def training_means(runs: Sequence[Run], measure: Measure) -> pd.DataFrame:
-  """The mean of a training metric over each epoch: whose it is, epoch and value.
+  """The mean of a training metric over each epoch: a row per run and epoch.
 
-  A row of metrics is a mean over the steps since the one before, and counts as often.
+  Rows of metrics are means over the steps since the previous row, and are weighted by them.
   """
   frames = []
   for run in runs:
@@ -158,16 +155,16 @@ def training_means(runs: Sequence[Run], measure: Measure) -> pd.DataFrame:
 def afterwards(
   runs: Sequence[Run], name: str, value: Callable[[dict[str, Any], Run], float]
 ) -> tuple[int, dict[str, list[float]]] | None:
-  """What was measured on finished runs, from the `NAME-N.json` that are in any of them.
+  """Reads later measurements of finished runs from their `NAME-N.json` files.
 
   Args:
     runs: finished runs.
-    name: of the files.
-    value: (what is in a file, its run) → number.
+    name: the NAME of the files.
+    value: (content of a file, its run) → number.
 
   Returns:
-    The N that most runs have, the largest of several; and variant → the values of its runs. None if
-    no run has one.
+    The N that most runs have (the largest if there are several), and variant → values of its runs;
+    None if there are no files.
 
   Raises:
     UserError: a file is damaged.
@@ -188,19 +185,19 @@ def afterwards(
 
 
 def with_mean_minutes(rows: pd.DataFrame) -> pd.DataFrame:
-  """Rows whose minutes are means over seeds: a curve needs one time for each epoch."""
+  """Averages minutes over seeds, as a curve needs one time per epoch."""
   keys = ['variant', 'learning_rate', 'epoch']
   return rows.assign(minutes=rows.groupby(keys)['minutes'].transform('mean'))
 
 
 def about_time(usable: Usable) -> str:
-  """What the time axis of a figure shows."""
+  """Describes the time axis of a figure."""
   if usable.step_seconds:
     return 'time is the number of steps times the median time of a step'
   devices = [(run.summary or {}).get('device', {}) for run in usable.finished]
   kinds = sorted({device.get('kind', '') for device in devices} - {''})
   where = f' on {", ".join(kinds)}' if kinds else ''
-  return f'time is what the runs took{where}, with whatever else the machine did'
+  return f'time is wall-clock time{where}, on a machine that may have had other work'
 
 
 def _of(run: Run) -> dict[str, Any]:

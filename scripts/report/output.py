@@ -1,4 +1,4 @@
-"""Writes sections as Markdown, CSV, PNG, SVG and one page for a browser."""
+"""Writes sections as Markdown, CSV, PNG, SVG and one HTML page."""
 
 import base64
 import io
@@ -18,15 +18,15 @@ from scripts.report.section import Picture, Section, Table
 
 
 def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
-  """Writes everything into `out`.
+  """Writes all files of a report.
 
   Args:
     sections: of the report.
-    out: directory; a single section goes into it, several each into one of their own.
-    page: directory of the Markdown file that the result is for; pictures are linked from there.
+    out: directory; several sections have a subdirectory each.
+    page: directory of the Markdown file for the returned text, which links are relative to.
 
   Returns:
-    First picture and first table of each section as Markdown, with what the data were.
+    The first picture, the data and the first table of each section as Markdown.
   """
   blocks = []
   for section in sections:
@@ -51,7 +51,7 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
 
 
 def html(sections: Sequence[Section]) -> str:
-  """The report as a page that needs no other file; a click on a heading sorts its table."""
+  """The report as a self-contained HTML page; clicking on a heading sorts its table."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -69,16 +69,16 @@ def check_markers(path: Path, name: str) -> None:
   """Checks that a Markdown file has the block `name`.
 
   Raises:
-    UserError: it has not, or there is no such file.
+    UserError: the file or the block is missing.
   """
   _split(path, name)
 
 
 def replace_block(path: Path, name: str, block: str) -> None:
-  """Puts `block` between the lines `<!-- name -->` and `<!-- /name -->` of a Markdown file.
+  """Replaces the text between the lines `<!-- name -->` and `<!-- /name -->` of a Markdown file.
 
   Raises:
-    UserError: the file has no such lines.
+    UserError: the file or the block is missing.
   """
   before, after = _split(path, name)
   temporary = path.with_suffix('.tmp')
@@ -87,14 +87,14 @@ def replace_block(path: Path, name: str, block: str) -> None:
 
 
 def _split(path: Path, name: str) -> tuple[str, str]:
-  """What is before and what is after the block."""
+  """The text before and after the block."""
   begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
   if not path.is_file():
-    raise UserError(f'there is no file {path}; give --readme one with the lines {begin} and {end}.')
+    raise UserError(f'there is no file {path}; --readme needs the lines {begin} and {end}.')
   try:
     before, found, rest = path.read_text().partition(begin)
   except UnicodeDecodeError as error:
-    raise UserError(f'{path} is no text in UTF-8.') from error
+    raise UserError(f'{path} is not UTF-8 text.') from error
   _, found_end, after = rest.partition(end)
   if not (found and found_end):
     raise UserError(f'{path} has no lines {begin} and {end}.')
@@ -102,9 +102,10 @@ def _split(path: Path, name: str) -> tuple[str, str]:
 
 
 def _record(section: Section, folder: Path) -> None:
-  """Copies the raw metrics and the summary of each run: VARIANT/[learning_rate=R/]seedK.
+  """Copies metrics and summary of each run to VARIANT/[learning_rate=R/]seedK.
 
-  Of a diverged run its config, and that it diverged, so that the copies make the same report.
+  For a diverged run, copies its config and logs its divergence, so that a report on the copies is
+  the same.
   """
   tried: dict[str, set[float]] = {}
   for run in section.runs:
@@ -134,7 +135,7 @@ def _markdown(table: Table) -> str:
 
 
 def _kinds(picture: Picture) -> tuple[str, ...]:
-  """The formats that a picture is written in."""
+  """File formats of a picture."""
   figure = picture.figure
   return ('png', 'svg') if isinstance(figure, Figure) else (figure.suffix[1:],)
 
@@ -148,7 +149,7 @@ def _render(figure: Figure | Path, kind: str) -> bytes:
   if isinstance(figure, Path):
     return figure.read_bytes()
   buffer = io.BytesIO()
-  # Without the date, and with names that are no random numbers, the same runs make the same file.
+  # Without a date and random names, so that the same runs give the same file.
   metadata = {'Date': None} if kind == 'svg' else {}
   with matplotlib.rc_context({'svg.hashsalt': 'report'}):
     figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
@@ -162,12 +163,12 @@ def _data_uri(picture: Picture) -> str:
 
 
 def _short_commit(name: str) -> str:
-  """The first 12 digits of a hash, with '-dirty' if it ends so."""
+  """The first 12 digits of a hash, keeping a '-dirty' at its end."""
   return re.sub(r'^(\w{12})\w*', r'\1', name)
 
 
 def _inline(text: str) -> markupsafe.Markup:
-  """The Markdown that cells and captions use, `code` and **bold**, as HTML."""
+  """Converts the Markdown of cells and captions (`code` and **bold**) to HTML."""
   escaped = str(markupsafe.escape(text))
   escaped = re.sub(r'`([^`]+)`', r'<code>\1</code>', escaped)
   return markupsafe.Markup(re.sub(r'\*\*([^*]+)\*\*', r'<b>\1</b>', escaped))

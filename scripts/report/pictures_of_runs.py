@@ -1,4 +1,4 @@
-"""The pictures that runs have written themselves."""
+"""Finds the pictures that runs have written."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +8,7 @@ from scripts.report.section import Picture
 
 
 def find(runs: Sequence[Run], names: Mapping[str, str]) -> list[Picture]:
-  """The pictures of the first run of each variant.
-
-  Args:
-    runs: all of them.
-    names: of a PNG or GIF in the directory of a run → what it shows.
-  """
+  """The pictures of the first run of each variant; `names` maps PNG or GIF files to captions."""
   firsts: dict[str, Run] = {}
   for run in runs:
     firsts.setdefault(run.variant, run)

@@ -1,4 +1,4 @@
-"""How runs differ from the paper's protocol: their configs beside those of configs/."""
+"""Compares the configs of runs with the paper's protocol in configs/."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from experiments.runtime import settings
 
 _CONFIGS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 _RATE = 'optimizer.learning_rate'
-# Said elsewhere in a report, or without influence on the result.
+# Shown elsewhere in a report, or without effect on the result.
 _NOT_COMPARED = ('protocol', 'seed', 'variant', 'run')
 
 
 def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config of the same variant with the protocol `paper`, its keys in one list.
+  """The flat config of the same variant with the protocol `paper`.
 
   Raises:
-    ValueError: there is no such variant.
+    ValueError: the variant is unknown.
   """
   spec = settings.variant(config)
   if config['experiment'] == 'draw':
@@ -28,15 +28,15 @@ def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def departures(runs: Sequence[Run]) -> str:
-  """'model.width=32 (paper: 96), epochs=12 (paper: 200)'; empty for runs with its protocol.
+  """'model.width=32 (paper: 96), epochs=12 (paper: 200)'; empty for the paper's protocol.
 
-  Of variants for which several learning rates were tried, as in the paper, the rate does not count.
+  Ignores the learning rate of variants with several, as the paper tried several too.
   """
   rates: dict[str, set[float]] = {}
   for run in runs:
     rates.setdefault(run.variant, set()).add(run.learning_rate)
-  found: dict[str, list[str]] = {}  # key → values of the runs
-  expected: dict[str, list[str]] = {}  # and those of the paper
+  found: dict[str, list[str]] = {}  # key → values in the runs
+  expected: dict[str, list[str]] = {}  # key → values in the paper
   for run in runs:
     paper = paper_config(run.config)
     for key, value in settings.flatten(run.config).items():
@@ -59,7 +59,7 @@ def _either(texts: Sequence[str]) -> str:
 
 
 def about(runs: Sequence[Run]) -> str:
-  """A sentence for a caption: how the runs differ from the paper's protocol."""
+  """A sentence for captions on how the runs differ from the paper's protocol."""
   changes = departures(runs)
   if runs[0].config['experiment'] in settings.SCHEDULES and 'epochs=' in changes:
     changes += ', and its schedules scaled to them'
@@ -67,5 +67,5 @@ def about(runs: Sequence[Run]) -> str:
 
 
 def paper_label(runs: Sequence[Run]) -> str:
-  """How a figure with these runs calls what the paper has."""
+  """Legend entry for the paper's values in a figure with these runs."""
   return 'paper (full size)' if departures(runs) else 'paper'

@@ -1,4 +1,4 @@
-"""What data runs had, in a sentence."""
+"""Describes the data of runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,14 @@ _SPLITS = {'train': 'training images', 'test': 'test images'}
 
 
 def sentence(runs: Sequence[Run]) -> str:
-  """'Data: cifar10, 50,000 + 10,000 images, digest 1a2b3c4d5e6f.', and what is not as published."""
+  """'Data: cifar10, 50,000 + 10,000 images, digest 1a2b3c4d5e6f, the published ones.'."""
   described = dict.fromkeys(_describe(run.data) for run in runs if run.data)
   return f'Data: {" and ".join(described)}.'
 
 
 def _describe(data: dict[str, Any]) -> str:
   text = data['name']
-  if 'train_images' in data:  # games have none
+  if 'train_images' in data:  # not for games
     text += f', {data["train_images"]:,} + {data["test_images"]:,} images'
   if 'digest' in data:
     text += f', digest {data["digest"][:12]}'

@@ -1,4 +1,4 @@
-"""The result against the learning rate: weight normalisation works over a wider range (§2.1)."""
+"""Results against the learning rate; weight normalisation works over a wider range (§2.1)."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ from scripts.report.tables import by_rate
 
 
 def picture(comparison: Comparison, what: str, difference: str) -> Picture:
-  """The figure.
+  """The value against the learning rate.
 
   Args:
-    comparison: runs with more than one learning rate.
-    what: the value, for the caption.
-    difference: sentence for the caption, how the runs differ from the paper's.
+    comparison: of runs with more than one learning rate.
+    what: name of the value, for the caption.
+    difference: sentence for the caption on how the runs differ from the paper's.
   """
   text = f'{what} against learning rate: mean over seeds, with a bar of one standard error'
   text += '; crosses are runs that diverged.' if len(comparison.diverged) else '.'
@@ -29,12 +29,12 @@ def picture(comparison: Comparison, what: str, difference: str) -> Picture:
 
 
 def table(comparison: Comparison, what: str) -> Table:
-  """The numbers of the figure."""
-  return Table('learning_rates', by_rate(comparison), f'{what} by learning rate; chosen: in bold.')
+  """The numbers of the picture."""
+  return Table('learning_rates', by_rate(comparison), f'{what} by learning rate, the best in bold.')
 
 
 def draw(comparison: Comparison) -> Figure:
-  """A panel for each game, or one; a curve for each variant."""
+  """Draws a panel per game (one without games), with a curve per variant."""
   games = list(comparison.values['game'].unique())
   figure = Figure(figsize=(7 if len(games) == 1 else 6 * len(games), 4.5), layout='constrained')
   handles: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def _draw_panel(
       mean.index, mean, error, color=color, ls=style(label), marker='o', ms=5, capsize=3
     )
     handles.setdefault(label, line)
-  # A cross for each variant and rate, at the bad end, one below the other.
+  # A cross for each variant and rate at the bad end of the axis, stacked.
   lost = diverged.drop_duplicates(['label', 'learning_rate'])
   for rate, group in lost.groupby('learning_rate'):
     for place, color in enumerate(group['parameterization'].map(COLORS)):
@@ -83,9 +83,9 @@ def _draw_panel(
 
 
 def _fit(axes: Axes, values: pd.Series, share: float, above: bool) -> None:
-  """Fits the vertical axis to the values, with a share of it left free above or below them.
+  """Fits the vertical axis to the values, leaving a share of it free above or below them.
 
-  It is logarithmic where the values are positive and far apart, as beside a run that collapsed.
+  The axis is logarithmic if the values are positive and far apart, as when a run collapsed.
   """
   is_log = values.min() > 0 and values.max() > 3 * values.min()
   if is_log:

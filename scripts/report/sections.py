@@ -1,4 +1,4 @@
-"""Sorts runs into sections of a report, one for each experiment, protocol and data."""
+"""Sorts runs into the sections of a report: one per experiment, protocol and data."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from scripts.report import (
 from scripts.report.section import Section, caption
 from scripts.report.selection import Usable
 
-# What may differ between the runs of a section: what is compared, and what changes no result.
+# Keys that may differ within a section: those compared, and those without effect on results.
 _FREE = (
   'seed',
   'variant.game',
@@ -35,7 +35,7 @@ _FREE = (
   'optimizer.learning_rate',
   'run',
 )
-# Experiments that compare the best of all evaluations, of which a longer run has more.
+# Experiments compared by their best evaluation; longer runs have more evaluations.
 _BEST_OF_ALL = ('dqn',)
 _ROOMS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 
@@ -43,12 +43,15 @@ _ROOMS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 def make(
   runs: Sequence[Run], *, steps: Path | None = None, note: str = ''
 ) -> tuple[list[Section], list[str]]:
-  """The sections of a report, and a line for each run that is in none of them.
+  """Makes the sections of a report.
 
   Args:
     runs: finished or not, of any experiments.
     steps: step times of CIFAR-10, from `python -m scripts.benchmark cifar --json`.
-    note: sentence for the captions.
+    note: sentence for the main captions.
+
+  Returns:
+    The sections, and a message for each run that is left out.
 
   Raises:
     UserError: `steps` cannot be used.
@@ -60,8 +63,8 @@ def make(
     else:
       usable.append(run)
   made: list[Section] = []
-  earlier: dict[str, list[Run]] = {}  # the runs of the sections of an experiment and protocol
-  counts: Counter[str] = Counter()  # and how many sections these are
+  earlier: dict[str, list[Run]] = {}  # experiment and protocol → runs of their sections
+  counts: Counter[str] = Counter()  # experiment and protocol → number of sections
   for group in split(usable):
     config = group[0].config
     base = name = f'{config["experiment"]}-{config["protocol"]}'
@@ -84,12 +87,12 @@ def make(
 
 
 def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
-  """What the experiment contributes, completed with what all sections have.
+  """Adds what all sections have to the content of the experiment.
 
   Args:
-    usable: at least one finished run.
+    usable: runs, at least one of them finished.
     name: of the section.
-    changes: ', with …': how the runs differ from those of an earlier section, for the title.
+    changes: end of the title: how the runs differ from those of an earlier section.
     note: sentence for the main caption.
   """
   runs, config = usable.finished, usable.finished[0].config
@@ -116,20 +119,20 @@ def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
 
 
 def _problem(run: Run) -> str | None:
-  """Why a run is in no section."""
+  """Why a run is left out; None if it isn't."""
   if not (run.is_finished or run.divergence):
     return f'{run.path} is not finished (there is no summary.json).'
   if (room := _ROOMS.get(run.config['experiment'])) is None:
-    return f'{run.path} is of an unknown experiment {run.config["experiment"]!r}.'
+    return f'{run.path} is a run of an unknown experiment {run.config["experiment"]!r}.'
   if run.data is None:
-    return f'{run.path} is a run of an older version, which did not write down its data.'
+    return f'{run.path} is a run of an older version, which did not record its data.'
   if missing := room.KEYS - settings.flatten(run.config).keys():
     return f'{run.path}: its config lacks {", ".join(sorted(missing))}.'
   return None
 
 
 def split(runs: Sequence[Run]) -> list[list[Run]]:
-  """Runs of equal config, but for what is compared, and on the same data, in the order given."""
+  """Groups runs on the same data whose configs differ only in `_FREE` keys; keeps their order."""
   groups: list[list[Run]] = []
   for run in runs:
     for group in groups:
@@ -142,9 +145,9 @@ def split(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def differences(first: Run, second: Run) -> str:
-  """'model.width=96, epochs=200': what the second run has that the first has otherwise.
+  """'model.width=96, epochs=200': values of the second run that differ from the first.
 
-  A key that only one of them has does not count: it came into the config after the other run.
+  Ignores keys that only one of them has, as the key is newer than the other run.
   """
   old, new = settings.flatten(first.config), settings.flatten(second.config)
   free, experiment = _FREE, second.config['experiment']
@@ -162,7 +165,7 @@ def differences(first: Run, second: Run) -> str:
 
 
 def _other_data(first: Run, second: Run) -> str:
-  """What makes the data of the second run others; the data of two games are."""
+  """How the data of the second run differ; two games aren't compared."""
   old, new = first.data, second.data
   games = [run.config['variant'].get('game') for run in (first, second)]
   if games[0] != games[1]:

@@ -1,4 +1,4 @@
-"""Which runs a section can show, in which order, and what it calls them."""
+"""Selects, orders and labels the runs of a section."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ class Usable:
   """Runs that a section can show.
 
   Attributes:
-    finished: in the order of `configs.variants`, as `diverged`.
-    diverged: stopped at a number that isn't finite.
-    problems: a line for each run that can't be shown.
-    step_seconds: variant → seconds of a training step; None to take the time of the runs.
+    finished: ordered as in `configs.variants`.
+    diverged: stopped by a non-finite number; ordered alike.
+    problems: a message for each other run.
+    step_seconds: variant → seconds of a training step; None to use the runs' own time.
   """
 
   finished: list[Run]
@@ -37,11 +37,11 @@ class Usable:
 
 
 def select(runs: Sequence[Run], metrics: Sequence[str]) -> Usable:
-  """Each run once, in the order of `configs.variants`.
+  """Selects runs without duplicates, in the order of `configs.variants`.
 
   Args:
     runs: finished or diverged.
-    metrics: those that a finished run needs; the first, after every epoch.
+    metrics: required of finished runs; the first one after every epoch.
   """
   problems: list[str] = []
   found: dict[tuple, Run] = {}
@@ -62,11 +62,11 @@ def select(runs: Sequence[Run], metrics: Sequence[str]) -> Usable:
 
 
 def _problem(run: Run, metrics: Sequence[str]) -> str | None:
-  """Why a run cannot be used."""
+  """Why a run can't be used; None if it can."""
   try:
     protocol.paper_config(run.config)
   except (ValueError, KeyError):
-    return f'{run.path} is of an unknown variant {run.variant!r}.'
+    return f'{run.path} has an unknown variant {run.variant!r}.'
   if not run.is_finished:
     return None
   rows, epochs = run.metrics, run.config['epochs']
@@ -78,7 +78,7 @@ def _problem(run: Run, metrics: Sequence[str]) -> str | None:
 
 
 def order(run: Run) -> list[Any]:
-  """What runs are sorted by: the parts of their variant, rate and seed."""
+  """Sort key of a run: the parts of its variant, learning rate and seed."""
   key: list[Any] = []
   for part, known in _ORDER.items():
     value = run.config['variant'].get(part, '')
@@ -87,6 +87,6 @@ def order(run: Run) -> list[Any]:
 
 
 def label(run: Run) -> str:
-  """'iaf-wn': its variant without what all runs of a panel share."""
+  """'iaf-wn': the variant without game and data set, which a panel has in common."""
   parts = run.config['variant']
   return variants.name({k: v for k, v in parts.items() if k not in ('game', 'dataset')})

@@ -1,4 +1,4 @@
-"""Times of a training step, for curves against time."""
+"""Reads step times, for curves against time."""
 
 import json
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from experiments.runtime.errors import UserError
 
 
 def read(path: Path, runs: Sequence[Run]) -> dict[str, float]:
-  """Variant → median seconds of a training step, from the results of a benchmark.
+  """Variant → median seconds of a training step, from `python -m scripts.benchmark cifar`.
 
-  Better than the time of the runs, if these shared the machine with other work, unevenly.
+  More accurate than the time of runs that shared the machine with other work.
 
   Raises:
-    UserError: the file is no such result, or was measured at another size than the runs have.
+    UserError: the file is missing or damaged, or has no row for the size of a run.
   """
   try:
     rows = [row for row in json.loads(path.read_text())['rows'] if row['framework'] == 'jax']
@@ -32,7 +32,7 @@ def read(path: Path, runs: Sequence[Run]) -> dict[str, float]:
   except FileNotFoundError as error:
     raise UserError(f'there is no file {path}; python -m scripts.benchmark writes it.') from error
   except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f'{path} does not hold the results of a benchmark of steps.') from error
+    raise UserError(f'{path} holds no step times from python -m scripts.benchmark.') from error
   except StopIteration as error:
     raise UserError(f'{path} has no step time for {", ".join(map(str, size))}.') from error
   return seconds

@@ -1,4 +1,4 @@
-"""The tables of a report. All cells are text."""
+"""Makes the tables of a report, with cells of text."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from scripts.report.evaluations import Comparison, last_epoch
 
 
 def mean_and_error(values: pd.Series) -> str:
-  """'12.30 ± 0.40': mean over seeds and its standard error; no error for one seed, '–' for none."""
+  """'12.30 ± 0.40': mean and standard error over seeds; '12.30' for one seed, '–' for none."""
   if values.empty:
     return '–'
   error = f' ± {values.sem():.2f}' if len(values) > 1 else ''
@@ -16,10 +16,7 @@ def mean_and_error(values: pd.Series) -> str:
 
 
 def first_cells(comparison: Comparison, variant: str, *, with_rates: bool = True) -> dict[str, str]:
-  """The cells that the row of a variant begins with.
-
-  `with_rates` adds the chosen learning rate and those that were tried.
-  """
+  """The first cells in the row of a variant: name, seeds and, `with_rates`, learning rates."""
   rate = comparison.best[variant]
   group = comparison.values[comparison.values['variant'] == variant]
   seeds = str(int((group['learning_rate'] == rate).sum()))
@@ -34,7 +31,7 @@ def first_cells(comparison: Comparison, variant: str, *, with_rates: bool = True
 
 
 def over_epochs(comparison: Comparison, epochs: Sequence[int]) -> pd.DataFrame:
-  """The value after some epochs and the last: a row for each variant."""
+  """A row per variant, with its value after `epochs` and after the last epoch."""
   rows = comparison.chosen
   shown = sorted({*epochs, *last_epoch(rows)['epoch']} & set(rows['epoch']))
   cells = []
@@ -47,7 +44,7 @@ def over_epochs(comparison: Comparison, epochs: Sequence[int]) -> pd.DataFrame:
 
 
 def by_rate(comparison: Comparison) -> pd.DataFrame:
-  """A row for each variant, a column for each learning rate; the chosen one in bold."""
+  """A row per variant and a column per learning rate, with the chosen rate in bold."""
   values, diverged = comparison.values, comparison.diverged
   both = pd.concat([values, diverged])
   cells = []
@@ -64,14 +61,14 @@ def by_rate(comparison: Comparison) -> pd.DataFrame:
 
 
 def by_run(rows: pd.DataFrame) -> pd.DataFrame:
-  """The value after each epoch, a column for each run."""
+  """A row per epoch and a column per run."""
   wide = rows.pivot_table(index='epoch', columns=['variant', 'seed'], values='value', sort=False)
   wide.columns = [f'{variant}/seed{seed}' for variant, seed in wide.columns]
   return wide.sort_index().round(2).reset_index()
 
 
 def measured_afterwards(comparison: Comparison, values: Mapping[str, list[float]]) -> list[str]:
-  """A cell for each variant, with a remark if not all of its runs were measured."""
+  """A cell per variant, with a remark if some of its runs were not measured."""
   cells = []
   for variant in comparison.chosen['variant'].unique():
     found = pd.Series(values.get(variant, []), dtype=float)

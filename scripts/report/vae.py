@@ -1,4 +1,4 @@
-"""Figure 3 of the paper from runs of the variational autoencoders."""
+"""Figure 3 of the paper, from runs of the variational autoencoders."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ from scripts.report.selection import Usable
 
 NATS = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
 BITS = Measure('test/bits_per_dim', 'bound on −log p(x) in bits per dimension')
-KEYS = frozenset({'variant.dataset', 'variant.posterior'})  # of a config
+KEYS = frozenset({'variant.dataset', 'variant.posterior'})  # of the config
 _PICTURES = {
   'samples.png': 'samples from the prior',
-  'reconstructions.png': 'test images, and below them their reconstructions',
-  'traversals.png': 'a test image with one latent at a time going from −3 to 3, a row for each',
+  'reconstructions.png': 'test images, with their reconstructions below',
+  'traversals.png': 'a test image with one latent varied from −3 to 3, a row per latent',
 }
 
 
@@ -29,7 +29,7 @@ def measures(config: Mapping[str, Any]) -> tuple[Measure, ...]:
 
 
 def content(usable: Usable) -> Content:
-  """The bound against epochs and time, and log p(x) where it was estimated."""
+  """The bound against epochs and time, and log p(x) if it was estimated."""
   runs = usable.finished
   dataset = runs[0].config['variant']['dataset']
   (measure,) = measures(runs[0].config)
@@ -40,9 +40,9 @@ def content(usable: Usable) -> Content:
     f'one standard error; {evaluations.about_time(usable)}'
   )
   if measure is BITS and drawing.paper_points(3, comparison.chosen) is not None:
-    about += '; the paper (right) has nats on another scale, in which higher is better'
+    about += '; the paper (right) uses nats on another scale, where higher is better'
   bound = measure.label.capitalize()
-  about_table = f'{bound} after so many epochs, mean over seeds ± standard error.'
+  about_table = f'{bound} by epoch, mean over seeds ± standard error.'
   return Content(
     heading=f'{figure}: VAE on {dataset}',
     comparison=comparison,
@@ -77,7 +77,7 @@ def _table(comparison: Comparison, dataset: str) -> pd.DataFrame:
 
   def log_p(result: dict[str, Any], run: Run) -> float:
     if result['step'] != run.metrics['step'].max():
-      raise ValueError('it is of an earlier network of the run: measure it again')
+      raise ValueError('it was measured before the last step; measure it again')
     return result['log_likelihood'] if is_binary else result['bits_per_dim']
 
   if likelihoods := evaluations.afterwards(comparison.runs, 'likelihood', log_p):

@@ -102,8 +102,8 @@ TABLE = {
     ('ln -s ../run2 run/replay; mkdir run2', 'run/replay is a link that leads out'),
   ],
   'report run --out=out': [
-    ('', 'no finished run is left to report: run is not finished (there is no summary.json)'),
-    ('cp -r run again; mv again run', 'no summary.json). (and 1 more that are left out)'),
+    ('', 'no finished runs to report: run is not finished (there is no summary.json)'),
+    ('cp -r run again; mv again run', 'no summary.json). (and 1 more left out)'),
   ],
   'report finished --out=out': [
     ('echo {} > finished/summary.json', 'finished/summary.json is missing or is not of a run'),
@@ -119,7 +119,7 @@ TABLE = {
     ("sed -i 's/train.error/train\\/loss/' finished/metrics.jsonl", 'lacks train/error'),
     (
       'sed -i \'s/.data.: {.name.: .some/"older": {"name": "some/\' finished/summary.json',
-      'is a run of an older version, which did not write down its data',
+      'is a run of an older version, which did not record its data',
     ),
     ('sed -i \'s/.name.: .some./"name": 7/\' finished/summary.json', 'does not describe the data'),
     (
@@ -129,13 +129,13 @@ TABLE = {
     ('ln -sf ../notes.txt finished/metrics.jsonl', 'metrics.jsonl is a link that leads out'),
   ],
   'report finished --out=out --readme=README.md': [
-    ('', 'there is no file README.md; give --readme one with the lines <!-- out --> and <!-- /out'),
+    ('', 'there is no file README.md; --readme needs the lines <!-- out --> and <!-- /out -->'),
     ('echo text > README.md', 'README.md has no lines <!-- out --> and <!-- /out -->'),
-    (r"printf '\xff\xfe' > README.md", 'README.md is no text in UTF-8'),
+    (r"printf '\xff\xfe' > README.md", 'README.md is not UTF-8 text'),
   ],
   'report finished --out=out --steps=steps.json': [
     ('', 'there is no file steps.json; python -m scripts.benchmark writes it'),
-    ('echo [] > steps.json', 'steps.json does not hold the results of a benchmark of steps'),
+    ('echo [] > steps.json', 'steps.json holds no step times from python -m scripts.benchmark'),
     ('echo \'{"rows": []}\' > steps.json', 'steps.json has no step time for wn, float32, winograd'),
   ],
   'report vae --out=out': [

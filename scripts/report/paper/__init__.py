@@ -1,4 +1,4 @@
-"""What the paper shows: a CSV file for each of its figures, with its source in the first lines."""
+"""The paper's values: a CSV file per figure, which states its source in its first lines."""
 
 import functools
 from pathlib import Path
@@ -8,16 +8,16 @@ import pandas as pd
 
 @functools.cache
 def figure(number: int) -> pd.DataFrame:
-  """The values of a figure of the proceedings version, 1 to 6; do not change them.
+  """The values of figure 1 to 6 of the proceedings version. Cached; don't modify the result.
 
   Returns:
-    A row for each point: `series`, the variant; `x`, epochs or, in 5 and 6, millions of frames;
-    `y`, its value; `error`, half the length of its bar, NaN where it has none.
+    A row per point: `series`, the variant; `x` in epochs or, in 5 and 6, millions of frames; `y`;
+    and `error`, half the length of the error bar or NaN.
   """
   frame = pd.read_csv(Path(__file__).parent / f'figure{number}.csv', comment='#')
   return frame.reindex(columns=['series', 'x', 'y', 'error'])
 
 
 def last(number: int) -> dict[str, float]:
-  """Variant → the value at the end of its curve, or in the table that a figure is."""
+  """Variant → the last value of its curve, or its value in a table."""
   return figure(number).groupby('series', sort=False)['y'].last().to_dict()

@@ -66,7 +66,7 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
   assert 're-evaluated' not in table.caption
   assert table.caption.startswith('Figure 6: the highest of 3 scores')
   score, episode = section.pictures
-  assert score.caption.startswith('Figure 5 (in the paper Space Invaders): score at ε = 0.05')
+  assert score.caption.startswith('Figure 5 (Space Invaders in the paper): score at ε = 0.05')
   assert 'epochs=3 (paper: 200)' in score.caption and score.caption.endswith(' A note.')
   assert episode.name == 'pong-wn/seed0/episode' and 'an episode at the end' in episode.caption
   assert section.source == (
@@ -114,7 +114,7 @@ def test_the_best_network_re_evaluated(make_run, tmp_path):
   table = make_section(tmp_path).tables[0].frame
   assert table['re-evaluated, 100 episodes'].tolist() == ['–', '12.50 (1 of 2)']
   (path / 'score-100.json').write_text('{"score": 7.0, "highest_score": 19.0}')
-  with pytest.raises(UserError, match=r'score-100.json is damaged \(it is of a network that has'):
+  with pytest.raises(UserError, match=r'score-100.json is damaged \(its network does not have'):
     make_section(tmp_path)
 
 

@@ -86,7 +86,7 @@ def test_the_best_learning_rate_is_that_of_the_smallest_mean_last_error(make_run
   assert list(figure2.frame['test error']) == ['31.00 ± 1.00', '21.00 ± 1.00']
   assert list(rates.frame['0.001']) == ['41.00 ± 1.00', '**21.00 ± 1.00**']
   assert list(rates.frame['0.003']) == ['**31.00 ± 1.00**', '26.00 ± 1.00']
-  assert 'at the rate of those tried where it is lowest' in figure2.caption
+  assert 'at the best learning rate of those tried' in figure2.caption
   assert 'learning_rate' not in section.pictures[0].caption  # the paper tried several as well
   picture = {picture.name: picture for picture in section.pictures}['learning_rates']
   (axes,) = picture.figure.axes
@@ -244,7 +244,7 @@ def test_command_writes_the_block_and_names_what_it_leaves_out(runs, make_run, t
     ('bn/1', 'metrics.jsonl has no rows'),
     ('bn/2', 'summary.json is damaged'),
     ('bn/3', 'lacks evaluations: there should be 3'),
-    ('bn/5', 'is a run of an older version, which did not write down its data'),
+    ('bn/5', 'is a run of an older version, which did not record its data'),
     ('bn/6', 'is a run of an older version, whose format this one does not read'),
     ('bn/7', 'summary.json does not describe the data of a run'),
     ('wn/0', 'has the same variant, rate and seed as'),
@@ -309,7 +309,7 @@ def test_a_variant_that_there_is_not(make_run, runs):
   edit(bad, lambda summary: summary['config']['variant'].update(parameterization='xn'))
   found, _ = results.find([bad, *runs])
   _, (problem,) = sections.make(found)
-  assert problem.endswith("is of an unknown variant 'xn'.")
+  assert problem.endswith("has an unknown variant 'xn'.")
 
 
 def test_a_key_that_came_later_does_not_part_runs(runs):

@@ -52,9 +52,7 @@ def test_mnist_is_in_nats_with_the_values_of_the_paper(make_section, tmp_path):
     ['`mnist-diag-wn`', '1', '-110.00', '-90.00', '-89.00', '–'],
     ['`mnist-iaf-plain`', '2', '-121.00 ± 1.00', '-102.00 ± 2.00', '–', '-85.85'],
   ]
-  assert table.caption == (
-    'Bound on log p(x) in nats after so many epochs, mean over seeds ± standard error.'
-  )
+  assert table.caption == 'Bound on log p(x) in nats by epoch, mean over seeds ± standard error.'
   caption = section.pictures[0].caption
   assert 'model.maps=[8, 16, 16] (paper: [16, 32, 32])' in caption and caption.endswith('A note.')
   by_epoch, _ = section.pictures[0].figure.axes
@@ -78,7 +76,7 @@ def test_a_likelihood_of_an_earlier_network_is_refused(make_section, tmp_path):
   path = tmp_path / 'runs' / 'diag-wn0' / 'likelihood-128.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | {'step': 10}))
   runs, _ = results.find([tmp_path / 'runs'])
-  with pytest.raises(UserError, match='it is of an earlier network of the run: measure it again'):
+  with pytest.raises(UserError, match='it was measured before the last step; measure it again'):
     sections.make(runs)
 
 
@@ -90,7 +88,7 @@ def test_cifar10_is_in_bits_and_the_paper_in_a_panel_of_its_own(make_section):
     ['`cifar10-iaf-wn`', '1', '4.50', '3.50'],
   ]
   assert 'in bits per dimension' in table.caption
-  assert 'the paper (right) has nats on another scale' in section.pictures[0].caption
+  assert 'the paper (right) uses nats on another scale' in section.pictures[0].caption
   by_epoch, _, papers = section.pictures[0].figure.axes
   assert [line.get_linestyle() for line in by_epoch.lines] == ['-', '-']
   assert [line.get_ydata()[-1] for line in papers.lines if len(line.get_ydata())] == [9150, 9280]
