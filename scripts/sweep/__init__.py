@@ -1,1 +1,1 @@
-"""Runs the sweeps that a config file names."""
+"""Runs the sweeps of a config file: `python -m scripts.sweep`."""

@@ -1,18 +1,18 @@
-"""Runs the trials of a sweep that a config file names, here or on a Slurm cluster.
+"""Runs the trials of a sweep from a config file, here or on a Slurm cluster.
 
   python -m scripts.sweep configs/cifar.py:SWEEP [--executor local|slurm|print] [--jobs N]
 
-Each trial is a run of its own in runs/EXPERIMENT/SWEEP/TRIAL, with its log in logs/TRIAL.log beside
-it. A trial that fails does not stop the others. --resume runs those that are not finished, from
-their checkpoints; finished ones are never run again.
+Each trial is a run in runs/EXPERIMENT/SWEEP/TRIAL, with its log in logs/TRIAL.log beside it. A
+failed trial does not stop the others. --resume runs the unfinished trials from their checkpoints;
+finished ones are never rerun.
 
   --filter variant=wn,bn --filter learning_rate=0.003   only the trials with these values
-  --dry-run                                             shows the trials and what would be run
-  --executor print                                      prints the commands, one a line
+  --dry-run                                             shows which trials would be run
+  --executor print                                      prints the commands, one per line
   --executor slurm --partition gpu --time 240 --gpus 1 --memory 16 --jobs 8
 
-On Slurm, trials that were preempted or ran out of time are queued again and go on from their
-checkpoint. Ctrl-C leaves them in the queue; --resume watches them again.
+On Slurm, trials that are preempted or run out of time are requeued and resume from their
+checkpoint. Ctrl-C leaves them in the queue; use --resume to watch them again.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from scripts.sweep.watch import watch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Reads the command line; exit code 1 if a trial failed."""
+  """Runs the command; exits with code 1 if a trial failed."""
   with one_line_errors():
     sys.exit(sweep(_parser().parse_args(argv)))
 
 
 def sweep(args: argparse.Namespace) -> int:
-  """Runs the sweep; returns the exit code.
+  """Runs a sweep and returns the exit code.
 
   Raises:
-    UserError: the sweep is unknown, empty, or cannot be run as asked for; nothing was started.
+    UserError: the sweep is unknown or empty, or can't be run like this; nothing was started.
   """
   _check_sizes(args)
   directory, selected = trials.load(args.sweep, args.runs, args.data_dir)
@@ -63,19 +63,19 @@ def sweep(args: argparse.Namespace) -> int:
     print(f'all {len(selected)} trials are finished.')
     return 0
   executor = executors.create(args, directory)
-  # A terminated sweep ends as an interrupted one does.
+  # SIGTERM ends a sweep like Ctrl-C.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     with executors.locked(directory), Display(selected) as display:
       failed = watch(selected, left, executor, display)
   except KeyboardInterrupt:
-    print('interrupted; the same command with --resume goes on.', file=sys.stderr)
+    print('interrupted; rerun the same command with --resume to continue.', file=sys.stderr)
     return 130
   for trial in failed:
     print(f'\n{trial.name} failed; the end of {trial.log}:\n{trials.last_lines(trial.log)}')
   print(f'\n{len(selected) - len(failed)} of {len(selected)} trials are finished.')
   if failed:
-    print('The same command with --resume runs the others again, from their checkpoints.')
+    print('Rerun the same command with --resume to resume the others from their checkpoints.')
   return 1 if failed else 0
 
 
@@ -84,21 +84,19 @@ def _parser() -> ArgumentParser:
   add = parser.add_argument
   add('sweep', metavar='CONFIG.py:SWEEP')
   add('--executor', choices=('local', 'slurm', 'print'), default='local')
-  add('--jobs', type=int, default=1, help='trials at a time, on Slurm of each array (default 1)')
+  add('--jobs', type=int, default=1, help='concurrent trials, on Slurm per array (default 1)')
   add('--filter', action='append', default=[], metavar='KEY=VALUE[,VALUE]', help='may be repeated')
-  add('--dry-run', action='store_true', help='show the trials; run nothing')
-  add('--resume', action='store_true', help='run the trials that are not finished')
+  add('--dry-run', action='store_true', help='show the trials and run nothing')
+  add('--resume', action='store_true', help='run the unfinished trials')
   add('--runs', type=Path, default=Path('runs'), help='directory of all runs (default runs)')
-  add('--data_dir', help='folder of the data sets, as for an experiment')
-  add('--gpus', type=int, default=0, help='GPUs for each trial')
+  add('--data_dir', help='folder of the data sets')
+  add('--gpus', type=int, default=0, help='GPUs per trial')
   slurm = parser.add_argument_group('Slurm').add_argument
   slurm('--partition')
-  slurm(
-    '--time', type=int, default=24 * 60, metavar='MINUTES', help='for each trial (default a day)'
-  )
-  slurm('--memory', type=float, metavar='GB', help='for each trial')
-  slurm('--cpus', type=int, default=2, help='for each trial (default 2)')
-  slurm('--array-size', type=int, default=1000, help='trials in one job array (default 1000)')
+  slurm('--time', type=int, default=24 * 60, metavar='MINUTES', help='per trial (default a day)')
+  slurm('--memory', type=float, metavar='GB', help='memory per trial')
+  slurm('--cpus', type=int, default=2, help='CPUs per trial (default 2)')
+  slurm('--array-size', type=int, default=1000, help='trials per job array (default 1000)')
   return parser
 
 

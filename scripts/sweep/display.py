@@ -1,4 +1,4 @@
-"""What a sweep shows: a live table on a terminal, a line for each change elsewhere."""
+"""Shows a sweep: as a live table on a terminal, elsewhere as a line per change."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _STYLES = {'running': 'cyan', 'failed': 'red', 'waiting': 'dim', 'finished': 'gr
 
 
 class Display:
-  """Shows state, progress and latest evaluation of every trial."""
+  """Shows the state, progress and latest evaluation of each trial."""
 
   def __init__(self, trials: Sequence[Trial], console: Console | None = None):
     self._trials = trials
@@ -23,18 +23,18 @@ class Display:
     self._last: dict[str, str] = {}
 
   def __enter__(self) -> 'Display':
-    """Takes the terminal."""
+    """Starts the live table."""
     if self._console.is_terminal:
       self._live.start()
     return self
 
   def __exit__(self, *_) -> None:
-    """Leaves the last table on the screen."""
+    """Stops the live table, which stays on the screen."""
     if self._console.is_terminal:
       self._live.stop()
 
   def show(self, states: Mapping[str, str]) -> None:
-    """Shows the states by name of trial: waiting, running, finished or failed."""
+    """Shows states: trial name → 'waiting', 'running', 'finished' or 'failed'."""
     if self._console.is_terminal:
       self._live.update(self._table(states), refresh=True)
     else:
@@ -47,7 +47,7 @@ class Display:
   def _table(self, states: Mapping[str, str]) -> Table:
     counts = Counter(states.values())
     table = _new_table(', '.join(f'{counts[state]} {state}' for state in _STYLES if counts[state]))
-    # What happens now comes first: a long sweep does not fit on the screen.
+    # Running trials first, as a long sweep doesn't fit on the screen.
     order = sorted(self._trials, key=lambda trial: list(_STYLES).index(states[trial.name]))
     room = max(self._console.height - 6, 1)
     for trial in order[:room]:
@@ -58,11 +58,11 @@ class Display:
 
 
 def show_plan(trials: Sequence[Trial], left: Sequence[Trial]) -> None:
-  """Shows the trials of a sweep and which of them would be run."""
+  """Shows the trials of a sweep and which would be run."""
   table = _new_table(f'{len(left)} of {len(trials)} trials would be run')
   for trial in trials:
     begun = trial.workdir.exists()
-    state = 'finished' if trial not in left else 'would go on' if begun else 'would be run'
+    state = 'finished' if trial not in left else 'would resume' if begun else 'would be run'
     table.add_row(*_row(trial, state))
   Console().print(table, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Where trials run: in processes of this machine, or as jobs of a Slurm cluster, by submitit."""
+"""Runs trials as processes on this machine or as jobs on a Slurm cluster, with submitit."""
 
 import argparse
 import contextlib
@@ -17,26 +17,26 @@ class Executor(Protocol):
   """Runs trials.
 
   Attributes:
-    poll_seconds: how often to ask for states.
+    poll_seconds: interval between calls of `state`.
   """
 
   poll_seconds: float
 
   def submit(self, trials: Sequence[Trial]) -> None:
-    """Takes trials to run."""
+    """Queues trials."""
 
   def state(self, trial: Trial) -> str:
-    """'waiting', 'running' or 'ended'."""
+    """Returns 'waiting', 'running' or 'ended'."""
 
   def interrupt(self) -> None:
-    """The sweep was interrupted."""
+    """Called when the sweep is interrupted."""
 
 
 def create(args: argparse.Namespace, directory: Path) -> Executor:
-  """The executor that the command line asks for.
+  """The executor chosen on the command line.
 
   Raises:
-    UserError: it cannot be used here.
+    UserError: it isn't available here.
   """
   if args.executor == 'slurm':
     return Slurm(directory, args)
@@ -45,15 +45,16 @@ def create(args: argparse.Namespace, directory: Path) -> Executor:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-  """Keeps a second sweep out of the directory.
+  """Locks the directory of a sweep.
 
   Raises:
-    UserError: another process runs this sweep.
+    UserError: another process is running the sweep.
   """
   directory.mkdir(parents=True, exist_ok=True)
   with (directory / 'lock').open('w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      raise UserError(f'another process runs the sweep in {directory}; wait for it.') from error
+      message = f'another process is running the sweep in {directory}; wait for it.'
+      raise UserError(message) from error
     yield

@@ -1,4 +1,4 @@
-"""What submitit runs for a trial, here or on a cluster."""
+"""The callable that submitit runs for a trial."""
 
 import os
 import signal
@@ -11,22 +11,22 @@ import submitit
 
 from scripts.sweep.trials import Trial
 
-_SECONDS_TO_STOP = 30.0  # a command needs less: experiments.runtime.interrupts
+_SECONDS_TO_STOP = 30.0  # more than a command needs; see experiments.runtime.interrupts
 
 
 class Job:
-  """What submitit runs for a trial: its command, as a process of its own.
+  """Runs the command of a trial in its own process.
 
-  Not the experiment's own function: the command prepares the environment before JAX starts.
+  A command rather than a function, as it prepares the environment before JAX starts.
 
   Args:
     trial: the trial.
-    environment: changes of the environment; None removes a variable.
-    ignored: signals that the command does not see.
-    patience: seconds to wait for the end of the job after the command was stopped by SIGTERM. Only
-      Slurm knows whether it preempts the job, which it queues again if it has to end it, or whether
-      the user cancels it. A job that ends by itself has failed in either case; one that queued
-      itself again could not be cancelled.
+    environment: variables to set, or to remove if None.
+    ignored: signals that the command ignores.
+    patience: seconds to wait for Slurm to end the job after SIGTERM has stopped the command. Only
+      Slurm knows whether the job is preempted, and then requeues it, or cancelled by the user. If
+      the job ended by itself, it would count as failed; if it requeued itself, it could not be
+      cancelled.
   """
 
   def __init__(
@@ -44,7 +44,7 @@ class Job:
     self.process: subprocess.Popen | None = None
 
   def __call__(self) -> None:
-    """Waits for the end of the command."""
+    """Runs the command and waits for it."""
     environment = {**os.environ, **self.environment}
     environment = {key: value for key, value in environment.items() if value is not None}
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in self.ignored}
@@ -65,7 +65,7 @@ class Job:
       raise RuntimeError(f'exit code {code}')
 
   def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-    """Called by submitit before the job is queued again: the same command goes on."""
+    """Called by submitit before it requeues the job, which will resume."""
     if self.process:
       self.process.terminate()  # it writes a checkpoint
       deadline = time.monotonic() + _SECONDS_TO_STOP
@@ -77,7 +77,7 @@ class Job:
     return submitit.helpers.DelayedSubmission(again)
 
   def _is_running(self) -> bool:
-    # Not by Popen.poll: this runs in a signal handler, on top of Popen.wait, which holds its lock.
+    # Not Popen.poll: this runs in a signal handler during Popen.wait, which holds its lock.
     options = os.WEXITED | os.WNOWAIT | os.WNOHANG
     try:
       return os.waitid(os.P_PID, self.process.pid, options) is None

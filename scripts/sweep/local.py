@@ -1,4 +1,4 @@
-"""Trials as processes of this machine."""
+"""Runs trials as processes on this machine."""
 
 import contextlib
 import os
@@ -16,15 +16,15 @@ from scripts.sweep.trials import Trial
 
 
 class Local:
-  """Processes of this machine, `jobs` at a time.
+  """Runs trials as processes on this machine.
 
   Args:
     directory: of the sweep.
-    jobs: how many trials run at a time.
-    gpus: for each trial, of those that this process sees; with 0, each trial sees them all.
+    jobs: number of concurrent trials.
+    gpus: number of GPUs per trial, from those visible; if 0, each trial sees all of them.
 
   Raises:
-    UserError: CUDA_VISIBLE_DEVICES names fewer GPUs than that.
+    UserError: CUDA_VISIBLE_DEVICES has fewer GPUs than needed.
   """
 
   poll_seconds = 0.5
@@ -45,12 +45,12 @@ class Local:
   def submit(self, trials: Sequence[Trial]) -> None:
     """As in `Executor`."""
     self._executor = submitit.LocalExecutor(self._folder)
-    # submitit's own limit of time is minutes; a trial has none here.
+    # Overrides submitit's time limit of a few minutes.
     self._executor.update_parameters(timeout_min=10 * 365 * 24 * 60)
     self._waiting = list(trials)
 
   def state(self, trial: Trial) -> str:
-    """As in `Executor`; also starts the next trials."""
+    """As in `Executor`; also starts waiting trials."""
     for name, (job, slot) in list(self._running.items()):
       if job.done():
         del self._running[name]
@@ -62,14 +62,14 @@ class Local:
     return 'waiting' if trial in self._waiting else 'ended'
 
   def interrupt(self) -> None:
-    """Stops the running trials: they are asked to, and after half a minute they are killed."""
-    # Not by job.cancel(): its SIGINT is ignored in what runs in the background, and submitit then
-    # kills its own processes but not the command below them. A job's number is its process.
+    """Terminates the running trials, and kills them after half a minute."""
+    # Not job.cancel(): background processes ignore its SIGINT, and submitit then kills its own
+    # processes but not the commands below them. A job's ID is its process ID.
     controllers = []
     for job, _ in self._running.values():
       with contextlib.suppress(psutil.NoSuchProcess):
         controllers.append(psutil.Process(int(job.job_id)))
-    _each(_tree(controllers, is_command=False), psutil.Process.suspend)  # they start nothing more
+    _each(_tree(controllers, is_command=False), psutil.Process.suspend)  # start nothing more
     processes, commands = _tree(controllers), _tree(controllers, is_command=True)
     _each(commands, psutil.Process.terminate)
     deadline = time.monotonic() + 30
@@ -84,15 +84,15 @@ class Local:
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     if self._gpus:
       visible = ','.join(self._devices[slot * self._gpus : (slot + 1) * self._gpus])
-    # submitit hides all GPUs from local jobs, so None, which removes its setting, says more.
+    # submitit hides all GPUs from local jobs; None removes that setting.
     job = Job(trial, {'CUDA_VISIBLE_DEVICES': visible})
-    with _stderr_to(self._folder / 'stderr.log'):  # or submitit's processes write to the terminal
+    with _stderr_to(self._folder / 'stderr.log'):  # else submitit writes to the terminal
       self._running[trial.name] = (self._executor.submit(job), slot)
 
 
 @contextlib.contextmanager
 def _stderr_to(path: Path) -> Iterator[None]:
-  """Redirects stderr, of processes that are started as well, to the end of a file."""
+  """Appends stderr, also of processes started inside, to a file."""
   sys.stderr.flush()
   saved = os.dup(2)
   try:
@@ -107,7 +107,7 @@ def _stderr_to(path: Path) -> Iterator[None]:
 def _tree(
   controllers: Sequence[psutil.Process], is_command: bool | None = None
 ) -> list[psutil.Process]:
-  """The processes of submitit and below; only commands of trials, or only what is none."""
+  """submitit's processes and those below; optionally only trials' commands, or all but those."""
   found = list(controllers)
   for process in controllers:
     with contextlib.suppress(psutil.Error):
@@ -122,7 +122,7 @@ def _each(processes: Sequence[psutil.Process], act: Callable[[psutil.Process], N
 
 
 def _is_alive(process: psutil.Process) -> bool:
-  """Also false for one that has ended and that its parent, suspended, has not asked about."""
+  """False also for a zombie, which its suspended parent can't reap."""
   with contextlib.suppress(psutil.Error):
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
   return False

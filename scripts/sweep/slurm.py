@@ -1,4 +1,4 @@
-"""Trials as jobs of a Slurm cluster."""
+"""Runs trials as jobs on a Slurm cluster."""
 
 import argparse
 import json
@@ -17,16 +17,16 @@ from experiments.runtime.workdir import write_json
 from scripts.sweep.job import Job
 from scripts.sweep.trials import Trial, is_finished
 
-_PATIENCE = 600.0  # seconds; from SIGTERM to SIGKILL pass a partition's GraceTime and KillWait
+_PATIENCE = 600.0  # seconds; more than GraceTime + KillWait, between SIGTERM and SIGKILL
 
 
 class Slurm:
-  """Jobs of a Slurm cluster, in arrays; known by their numbers in `submitit/jobs.json`.
+  """Runs trials in job arrays on a Slurm cluster, and keeps the job IDs in `submitit/jobs.json`.
 
-  States come from `squeue`, as many clusters keep no accounts for `sacct`.
+  States come from `squeue`, as many clusters lack the accounting for `sacct`.
 
   Args:
-    directory: of the sweep, which every node sees.
+    directory: of the sweep, on a file system shared by all nodes.
     args: of the command line.
   """
 
@@ -38,18 +38,18 @@ class Slurm:
         raise UserError(f'there is no Slurm on this machine (no {program}); use --executor local.')
     self._folder = directory / 'submitit'
     self._args = args
-    self._jobs: dict[str, str] = {}  # name of trial → number of job
-    self._adopted: set[str] = set()  # names of trials whose jobs an earlier sweep submitted
-    self._queue: dict[str, str] = {}  # number of job → its state
-    self._absent: dict[str, int] = {}  # number of job → how often in a row it was not in the queue
+    self._jobs: dict[str, str] = {}  # trial name → job ID
+    self._adopted: set[str] = set()  # names of trials submitted by an earlier sweep
+    self._queue: dict[str, str] = {}  # job ID → state
+    self._absent: dict[str, int] = {}  # job ID → consecutive times missing in the queue
     self._asked = -math.inf
 
   def submit(self, trials: Sequence[Trial]) -> None:
-    """Queues the trials that are not in the queue already."""
+    """Queues the trials that aren't queued already."""
     record = self._folder / 'jobs.json'
     old = json.loads(record.read_text()) if record.exists() else {}
     if message := self._ask():
-      raise UserError(f'Slurm does not answer: {message}')
+      raise UserError(f'Slurm does not respond: {message}')
     self._jobs = {name: number for name, number in old.items() if number in self._queue}
     self._adopted = set(self._jobs)
     self._submit([trial for trial in trials if trial.name not in self._jobs])
@@ -61,18 +61,18 @@ class Slurm:
     number = self._jobs[trial.name]
     if number in self._queue:
       return 'waiting' if self._queue[number] == 'PENDING' else 'running'
-    # Twice in a row: a job may be queued anew, and files of another machine come late.
+    # Twice in a row, as jobs may be requeued, and files from other machines arrive late.
     if self._absent.get(number, 0) < 2:
       return 'waiting'
     if trial.name in self._adopted and not is_finished(trial):
-      self._submit([trial])  # it was ending, perhaps cancelled, when it was adopted
+      self._submit([trial])  # its job was ending, perhaps cancelled, when adopted
       return 'waiting'
     return 'ended'
 
   def interrupt(self) -> None:
-    """Leaves the jobs in the queue and says so."""
+    """Leaves the jobs in the queue and prints how to proceed."""
     if arrays := ' '.join(dict.fromkeys(n.split('_')[0] for n in self._jobs.values())):
-      print(f'the jobs stay in the queue; --resume watches them again, scancel {arrays} ends them.')
+      print(f'jobs stay in the queue: --resume watches them again, scancel {arrays} ends them.')
 
   def _submit(self, trials: Sequence[Trial]) -> None:
     args = self._args
@@ -89,12 +89,12 @@ class Slurm:
       **({'gpus_per_node': args.gpus} if args.gpus else {}),
       **({'mem': f'{round(1024 * args.memory)}MB'} if args.memory else {}),
     )
-    # Slurm sends its warnings of a preemption or timeout to every process of a job. SIGUSR2 is for
-    # submitit, which tells the command by `Job.checkpoint`; SIGTERM the command takes itself.
+    # Slurm announces a preemption or timeout to every process of a job. SIGUSR2 is for submitit,
+    # which stops the command in `Job.checkpoint`; SIGTERM is handled by the command.
     ignored = (signal.SIGUSR2,)
     for start in range(0, len(trials), args.array_size):
       part = trials[start : start + args.array_size]
-      # Jobs that are submitted are recorded: an interruption waits until they are.
+      # Blocks interruptions until the submitted jobs are recorded.
       mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
       try:
         with executor.batch():
@@ -104,14 +104,14 @@ class Slurm:
         self._jobs |= {trial.name: job.job_id for trial, job in zip(part, jobs, strict=True)}
         write_json(self._folder / 'jobs.json', self._jobs)
       except submitit.core.utils.FailedJobError as error:
-        raise UserError(f'Slurm does not take the jobs: {error}') from error
+        raise UserError(f'Slurm rejected the jobs: {error}') from error
       finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     self._adopted -= {trial.name for trial in trials}
     self._asked = -math.inf
 
   def _ask(self) -> str:
-    """Asks for the states of all jobs; returns what is wrong if Slurm does not answer."""
+    """Updates the states of all jobs; returns a message if Slurm does not respond."""
     self._asked = time.monotonic()
     result = subprocess.run(
       ['squeue', '--me', '--noheader', '--array', '--format=%i %T'], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""The trials of a sweep: what they are, which are meant, how far they have come."""
+"""The trials of a sweep: loading, filtering and progress."""
 
 import collections
 import dataclasses
@@ -27,11 +27,11 @@ class Trial:
   """One run of a sweep.
 
   Attributes:
-    name: unique in the sweep, and the name of its directory.
-    config: the whole configuration.
+    name: unique in the sweep; also the name of its directory.
+    config: the config with overrides.
     workdir: directory of the run.
-    log: file that its output is appended to.
-    command: what runs it, or goes on with it.
+    log: file to which output is appended.
+    command: starts or resumes the run.
   """
 
   name: str
@@ -43,10 +43,10 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """How far a trial has come.
+  """Progress of a trial.
 
   Attributes:
-    fraction: of its epochs, 0 to 1.
+    fraction: of its epochs, from 0 to 1.
     metrics: of the latest evaluation.
   """
 
@@ -55,18 +55,18 @@ class Progress:
 
 
 def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, list[Trial]]:
-  """Reads 'configs/cifar.py:SWEEP'.
+  """Loads a sweep.
 
   Args:
-    sweep: a config file and the name of one of its SWEEPS.
+    sweep: a config file and one of its SWEEPS, such as 'configs/cifar.py:table1'.
     runs: directory of all runs.
-    data_dir: handed to every trial.
+    data_dir: passed to every trial.
 
   Returns:
-    The directory of the sweep, and its trials in the order in which they are listed.
+    The directory of the sweep, and its trials as listed.
 
   Raises:
-    UserError: there is no such sweep, or a trial in it is not one that can be run.
+    UserError: the sweep does not exist, or one of its trials is invalid.
   """
   path, _, name = sweep.partition(':')
   module = _import(path)
@@ -95,10 +95,10 @@ def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, lis
 
 
 def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
-  """The trials that match every filter 'KEY=VALUE[,VALUE]'.
+  """Selects the trials that match every filter 'KEY=VALUE[,VALUE]'.
 
   Raises:
-    UserError: a filter names no key of the config, or no trial is left.
+    UserError: a filter is invalid, or no trial matches.
   """
   left = list(trials)
   for text in filters:
@@ -121,9 +121,9 @@ def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
 
 
 def values_of(trial: Trial) -> dict[str, Any]:
-  """What a filter can name: the keys of the config, such as 'optimizer.learning_rate'.
+  """The values that filters can use, by config key, such as 'optimizer.learning_rate'.
 
-  'variant' is the whole of it; a key that is in one section only goes without the section's name.
+  A key may omit its section if no other section has it; 'variant' is the name of the variant.
   """
   config = json.loads(trial.config.to_json())
   flat = settings.flatten(config)
@@ -134,21 +134,21 @@ def values_of(trial: Trial) -> dict[str, Any]:
 
 
 def check(trial: Trial) -> None:
-  """Checks that the directory of a trial is free or holds this trial.
+  """Checks that the directory of a trial is free or contains this trial.
 
   Raises:
-    UserError: it holds something else.
+    UserError: it contains something else.
   """
   workdir_lib.check_workdir(trial.workdir, trial.config)
 
 
 def is_finished(trial: Trial) -> bool:
-  """Whether the trial came to its end; never true for one that was interrupted."""
+  """Whether the trial has finished; False if it was interrupted."""
   return workdir_lib.is_finished(trial.workdir, trial.config)
 
 
 def progress(trial: Trial) -> Progress:
-  """What the metrics of a trial say so far; nothing for one that has not begun."""
+  """Reads the progress of a trial from its metrics."""
   fraction, metrics = 0.0, {}
   try:
     with (trial.workdir / 'metrics.jsonl').open(errors='replace') as file:
@@ -160,7 +160,7 @@ def progress(trial: Trial) -> Progress:
         }
         metrics = shown or metrics
   except (OSError, ValueError, KeyError, TypeError):
-    pass  # not begun, or a line is being written: what was read so far is right
+    pass  # not started, or a line is incomplete; what was read so far is valid
   return Progress(min(fraction, 1.0), metrics)
 
 
@@ -170,7 +170,7 @@ def last_lines(log: Path, count: int = 10) -> str:
     with log.open(errors='replace') as file:
       lines = deque(file, maxlen=count)
   except OSError:
-    lines = ['(there is no log)']
+    lines = ['(no log)']
   return ''.join(f'  {line.rstrip()}\n' for line in lines).rstrip('\n')
 
 
@@ -192,7 +192,7 @@ def _config(
   module: ModuleType, spec: str, overrides: dict[str, Any], where: str
 ) -> config_dict.FrozenConfigDict:
   if 'seed' not in overrides:
-    raise UserError(f'{where}: it must name its seed.')
+    raise UserError(f'{where}: it must set a seed.')
   try:
     config = module.get_config(spec)
     for key, value in overrides.items():
@@ -202,8 +202,8 @@ def _config(
         raise ValueError(f'the config has no key {key!r}')
       section[name] = value
     if 'experiment' not in config:
-      raise ValueError('the config names no experiment')
-  except Exception as error:  # whatever the code of the config file raises
+      raise ValueError('the config has no experiment')
+  except Exception as error:  # anything that the config file raises
     raise UserError(f'{where}: {error}') from error
   return config_dict.FrozenConfigDict(config)
 
@@ -226,5 +226,5 @@ def _trial(
 
 
 def _text(value: Any) -> str:
-  """As a flag takes it: 0.001, True, wn."""
+  """The value of a flag: 0.001, True, wn."""
   return str(value)

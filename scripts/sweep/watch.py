@@ -1,4 +1,4 @@
-"""Follows the trials of a sweep to their end."""
+"""Runs the trials of a sweep to their end."""
 
 import time
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from scripts.sweep.trials import Trial
 def watch(
   trials: Sequence[Trial], left: Sequence[Trial], executor: Executor, display: Display
 ) -> list[Trial]:
-  """Runs trials and shows all of them until each is finished or has failed.
+  """Runs trials until each has finished or failed.
 
   Args:
-    trials: all that are shown.
+    trials: all trials to show.
     left: those to run; the others are finished.
-    executor: what runs them.
-    display: what shows them.
+    executor: runs them.
+    display: shows them.
 
   Returns:
-    Those that failed.
+    The trials that failed.
   """
   states = {trial.name: 'finished' for trial in trials}
   try:

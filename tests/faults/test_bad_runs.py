@@ -256,7 +256,11 @@ def test_a_directory_that_cannot_be_made(workdir, message, refused):
   'lock, command, message',
   [
     ('run/lock', TRAIN, '/run; wait for it, or choose another'),
-    ('runs/cifar/tiny/lock', SWEEP, 'another process runs the sweep in runs/cifar/tiny; wait'),
+    (
+      'runs/cifar/tiny/lock',
+      SWEEP,
+      'another process is running the sweep in runs/cifar/tiny; wait',
+    ),
   ],
 )
 def test_a_lock_that_is_held(lock, command, message, work):

@@ -126,7 +126,7 @@ def test_an_interrupted_sweep_stops_its_trials_and_can_go_on(signal_, config_fil
   process.send_signal(signal_)
   _, error = process.communicate(timeout=60)
   assert process.returncode == 130
-  assert error == 'interrupted; the same command with --resume goes on.\n'
+  assert error == 'interrupted; rerun the same command with --resume to continue.\n'
   log = (workdir.parent / 'logs' / f'{workdir.name}.log').read_text().splitlines()
   assert re.fullmatch(r'stopped at step \d+ by SIGTERM; the same command goes on\.', log[-1])
   with (workdir / 'lock').open('w') as lock:  # nobody trains there any more
@@ -271,7 +271,7 @@ def test_the_sweeps_of_the_configs_can_be_run(module, name, tmp_path):
     ('fuor', "unknown sweep 'fuor'; choose one of .*Did you mean 'four'"),
     ('', "unknown sweep ''"),
     ('empty', 'has no trials'),
-    ('no_seed', 'no_seed, trial 1: it must name its seed'),
+    ('no_seed', 'no_seed, trial 1: it must set a seed'),
     ('typo', "typo, trial 1: the config has no key 'optimizer.learning_rat'"),
     ('no_section', "no_section, trial 1: the config has no key 'optimiser.learning_rate'"),
     ('type', 'type, trial 1: '),
