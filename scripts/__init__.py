@@ -1,1 +1,1 @@
-"""What people run around the experiments."""
+"""Quickstart, sweeps, reports and benchmarks."""

@@ -1,5 +1,5 @@
-# Sourced by scripts/quickstart and scripts/test: makes .venv with the tested versions and changes to
-# the root of the repository. Needs Python ≥ 3.11 and a package index; PYTHON names another Python.
+# Sourced by scripts/quickstart and scripts/test. Changes to the root of the repository and creates
+# .venv with the tested versions. Needs a package index and Python ≥ 3.11; set PYTHON to choose one.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,11 +11,11 @@ find_python() {
       return
     fi
   done
-  echo 'error: no Python 3.11 or later found; set PYTHON to the path of one.' >&2
+  echo 'error: no Python 3.11 or later found; set PYTHON to its path.' >&2
   return 1
 }
 
-# make_environment EXTRAS: installs the project into .venv, unless that has been done already.
+# make_environment EXTRAS: installs the project into .venv, unless it is already installed.
 make_environment() {
   local wanted python
   wanted=$(cat setup.cfg constraints.txt | cksum)

@@ -1,7 +1,7 @@
-"""The main job in minutes: weight normalisation against the plain parameterisation on digits.
+"""Compares weight normalisation with the plain parameterisation on digits, in minutes.
 
-Trains the CIFAR-10 network of the paper, narrow, on the 8×8 digits that come with scikit-learn, in
-three parameterisations and with the same seeds; prints the test errors and draws the curves.
+Trains a narrow version of the paper's CIFAR-10 network on scikit-learn's 8×8 digits, in three
+parameterisations with the same seeds. Prints the test errors and draws the learning curves.
 
   python -m scripts.quickstart [--seeds 3] [--out runs/quickstart]
 """
@@ -22,7 +22,7 @@ VARIANTS = ('plain', 'wn', 'wn_mean_bn')
 
 
 def main() -> None:
-  """Reads the command line."""
+  """Runs the command."""
   parser = ArgumentParser(__doc__, 'scripts/quickstart')
   parser.add_argument('--seeds', type=int, default=3, help='runs per parameterisation')
   parser.add_argument('--out', type=Path, default=Path('runs/quickstart'))
@@ -35,14 +35,14 @@ def main() -> None:
 
 
 def quickstart(out: Path, seeds: int, protocol: str) -> None:
-  """Trains, or takes what an earlier call trained, and writes the table and the picture.
+  """Trains the networks that aren't trained yet, prints the table and writes the report.
 
   Raises:
-    UserError: `seeds` is not positive, or `out` cannot be used.
+    UserError: `seeds` is not positive, or `out` can't be used.
   """
   if seeds < 1:
     raise UserError(f'--seeds {seeds}: give 1 or more.')
-  # These import JAX, for which the environment is ready now.
+  # These import JAX, so the environment must be ready.
   from experiments.cifar.train import train
   from experiments.runtime import workdir as workdir_lib
 
@@ -52,7 +52,7 @@ def quickstart(out: Path, seeds: int, protocol: str) -> None:
       config = cifar.get_config(f'{variant},{protocol}')
       config.seed = seed
       configs[out / variant / f'seed{seed}'] = config_dict.FrozenConfigDict(config)
-  for workdir, config in configs.items():  # all of them, before the first is trained
+  for workdir, config in configs.items():  # check all of them before training
     workdir_lib.check_workdir(workdir, config)
   for workdir, config in configs.items():
     train(config, workdir)
@@ -75,7 +75,7 @@ Next:
 
 
 def error_table(errors: pd.DataFrame) -> str:
-  """Test error against epoch, one column per parameterisation."""
+  """Test error by epoch, with one column per parameterisation."""
   epochs = errors['epoch'].max()
   shown = sorted({1, 2, 3, 4, 5, 7, 10, epochs} & set(errors['epoch']))
   cells = errors[errors['epoch'].isin(shown)].groupby(['epoch', 'variant'], sort=False)['value']

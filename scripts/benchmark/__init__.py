@@ -1,1 +1,1 @@
-"""Measures the training step and what surrounds it: `python -m scripts.benchmark`."""
+"""Measures training steps and whole runs: `python -m scripts.benchmark`."""

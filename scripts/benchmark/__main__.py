@@ -1,14 +1,14 @@
-"""Measures the training step and what surrounds it.
+"""Measures training steps and whole runs.
 
   python -m scripts.benchmark cifar     one step: our five parameterisations, flax.linen, PyTorch
   python -m scripts.benchmark scaling   one step against batch size, width and depth
   python -m scripts.benchmark epoch     a whole epoch over the sum of its steps
   python -m scripts.benchmark startup   command to first step, with a cold and a warm cache
-  python -m scripts.benchmark dqn       agent steps of deep Q-learning, against a plain loop
+  python -m scripts.benchmark dqn       agent steps of deep Q-learning, against a simple loop
 
-What is compared is measured in turns within one call, and reported as medians with the fastest and
-the slowest round. `pip install .[bench]` adds PyTorch; without it the other rows are measured.
-`--framework jax --dtype float32` measures only such rows of `cifar`.
+Rows are measured in turns, and reported as medians with the fastest and slowest round.
+`pip install .[bench]` adds PyTorch; without it, its rows are left out. `--framework jax --dtype
+float32` measures only those rows of `cifar`.
 """
 
 from pathlib import Path
@@ -22,15 +22,15 @@ FRAMEWORKS = ('jax', 'flax.linen', 'torch')
 
 
 def main() -> None:
-  """Reads the command line."""
+  """Runs the command."""
   parser = ArgumentParser(__doc__, 'python -m scripts.benchmark')
   parser.add_argument('benchmark', choices=BENCHMARKS)
-  parser.add_argument('--width', type=int, default=96, help='maps of the first block')
-  parser.add_argument('--batch', type=int, default=100, help='images in a minibatch')
-  parser.add_argument('--dtype', choices=DTYPES, help='of the hidden units (cifar: both)')
-  parser.add_argument('--framework', choices=FRAMEWORKS, help='only its rows (cifar: all)')
-  parser.add_argument('--rounds', type=int, default=7, help='times that each row is measured')
-  parser.add_argument('--json', type=Path, help='file for the results, with a picture beside it')
+  parser.add_argument('--width', type=int, default=96, help='feature maps of the first block')
+  parser.add_argument('--batch', type=int, default=100, help='minibatch size')
+  parser.add_argument('--dtype', choices=DTYPES, help='of the hidden units (cifar: default both)')
+  parser.add_argument('--framework', choices=FRAMEWORKS, help='measure only its rows of cifar')
+  parser.add_argument('--rounds', type=int, default=7, help='measurements per row')
+  parser.add_argument('--json', type=Path, help='file for the results; the picture goes beside it')
   parser.add_argument('--data_dir', help='folder of CIFAR-10 (epoch, startup)')
   with one_line_errors():
     args = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
         raise UserError(f'--{name} {getattr(args, name)}: give 1 or more.')
     if args.json and args.json.suffix != '.json':
       raise UserError(f'--json {args.json}: give a name that ends in .json.')
-    if args.json:  # now, as it is written when all is measured
+    if args.json:  # fail now rather than after measuring
       args.json.parent.mkdir(parents=True, exist_ok=True)
     environment.prepare(ynn_products=args.benchmark == 'dqn')
     if args.benchmark in ('cifar', 'scaling'):

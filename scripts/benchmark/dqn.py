@@ -1,8 +1,6 @@
-"""The benchmark `dqn`: agent steps a second, ours and those of a straightforward loop.
+"""The benchmark `dqn`: agent steps per second of our loop and of a simple one.
 
-  python -m scripts.benchmark.dqn KIND PARAMETERIZATION
-
-is the process of one row of it, see `worker.serve`.
+`python -m scripts.benchmark.dqn KIND PARAMETERIZATION` is the process of one row; see `worker`.
 """
 
 import argparse
@@ -17,7 +15,7 @@ from experiments.runtime.errors import UserError
 from scripts.benchmark import network, steps
 from scripts.benchmark.worker import Process, serve
 
-# What is timed, and how many agent steps, updates or actions that is.
+# Kind of row → its unit, and the number of units timed at once.
 UNITS = {
   'ours': ('agent steps', 48),
   'single environment': ('agent steps', 48),
@@ -29,10 +27,10 @@ LOOPS = [kind for kind, (unit, _) in UNITS.items() if unit == 'agent steps']
 
 
 def dqn(args: argparse.Namespace) -> None:
-  """Every row in a process of its own, in turns.
+  """Measures all rows in turns, each in its own process.
 
   Raises:
-    UserError: none of the rows works.
+    UserError: all rows failed.
   """
   processes, failures = [], []
   rows = list(itertools.product(PARAMETERIZATIONS, UNITS))
@@ -69,9 +67,9 @@ def dqn(args: argparse.Namespace) -> None:
 
 
 def table(results: list[steps.Results]) -> str:
-  """Markdown: rates, times, and how many times as fast ours is.
+  """Markdown table of rates, times and our speedup.
 
-  That is the median of the ratios within the rounds, with the smallest and the largest.
+  The speedup is the median of the ratios within each round, with the smallest and the largest.
   """
   header = ['network', 'what', 'a second', 'ms each', 'min–max', 'ours is faster by', 'GB']
   lines = ['| ' + ' | '.join(header) + ' |', '| --- ' * len(header) + '|']
@@ -98,7 +96,7 @@ def table(results: list[steps.Results]) -> str:
 
 def _start(param: str, kind: str) -> Process:
   env = dict(os.environ)
-  if kind.endswith('XLA as it comes'):  # without what `environment.prepare` sets for speed
+  if kind.endswith('XLA as it comes'):  # undo what `environment.prepare` sets
     flags = env.pop('XLA_FLAGS', '').split()
     env['XLA_FLAGS'] = ' '.join(flag for flag in flags if environment.CPU_FLAG not in flag)
     env.pop('GLIBC_TUNABLES', None)
@@ -106,7 +104,7 @@ def _start(param: str, kind: str) -> Process:
 
 
 def build(kind: str, param: str) -> network.Step:
-  """What a row times: `UNITS[kind]` at once, with all buffers full enough to learn."""
+  """Returns the function that a row times, which does `UNITS[kind]`; learning has started."""
   import jax
   from ml_collections import config_dict
 
@@ -145,7 +143,7 @@ def build(kind: str, param: str) -> network.Step:
 
 
 def main() -> None:
-  """The process of a row."""
+  """Runs the process of a row."""
   serve(lambda: build(*sys.argv[1:]))
 
 

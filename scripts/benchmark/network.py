@@ -1,7 +1,6 @@
-"""One training step of the CIFAR-10 network in JAX, `flax.linen` and PyTorch, on random images.
+"""A training step of the CIFAR-10 network in JAX, `flax.linen` and PyTorch, on random images.
 
-All do the same work: noise, forward, backward, Adam. `build` returns a function that takes one step
-and waits for it.
+All do the same work: noise, forward, backward, Adam.
 """
 
 import functools
@@ -16,15 +15,15 @@ Step = Callable[[], None]
 def build(
   framework: str, variant: str, dtype: str, mode: str, width: int, batch: int, depth: int
 ) -> Step:
-  """The step of one row of the table; imports only the framework that it needs."""
+  """Returns a function that takes one step and waits for it; imports only its framework."""
   make = {'jax': _jax_step, 'flax.linen': _linen_step, 'torch': _torch_step}[framework]
   return make(variant, dtype, mode, width, batch, depth)
 
 
 def gflop(width: int, batch: int, depth: int) -> float:
-  """Operations of a step in 1e9, a multiplication and an addition as two, by plain convolution.
+  """GFLOP of a step with plain convolutions; a multiply-add counts as two operations.
 
-  Forward, gradient of the kernels and, but for the first layer, of the inputs.
+  Includes the gradients of kernels and, except in the first layer, of inputs.
   """
   first, second = 32 * 32 * width, 16 * 16 * 2 * width  # outputs per image
   products = {
@@ -94,7 +93,7 @@ def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int, dep
 
   from experiments.cifar.model import leaky_relu, max_pool
 
-  del variant, mode  # 'wn', and the convolution that linen takes by itself
+  del variant, mode  # always 'wn', with linen's own convolution
 
   class Net(nn.Module):
     @nn.compact
@@ -138,7 +137,7 @@ def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int, dep
 
 
 def _torch_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
-  """The same network in PyTorch, channels last; `mode` is 'eager' or 'compile'."""
+  """The same network in PyTorch, in channels-last layout; `mode` is 'eager' or 'compile'."""
   import torch
   from torch import nn
 

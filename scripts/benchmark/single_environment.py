@@ -1,10 +1,9 @@
-"""The straightforward loop of deep Q-learning that ours is measured against.
+"""A simple loop of deep Q-learning, as the baseline for ours.
 
-One environment, which waits for the network and is waited for; the action of every step by a call
-of its own; whole observations in the replay memory; one update after every `update_period` steps,
-whose loss is read at once. Network, action and update are those of `experiments.dqn`. For the time
-alone: ε is constant, there is no data-dependent initialisation, and games that are cut off for
-their length are not told from others.
+It has one environment, chooses every action in a separate call, stores whole observations in the
+replay memory, and makes an update after every `update_period` steps, whose loss it reads at once.
+Network, action and update are those of `experiments.dqn`. Only for timing: ε is constant, there is
+no data-dependent initialisation, and the truncation of games is ignored.
 """
 
 import functools
@@ -18,14 +17,14 @@ from experiments.dqn.agent import Batch
 
 
 class SingleEnvironment:
-  """One game, played and learnt from in turns.
+  """An agent that acts and learns in turns in one game.
 
   Args:
-    config: of an experiment, for the game, the network and the update.
+    config: of the experiment.
 
   Attributes:
     steps: agent steps taken.
-    updates: those made.
+    updates: updates made.
   """
 
   def __init__(self, config: config_dict.FrozenConfigDict):
@@ -50,13 +49,13 @@ class SingleEnvironment:
     )
     self._rng = np.random.default_rng(config.seed)
     capacity = config.replay.capacity
-    self._observations = np.zeros((capacity, 2, 4, 84, 84), np.uint8)  # before and after the step
+    self._observations = np.zeros((capacity, 2, 4, 84, 84), np.uint8)  # s_tm1, s_t
     self._actions = np.zeros(capacity, np.int32)
     self._rewards = np.zeros(capacity, np.float32)
     self._discounts = np.zeros(capacity, np.float32)
 
   def step(self) -> None:
-    """One agent step and, after every `update_period` of them, one update."""
+    """Takes one agent step, and makes an update after every `update_period` steps."""
     config = self.config
     self._key, key = jax.random.split(self._key)
     epsilon = config.exploration.end
@@ -85,7 +84,7 @@ class SingleEnvironment:
     s_tm1, s_t = self._observations[places].swapaxes(0, 1)
     return Batch(
       frames=np.concatenate([s_tm1, s_t[:, -1:]], axis=1),
-      ages=np.full((size, 2), 3, np.uint8),  # what came before a game is black already
+      ages=np.full((size, 2), 3, np.uint8),  # frames before a game are already black
       a_tm1=self._actions[places],
       r_t=self._rewards[places],
       discount_t=self._discounts[places],

@@ -15,10 +15,10 @@ SIZES = {'batch': (25, 50, 100, 200), 'width': (16, 32, 64, 96), 'depth': (1, 2,
 
 
 def cifar(args: argparse.Namespace) -> None:
-  """One step of every parameterisation and framework.
+  """Measures a step of every parameterisation and framework.
 
   Raises:
-    UserError: none of the rows works.
+    UserError: all rows failed.
   """
   rows = [row for row in _rows(args.width, args.batch) if args.dtype in (None, row.dtype)]
   rows = [row for row in rows if args.framework in (None, row.framework)]
@@ -58,7 +58,7 @@ def _rows(width: int, batch: int) -> list[Row]:
 
 
 def scaling(args: argparse.Namespace) -> None:
-  """Our `wn` step against the batch size, the width and the depth, the other two fixed."""
+  """Measures our `wn` step against batch size, width and depth, one at a time."""
   dtype = args.dtype or 'float32'
   base = {'batch': args.batch, 'width': args.width, 'depth': 3}
   sizes = [base | {along: n} for along, values in SIZES.items() for n in values]
@@ -81,7 +81,7 @@ def scaling(args: argparse.Namespace) -> None:
 
 
 def _curves(results: list[steps.Results], base: dict[str, int]) -> Figure:
-  """Seconds against each size, the others as in `base`."""
+  """Seconds against each size, with the others as in `base`."""
   figure = Figure(figsize=(11, 3.5), layout='constrained')
   for axes, along in zip(figure.subplots(1, len(base)), base):
     fixed = {key: value for key, value in base.items() if key != along}

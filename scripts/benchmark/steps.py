@@ -1,4 +1,4 @@
-"""Times training steps in turns: all rows once, then all rows again, and so on."""
+"""Times training steps in rounds, each of which measures every row once."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
   """Times each row `rounds` times, interleaved.
 
   Returns:
-    One result for each row that works, and a message for each that does not.
+    A result for each row that works, and a message for each that fails.
   """
   workers, failures = [], []
   try:
@@ -61,7 +61,7 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
 
 
 def machine() -> Results:
-  """What the figures depend on, with the versions of the frameworks."""
+  """Describes the machine, the code and the versions of the frameworks."""
   versions = {}
   for package in ('jax', 'jaxlib', 'flax', 'torch'):
     with contextlib.suppress(metadata.PackageNotFoundError):
@@ -84,7 +84,7 @@ def machine() -> Results:
 
 
 def matmul_gflops() -> float:
-  """The best of ten float32 products of 2048×2048 matrices in JAX, in 1e9 operations a second."""
+  """GFLOP/s of the fastest of ten float32 products of 2048×2048 matrices in JAX."""
   program = """
 import time, jax, jax.numpy as jnp
 a = jax.random.normal(jax.random.key(0), (2048, 2048))
@@ -103,10 +103,10 @@ print(2e-9 * 2048**3 / min(seconds() for _ in range(10)))
 
 
 def table(results: Sequence[Results], peak: float) -> str:
-  """Markdown: medians, spread, ratios, rates and memory.
+  """Markdown table of medians, spread, ratios, rates and memory.
 
-  A ratio is the median of the ratios within the rounds, so that a machine which is slower for some
-  rounds moves it less than the times.
+  A ratio is the median of the ratios within each round, which a temporarily slow machine affects
+  less than the times.
   """
   ours = _rounds(results, 'jax', 'plain')
   torch = _rounds(results, 'torch', 'plain')
@@ -130,7 +130,7 @@ def table(results: Sequence[Results], peak: float) -> str:
 
 
 def _rounds(results: Sequence[Results], framework: str, variant: str) -> list[float] | None:
-  """Seconds of the float32 row in the framework's first mode; None if it is not there."""
+  """Seconds of the framework's first float32 row with this variant; None if there is none."""
   wanted = framework, variant, 'float32'
   for result in results:
     if (result['framework'], result['variant'], result['dtype']) == wanted:
@@ -139,12 +139,12 @@ def _rounds(results: Sequence[Results], framework: str, variant: str) -> list[fl
 
 
 def _ratio(rounds: Sequence[float], base: Sequence[float] | None) -> str:
-  """Median of the ratios of two rows, round by round."""
+  """Median over the rounds of the ratio of two rows."""
   return f'{statistics.median(x / y for x, y in zip(rounds, base)):.2f}' if base else '–'
 
 
 def picture(results: Sequence[Results], title: str) -> Figure:
-  """A bar for each row, with its fastest and slowest round."""
+  """Draws a bar for each row, with its fastest and slowest round."""
   figure = Figure(figsize=(8, 0.5 + 0.3 * len(results)), layout='constrained')
   axes = figure.subplots()
   colors = {'jax': 'C0', 'flax.linen': 'C2', 'torch': 'C1'}
@@ -163,7 +163,7 @@ def picture(results: Sequence[Results], title: str) -> Figure:
 
 
 def write(path: Path, content: Results, figure: Figure | None = None) -> None:
-  """Writes JSON to `path` and the picture beside it."""
+  """Writes JSON to `path`, and the picture beside it."""
   path.write_text(json.dumps(content, indent=1) + '\n')
   if figure is not None:
     figure.savefig(path.with_suffix('.png'), dpi=150)

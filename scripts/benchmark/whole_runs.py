@@ -17,10 +17,10 @@ from scripts.benchmark import steps
 
 
 def epoch(args: argparse.Namespace) -> None:
-  """An epoch of a run over its steps alone, in turns: after each epoch the same steps once more.
+  """Measures the time of an epoch over the time of its steps, which are repeated after each epoch.
 
-  An epoch holds the data order, the steps, logging, one pass over the test set and a checkpoint.
-  The first one also compiles and is left out.
+  An epoch includes shuffling, steps, logging, evaluation and a checkpoint. The first one is left
+  out, as it compiles.
   """
   from ml_collections import config_dict
 
@@ -52,12 +52,12 @@ def epoch(args: argparse.Namespace) -> None:
 
 
 class _Stopwatch:
-  """Times each epoch, and its steps once more without the loop.
+  """Times each epoch, and repeats its steps without the loop.
 
-  Its methods stand in for those of the experiment and of its session, which they call.
+  Its methods replace those of the experiment and its session, and call them.
 
   Attributes:
-    rounds: for each epoch the seconds of all of it, of its evaluation, and of its steps alone.
+    rounds: for each epoch the seconds of the epoch, of its evaluation, and of its steps alone.
   """
 
   def __init__(
@@ -68,11 +68,11 @@ class _Stopwatch:
   ):
     self.rounds: list[dict[str, float]] = []
     self._originals = compile_steps, before_evaluation, epoch_done
-    self._calls: list[Sequence[Any]] = []  # arguments of the steps of the epoch
+    self._calls: list[Sequence[Any]] = []  # arguments of the epoch's steps
     self._epoch_start = self._evaluation_start = time.perf_counter()
 
   def compile_steps(self, *args: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """As `train.compile_steps`; remembers with what the training step is called."""
+    """As `train.compile_steps`, but records the arguments of the training step."""
     self._step, test_step = self._originals[0](*args)
 
     def step(state: Any, *args: Any) -> Any:
@@ -82,7 +82,7 @@ class _Stopwatch:
     return step, test_step
 
   def before_evaluation(self) -> Callable[..., None]:
-    """Stands in for the method of a session."""
+    """The replacement of `Session.before_evaluation`."""
 
     def stand_in(run: Any, state: Any) -> None:
       self._evaluation_start = time.perf_counter()
@@ -91,7 +91,7 @@ class _Stopwatch:
     return stand_in
 
   def epoch_done(self) -> Callable[..., None]:
-    """Stands in for the method of a session; takes the steps alone."""
+    """The replacement of `Session.epoch_done`, which repeats the steps."""
 
     def stand_in(run: Any, state: Any, results: Any) -> None:
       pause = time.perf_counter()
@@ -112,7 +112,7 @@ class _Stopwatch:
 def _seconds_of_steps(
   state: Any, train_step: Callable[..., Any], calls: Sequence[Sequence[Any]]
 ) -> float:
-  """Of one step after another with nothing between them, on a copy of the state."""
+  """Seconds of consecutive steps, on a copy of the state."""
   import jax
   import jax.numpy as jnp
 
@@ -125,9 +125,9 @@ def _seconds_of_steps(
 
 
 def startup(args: argparse.Namespace) -> None:
-  """Seconds from the command to the first finished step of `wn` at the paper's size.
+  """Measures the time from the command to the first finished step of `wn`.
 
-  Each round starts with an empty compilation cache, and then starts again with what that left.
+  Each round runs the command with an empty compilation cache, then again with the filled one.
   """
   rounds = []
   for _ in range(args.rounds):
@@ -144,10 +144,10 @@ def startup(args: argparse.Namespace) -> None:
 
 
 def _first_step(args: argparse.Namespace, folder: Path, name: str) -> float:
-  """Starts a run, waits until it has logged a step, and stops it.
+  """Starts a run, waits until it has logged a step, and kills it. Returns the seconds.
 
   Raises:
-    UserError: the run ended before its first step.
+    UserError: the run failed before its first step.
   """
   workdir = folder / name
   command = [sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn']

@@ -1,10 +1,10 @@
-"""A process that holds one training step ready and takes it on request.
+"""A process that takes training steps on request.
 
   python -m scripts.benchmark.worker FRAMEWORK VARIANT DTYPE MODE WIDTH BATCH DEPTH
 
-Writes the seconds to its first step when it is ready, then the seconds of one step for each line
-that it reads, and last the peak memory of the process. Each row of a table has its own process, so
-that frameworks share neither thread pools nor memory, and the parent can take them in turns.
+Once ready, it prints the seconds until its first step had finished, then the seconds of a step for
+each line of input, and finally its peak memory. Each row of a table has its own process, so that
+frameworks share neither thread pools nor memory and can be measured in turns.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ _WARM_UP_STEPS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What is measured.
+  """The step to measure.
 
   Attributes:
     framework: 'jax' (ours), 'flax.linen' or 'torch'.
     variant: parameterisation.
     dtype: 'float32' or 'bfloat16'.
     mode: 'winograd' or 'direct' convolution for jax, 'eager' or 'compile' for torch.
-    width: maps of the first block.
-    batch: images in a minibatch.
+    width: feature maps of the first block.
+    batch: minibatch size.
     depth: convolutions in each of the first two blocks.
   """
 
@@ -45,21 +45,21 @@ class Row:
 
   @property
   def name(self) -> str:
-    """For tables."""
+    """Name for messages."""
     return f'{self.framework} {self.variant} {self.dtype} {self.mode}'
 
 
 class Process:
-  """A Python module that was started with arguments, and takes a step on request.
+  """A process that takes steps on request.
 
   Args:
     name: for messages.
-    module: of which `main` calls `serve`.
+    module: Python module to run, which calls `serve`.
     arguments: of its command line.
-    env: its environment variables; None: those of this process.
+    env: environment variables; None for those of this process.
 
   Raises:
-    UserError: the process failed; the message is its last line.
+    UserError: the process failed; with the last line of its stderr.
   """
 
   def __init__(
@@ -77,20 +77,20 @@ class Process:
     self.first_step_seconds = self._read()
 
   def step(self) -> float:
-    """Takes one step; returns its seconds."""
+    """Takes a step and returns its seconds."""
     self._process.stdin.write('\n')
     self._process.stdin.flush()
     return self._read()
 
   def close(self) -> float:
-    """Ends the process; returns its peak memory in GB."""
+    """Ends the process and returns its peak memory in GB."""
     self._process.stdin.close()
     peak = self._read()
     self._process.wait()
     return peak
 
   def kill(self) -> None:
-    """Ends the process at once, if it still runs."""
+    """Kills the process if it still runs."""
     self._process.kill()
     self._process.wait()
     for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
@@ -106,11 +106,7 @@ class Process:
 
 
 class Worker(Process):
-  """The process of one row.
-
-  Raises:
-    UserError: the process failed; the message is its last line.
-  """
+  """The process of a row."""
 
   def __init__(self, row: Row):
     self.row = row
@@ -119,11 +115,7 @@ class Worker(Process):
 
 
 def serve(build: Callable[[], network.Step]) -> None:
-  """What a `Process` runs.
-
-  Args:
-    build: returns the function that takes a step.
-  """
+  """Serves a `Process`; `build` returns the function that takes a step."""
 
   def answer(value: float) -> None:
     print(json.dumps(value), flush=True)
@@ -136,8 +128,8 @@ def serve(build: Callable[[], network.Step]) -> None:
     step()
   answer(first)
   for _ in sys.stdin:
-    # The memory that this process gave back went cold while the others had their turns; a virtual
-    # machine gets it anew from its host. In training the steps follow each other.
+    # An untimed step first, as in training steps are consecutive: while other processes run, a
+    # virtual machine may return the memory that this one has freed to the host.
     step()
     start = time.perf_counter()
     step()
@@ -146,7 +138,7 @@ def serve(build: Callable[[], network.Step]) -> None:
 
 
 def main() -> None:
-  """The process of a row."""
+  """Runs the process of a row."""
   names, sizes = sys.argv[1:5], map(int, sys.argv[5:])
   serve(lambda: network.build(*names, *sizes))
 
