@@ -17,15 +17,7 @@ from experiments.dqn.agent import Batch
 
 
 class SingleEnvironment:
-  """An agent that acts and learns in turns in one game.
-
-  Args:
-    config: of the experiment.
-
-  Attributes:
-    steps: agent steps taken.
-    updates: updates made.
-  """
+  """An agent that acts and learns in turns in one game."""
 
   def __init__(self, config: config_dict.FrozenConfigDict):
     self.config = config

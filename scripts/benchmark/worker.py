@@ -27,11 +27,8 @@ class Row:
 
   Attributes:
     framework: 'jax' (ours), 'flax.linen' or 'torch'.
-    variant: parameterisation.
-    dtype: 'float32' or 'bfloat16'.
     mode: 'winograd' or 'direct' convolution for jax, 'eager' or 'compile' for torch.
     width: feature maps of the first block.
-    batch: minibatch size.
     depth: convolutions in each of the first two blocks.
   """
 
@@ -52,11 +49,7 @@ class Row:
 class Process:
   """A process that takes steps on request.
 
-  Args:
-    name: for messages.
-    module: Python module to run, which calls `serve`.
-    arguments: of its command line.
-    env: environment variables; None for those of this process.
+  Runs the Python module `module`, which calls `serve`; `name` is for messages.
 
   Raises:
     UserError: the process failed; with the last line of its stderr.

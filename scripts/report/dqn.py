@@ -108,10 +108,7 @@ def _figure6(
 ) -> pd.DataFrame:
   """A row for each game and parameterisation.
 
-  Args:
-    comparison: of the runs.
-    again: number of episodes of the re-evaluation, and variant → scores.
-    episodes: from `_training_episodes`.
+  `again` holds the number of episodes of the re-evaluation, and variant → scores.
   """
   late = _mean_returns(episodes[episodes['is_late']], ['variant', 'seed'])
   highest, last = _highest(comparison.chosen), evaluations.last_epoch(comparison.chosen)

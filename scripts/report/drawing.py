@@ -34,9 +34,6 @@ class Panel:
   Attributes:
     rows: from `evaluations`.
     x: column for the horizontal axis.
-    title: above the panel.
-    xlabel: label of the horizontal axis.
-    ylabel: label of the vertical axis.
     paper: from `paper_points`; shown up to the end of `rows`, but at least its first point. Without
       `rows`, all of it is shown.
     level: name and value of a horizontal line.

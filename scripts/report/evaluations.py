@@ -24,9 +24,7 @@ class Measure:
 
   Attributes:
     metric: name in the runs' metrics.
-    label: axis label.
     scale: factor, such as 100 for per cent or −1 for log p from −log p.
-    lower_is_better: whether the smallest value is the best.
   """
 
   metric: str
@@ -40,7 +38,6 @@ class Comparison:
   """Runs and their results.
 
   Attributes:
-    measure: the metric that they are compared by.
     rows: evaluations of all finished runs.
     values: a row for each finished run, with the value to compare.
     diverged: a row for each diverged run, without a value.
@@ -80,13 +77,7 @@ def compare(
   *,
   value_of: Callable[[pd.DataFrame], pd.DataFrame] = last_epoch,
 ) -> Comparison:
-  """Compares runs, of which at least one is finished.
-
-  Args:
-    usable: the runs.
-    measure: the metric to compare.
-    value_of: takes `evaluations` and returns one row per run.
-  """
+  """Compares runs, at least one of them finished, by the row of each that `value_of` selects."""
   rows = evaluations(usable.finished, measure, usable.step_seconds)
   values = value_of(rows)
   diverged = pd.DataFrame([_of(run) for run in usable.diverged], columns=list(_COLUMNS))
@@ -157,14 +148,9 @@ def afterwards(
 ) -> tuple[int, dict[str, list[float]]] | None:
   """Reads later measurements of finished runs from their `NAME-N.json` files.
 
-  Args:
-    runs: finished runs.
-    name: the NAME of the files.
-    value: (content of a file, its run) → number.
-
   Returns:
-    The N that most runs have (the largest if there are several), and variant → values of its runs;
-    None if there are no files.
+    The N that most runs have (the largest if tied), and variant → values, each `value(content of a
+    file, its run)`; None if there are no files.
 
   Raises:
     UserError: a file is damaged.

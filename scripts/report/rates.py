@@ -16,13 +16,7 @@ from scripts.report.tables import by_rate
 
 
 def picture(comparison: Comparison, what: str, difference: str) -> Picture:
-  """The value against the learning rate.
-
-  Args:
-    comparison: of runs with more than one learning rate.
-    what: name of the value, for the caption.
-    difference: sentence for the caption on how the runs differ from the paper's.
-  """
+  """The value, called `what`, against the learning rate; `difference` ends the caption."""
   text = f'{what} against learning rate: mean over seeds, with a bar of one standard error'
   text += '; crosses are runs that diverged.' if len(comparison.diverged) else '.'
   return Picture('learning_rates', draw(comparison), caption(text, difference))

@@ -38,7 +38,6 @@ class Content:
 
   Attributes:
     heading: names the paper's figures and the data, such as 'Figure 3: VAE on mnist'.
-    comparison: of the runs.
     value: what is compared, for the captions about learning rates.
     pictures: the first one is the result; its caption says what was run.
     tables: the first one goes with the first picture.
@@ -62,7 +61,6 @@ class Section:
   Attributes:
     name: of its directory, such as 'cifar-scaled'.
     title: names the paper's figures, the data and the protocol.
-    runs: finished and diverged ones.
     pictures: the first one is the result.
     tables: the first one goes with the first picture.
     data: the numbers behind them, by the stem of their CSV file.

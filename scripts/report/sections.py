@@ -46,8 +46,8 @@ def make(
   """Makes the sections of a report.
 
   Args:
-    runs: finished or not, of any experiments.
-    steps: step times of CIFAR-10, from `python -m scripts.benchmark cifar --json`.
+    runs: of any experiments, finished or not.
+    steps: file of `python -m scripts.benchmark cifar --json`, for CIFAR-10.
     note: sentence for the main captions.
 
   Returns:
@@ -89,11 +89,7 @@ def make(
 def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
   """Adds what all sections have to the content of the experiment.
 
-  Args:
-    usable: runs, at least one of them finished.
-    name: of the section.
-    changes: end of the title: how the runs differ from those of an earlier section.
-    note: sentence for the main caption.
+  `changes` ends the title: how the runs differ from those of an earlier section.
   """
   runs, config = usable.finished, usable.finished[0].config
   content = _ROOMS[config['experiment']].content(usable)

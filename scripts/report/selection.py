@@ -25,7 +25,7 @@ class Usable:
 
   Attributes:
     finished: ordered as in `configs.variants`.
-    diverged: stopped by a non-finite number; ordered alike.
+    diverged: stopped by a non-finite number.
     problems: a message for each other run.
     step_seconds: variant → seconds of a training step; None to use the runs' own time.
   """

@@ -16,12 +16,9 @@ from scripts.sweep.trials import Trial
 
 
 class Local:
-  """Runs trials as processes on this machine.
+  """Runs trials as processes.
 
-  Args:
-    directory: of the sweep.
-    jobs: number of concurrent trials.
-    gpus: number of GPUs per trial, from those visible; if 0, each trial sees all of them.
+  Runs `jobs` trials at a time. Each gets `gpus` of the visible GPUs; if 0, it sees all of them.
 
   Raises:
     UserError: CUDA_VISIBLE_DEVICES has fewer GPUs than needed.

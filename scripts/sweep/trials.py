@@ -28,8 +28,6 @@ class Trial:
 
   Attributes:
     name: unique in the sweep; also the name of its directory.
-    config: the config with overrides.
-    workdir: directory of the run.
     log: file to which output is appended.
     command: starts or resumes the run.
   """
@@ -43,12 +41,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """Progress of a trial.
-
-  Attributes:
-    fraction: of its epochs, from 0 to 1.
-    metrics: of the latest evaluation.
-  """
+  """Fraction of a trial's epochs, from 0 to 1, and metrics of its latest evaluation."""
 
   fraction: float
   metrics: dict[str, float]

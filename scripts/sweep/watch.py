@@ -12,17 +12,7 @@ from scripts.sweep.trials import Trial
 def watch(
   trials: Sequence[Trial], left: Sequence[Trial], executor: Executor, display: Display
 ) -> list[Trial]:
-  """Runs trials until each has finished or failed.
-
-  Args:
-    trials: all trials to show.
-    left: those to run; the others are finished.
-    executor: runs them.
-    display: shows them.
-
-  Returns:
-    The trials that failed.
-  """
+  """Runs the unfinished trials in `left`, and returns those that failed; shows all `trials`."""
   states = {trial.name: 'finished' for trial in trials}
   try:
     executor.submit(left)
