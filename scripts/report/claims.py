@@ -1,0 +1,255 @@
+"""Writes the table of the paper's claims, and what became of them here, into README.md.
+
+  python -m scripts.report.claims [--results results] [--readme README.md]
+
+Every number of ours is computed from the rows under `results/`. A claim is *reproduced* when the
+paper's own protocol ran to its end and agrees; *consistent so far* when a part of it, or a smaller
+one, agrees; *not seen* when it shows no difference; *contradicted* when it shows the opposite; and
+*not run* when nothing is recorded.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from experiments.runtime.errors import ArgumentParser, one_line_errors
+from experiments.runtime.metrics import Row, read_rows
+from scripts.report import output
+
+Runs = Mapping[str, Sequence[Sequence[Row]]]  # variant → the rows of each seed
+NOT_RUN = 'not run'
+CONSISTENT, NOT_SEEN, CONTRADICTED = 'consistent so far', 'not seen', 'contradicted'
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """What is recorded about a claim: a text with numbers, and one of the verdicts."""
+
+  ours: str
+  verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """A claim of the paper.
+
+  Attributes:
+    source: section and figure.
+    text: the claim.
+    paper: its values in the paper.
+    find: the folder of results → `Finding`.
+    command: reproduces it.
+  """
+
+  source: str
+  text: str
+  paper: str
+  find: Callable[[Path], Finding]
+  command: str
+
+
+def read_runs(folder: Path) -> Runs:
+  """The recorded runs `folder/VARIANT/seedK`."""
+  runs: dict[str, list[list[Row]]] = {}
+  for path in sorted(folder.glob('*/seed*/metrics.jsonl')):
+    runs.setdefault(path.parts[-3], []).append(read_rows(path))
+  return runs
+
+
+def at_epoch(rows: Sequence[Row], metric: str, epoch: float) -> float | None:
+  """The value of a metric in the row of an epoch."""
+  values = [row[metric] for row in rows if metric in row and row['epoch'] == epoch]
+  return values[-1] if values else None
+
+
+def last_epoch(runs: Runs, metric: str) -> int:
+  """The last epoch that all runs have evaluated; 0 if there are none."""
+  last = [
+    max((row['epoch'] for row in rows if metric in row), default=0)
+    for seeds in runs.values()
+    for rows in seeds
+  ]
+  return int(min(last, default=0))
+
+
+def over_seeds(values: Sequence[float], decimals: int) -> str:
+  """'7.1, 7.3', or with three or more seeds the mean and its 95 % interval."""
+  if len(values) < 3:
+    return ', '.join(f'{value:.{decimals}f}' for value in values)
+  half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+  return f'{np.mean(values):.{decimals}f} ± {half:.{decimals}f}'
+
+
+def compare(
+  runs: Runs,
+  metric: str,
+  *,
+  difference: float,
+  unit: str,
+  what: str,
+  scale: float = 1.0,
+  decimals: int = 1,
+  better: Callable[[float, float], bool] = lambda wn, plain: wn < plain,
+) -> Finding:
+  """`wn` against `plain` after the last epoch that both have.
+
+  Args:
+    runs: with the variants that end in 'wn' and 'plain'.
+    metric: its evaluation.
+    difference: what counts as one, in `unit`, between the means over seeds.
+    unit: of the values.
+    what: how far it ran, with `{epoch}`.
+    scale: from the metric to the unit.
+    decimals: of the values.
+    better: whether a value of `wn` beats one of `plain`.
+  """
+  epoch = last_epoch(runs, metric)
+  if not epoch or len(runs) < 2:
+    return Finding('', NOT_RUN)
+  values = {
+    variant.split('-')[-1]: [scale * at_epoch(rows, metric, epoch) for rows in seeds]
+    for variant, seeds in runs.items()
+  }
+  wn, plain = (float(np.mean(values[name])) for name in ('wn', 'plain'))
+  text = ', '.join(f'`{name}` {over_seeds(values[name], decimals)}' for name in ('wn', 'plain'))
+  seeds = max(map(len, runs.values()))
+  text += f' {unit} ({what.format(epoch=epoch)}, {seeds} seed{"s" if seeds > 1 else ""})'
+  if abs(wn - plain) < difference:
+    return Finding(text, NOT_SEEN)
+  return Finding(text, CONSISTENT if better(wn, plain) else CONTRADICTED)
+
+
+def _cifar_errors(results: Path) -> Finding:
+  """Figure 2 takes whole runs of the paper's protocol."""
+  runs = read_runs(results / 'cifar-paper')
+  if not (epoch := last_epoch(runs, 'test/error')):
+    return Finding('', NOT_RUN)
+  values = [
+    f'`{name}` {over_seeds([100 * at_epoch(r, "test/error", epoch) for r in seeds], 2)}'
+    for name, seeds in runs.items()
+  ]
+  verdict = 'reproduced' if epoch == 200 else CONSISTENT
+  return Finding(f'{", ".join(values)} % after {epoch} epochs', verdict)
+
+
+def _cifar_training(results: Path) -> Finding:
+  return compare(
+    read_runs(results / 'cifar-scaled'),
+    'test/error',
+    difference=1.0,
+    unit='% test error',
+    what='{epoch} epochs at a third of the width; at the rates 0.003 and 0.0003, as in Figure 1, which '
+    'so few epochs measure more than the parameterization',
+    scale=100,
+  )
+
+
+def _vae(results: Path) -> Finding:
+  runs = read_runs(results / 'vae-mnist')
+  return compare(
+    {name: seeds for name, seeds in runs.items() if 'iaf' in name},
+    'test/nll_bound',
+    difference=0.3,
+    unit='nats',
+    what='{epoch} epochs, a shorter parameter average',
+    scale=-1,
+    decimals=2,
+    better=lambda wn, plain: wn > plain,
+  )
+
+
+def _draw(results: Path) -> Finding:
+  return compare(
+    read_runs(results / 'draw-prefix'),
+    'test/nll_bound',
+    difference=2.0,
+    unit='nats',
+    what='{epoch} epochs of its protocol',
+    scale=-1,
+    better=lambda wn, plain: wn > plain,
+  )
+
+
+def _dqn(results: Path) -> Finding:
+  return compare(
+    read_runs(results / 'dqn-space-invaders'),
+    'eval/score',
+    difference=50.0,
+    unit='points',
+    what='{epoch} epochs of the scaled protocol',
+    decimals=0,
+    better=lambda wn, plain: wn > plain,
+  )
+
+
+CLAIMS = (
+  Claim(
+    '§5.1, Figure 2',
+    'CIFAR-10: `wn` ends near batch normalization, and best with mean-only batch normalization',
+    '`wn_mean_bn` 7.31, `bn` 8.05, `plain` 8.43, `wn` 8.46, `mean_bn` 8.52 %',
+    _cifar_errors,
+    'python -m scripts.sweep configs/cifar.py:table1',
+  ),
+  Claim(
+    '§5.1, Figure 1',
+    'CIFAR-10: `wn` learns faster than `plain`, each at its rate',
+    'training error 3.3 against 4.8 % after 50 epochs',
+    _cifar_training,
+    'python -m scripts.sweep configs/cifar.py:scaled',
+  ),
+  Claim(
+    '§5.2, Figure 3',
+    'MNIST VAE: `wn` ends ahead of `plain`',
+    '−85.3 against −85.85 nats after 300 epochs; no difference before 80',
+    _vae,
+    'python -m scripts.sweep configs/vae.py:figure3',
+  ),
+  Claim(
+    '§5.3, Figure 4',
+    'DRAW: `wn` learns several times sooner',
+    '−94 nats at epoch 20, where `plain` is not yet at −120',
+    _draw,
+    'python -m scripts.sweep configs/draw.py:figure4_prefix',
+  ),
+  Claim(
+    '§5.4, Figures 5 and 6',
+    'DQN on Space Invaders: `wn` ends higher',
+    '2,179 against 1,779 points; no difference in the first 10 million frames',
+    _dqn,
+    'python -m scripts.sweep configs/dqn.py:figure6',
+  ),
+)
+
+
+def table(results: Path) -> str:
+  """The claims as a Markdown table."""
+  lines = ['| claim | paper | ours | verdict | command |', '| --- | --- | --- | --- | --- |']
+  for claim in CLAIMS:
+    finding = claim.find(results)
+    cells = (
+      f'{claim.text} ({claim.source})',
+      claim.paper,
+      finding.ours or '–',
+      f'*{finding.verdict}*',
+      f'`{claim.command}`',
+    )
+    lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Reads the command line."""
+  parser = ArgumentParser(__doc__, 'python -m scripts.report.claims')
+  parser.add_argument('--results', type=Path, default=Path('results'))
+  parser.add_argument('--readme', type=Path, default=Path('README.md'))
+  with one_line_errors():
+    args = parser.parse_args(argv)
+    output.check_markers(args.readme, 'claims')
+    output.replace_block(args.readme, 'claims', table(args.results))
+
+
+if __name__ == '__main__':
+  main()

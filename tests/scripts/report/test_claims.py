@@ -1,0 +1,48 @@
+"""The table of claims: its numbers are those of the rows, its verdicts follow the rules."""
+
+import json
+import re
+
+import pytest
+
+from scripts.report import claims
+from tests.test_readme import README, ROOT
+
+
+def test_the_table_in_the_readme_is_that_of_the_results():
+  block = re.search(r'<!-- claims -->\n\n(.*?)\n\n<!-- /claims -->', README, re.DOTALL)[1]
+  assert block == claims.table(ROOT / 'results')
+
+
+def write(folder, variant, seed, values, metric='test/nll_bound'):
+  path = folder / variant / f'seed{seed}'
+  path.mkdir(parents=True)
+  rows = [
+    {'step': epoch, 'epoch': float(epoch), 'seconds': 1.0, metric: value}
+    for epoch, value in enumerate(values, start=1)
+  ]
+  path.joinpath('metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+@pytest.mark.parametrize(
+  'wn, plain, verdict',
+  [(100.0, 150.0, 'consistent so far'), (150, 149.5, 'not seen'), (160, 150, 'contradicted')],
+)
+def test_verdicts(wn, plain, verdict, tmp_path):
+  """In the last epoch that both have."""
+  write(tmp_path / 'draw-prefix', 'wn', 0, [200, wn, 1])
+  write(tmp_path / 'draw-prefix', 'plain', 0, [200, plain])
+  (claim,) = (claim for claim in claims.CLAIMS if 'DRAW' in claim.text)
+  finding = claim.find(tmp_path)
+  assert finding.verdict == verdict
+  assert f'`wn` −{wn:.1f}'.replace('−', '-') in finding.ours and '2 epochs' in finding.ours
+
+
+def test_nothing_recorded(tmp_path):
+  assert all(claim.find(tmp_path).verdict == 'not run' for claim in claims.CLAIMS)
+  assert '| – | *not run* |' in claims.table(tmp_path)
+
+
+def test_an_interval_from_three_seeds_on():
+  assert claims.over_seeds([1.0, 2.0], 1) == '1.0, 2.0'
+  assert claims.over_seeds([1.0, 2.0, 3.0], 1) == '2.0 ± 2.5'  # 4.303 / √3
