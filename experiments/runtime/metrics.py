@@ -10,12 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import tqdm
 
 from experiments.runtime.errors import UserError, check_not_replaced, writing
-from experiments.runtime.nonfinite import check_finite
 from experiments.runtime.tensorboard import ScalarWriter
 
 Row = dict[str, Any]
@@ -107,12 +104,6 @@ class NoLog(MetricsLog):
     """Does nothing."""
 
 
-def open_log(workdir: Path, resume_step: int, *, evaluated: bool) -> MetricsLog:
-  """The log of this process; only process 0 writes."""
-  log_type = NoLog if jax.process_index() else MetricsLog
-  return log_type(workdir, resume_step, evaluated=evaluated)
-
-
 def read_rows(path: Path) -> list[Row]:
   """The rows of a `metrics.jsonl`; a last line that was cut off is left out.
 
@@ -139,42 +130,6 @@ def read_rows(path: Path) -> list[Row]:
 def _is_row(value: Any) -> bool:
   types = {'step': int, 'epoch': int | float, 'seconds': int | float}
   return isinstance(value, dict) and all(isinstance(value.get(k), types[k]) for k in types)
-
-
-class Window:
-  """Metrics of the steps since the last row.
-
-  Args:
-    fetched: those of a run that is resumed between two rows.
-  """
-
-  def __init__(self, fetched: list[Mapping[str, float]]):
-    self._fetched = fetched
-    self._in_flight: tuple[int, Mapping[str, jax.Array]] | None = None
-
-  def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Takes the metrics of a step in progress, and waits for those of the step before."""
-    self._fetch()
-    self._in_flight = step, metrics
-
-  def means(self) -> dict[str, float]:
-    """Means over the steps, for a row; the next window begins."""
-    fetched = self.notes()
-    self._fetched = []
-    return {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-
-  def notes(self) -> list[Mapping[str, float]]:
-    """What `Window` needs to resume from here."""
-    self._fetch()
-    return self._fetched
-
-  def _fetch(self) -> None:
-    if self._in_flight:
-      step, metrics = self._in_flight
-      values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-      check_finite(step, values)
-      self._fetched.append(values)
-      self._in_flight = None
 
 
 class Progress:

@@ -27,6 +27,7 @@ from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import Interrupted
 from experiments.runtime.multiprocess import Agreement
 from experiments.runtime.nonfinite import check_finite
+from experiments.runtime.window import Window
 
 Batch = TypeVar('Batch')
 State = Any  # a pytree with a `step` and `params`; one type throughout a run
@@ -126,11 +127,12 @@ class Session:
     is_evaluated = not self.notes.get('evaluate')
     self._last_row: int = self.notes.get('last_row', self.step)
     self._last_metrics: Mapping[str, float] = {}
-    self._window = metrics_lib.Window(self.notes.get('window', []))
+    self._window = Window(self.notes.get('window', []))
     if jax.config.jax_debug_nans:  # JAX 0.10 forgets it at the end of a `debug_nans(False)`
       self.resources.enter_context(jax.debug_nans(True))
     self._pending = self.resources.enter_context(interrupts.deferred())
-    log = metrics_lib.open_log(self._workdir, self._last_row, evaluated=is_evaluated)
+    log_type = metrics_lib.NoLog if jax.process_index() else metrics_lib.MetricsLog
+    log = log_type(self._workdir, self._last_row, evaluated=is_evaluated)
     self._log = self.resources.enter_context(contextlib.closing(log))
     progress = metrics_lib.Progress(self._workdir, self._total, self.step, self._config.epochs)
     self._progress = self.resources.enter_context(contextlib.closing(progress))

@@ -141,8 +141,8 @@ def _cifar_training(results: Path) -> Finding:
     'test/error',
     difference=1.0,
     unit='% test error',
-    what='{epoch} epochs at a third of the width; at the rates 0.003 and 0.0003, as in Figure 1, which '
-    'so few epochs measure more than the parameterization',
+    what='{epoch} epochs at a third of the width, at the rates of Figure 1, 0.003 and 0.0003, '
+    'which so few epochs measure more than the parameterization',
     scale=100,
   )
 
