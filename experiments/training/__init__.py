@@ -1,1 +1,1 @@
-"""What the experiments share: data, devices, state, checkpoints, metrics and the training loop."""
+"""What the experiments share and a reader of their results should know."""

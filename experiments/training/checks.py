@@ -9,8 +9,6 @@ from ml_collections import config_dict
 from experiments.runtime.errors import UserError
 from experiments.training.data import Dataset
 
-_AT_LEAST_ONE = ('epochs', 'run.log_every', 'run.checkpoint_every', 'run.keep_checkpoints')
-
 
 def require(config: config_dict.FrozenConfigDict, key: str) -> Any:
   """The value of a key such as 'model.width', which a user's own config file may lack."""
@@ -53,7 +51,8 @@ def check_common(config: config_dict.FrozenConfigDict, *, below: int = 2**32) ->
   """Checks the seed (0 ≤ seed < `below`), the number of epochs and `config.run`."""
   exponent = below.bit_length() - 1
   check(config, ('seed',), lambda x: 0 <= x < below, f'must be at least 0 and below 2**{exponent}')
-  check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
+  keys = ('epochs', 'run.log_every', 'run.checkpoint_every', 'run.keep_checkpoints')
+  check(config, keys, lambda value: value >= 1, 'must be 1 or more')
 
 
 def check_image_run(config: config_dict.FrozenConfigDict) -> None:

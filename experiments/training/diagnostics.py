@@ -16,8 +16,8 @@ def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> di
 
   Args:
     model: before the step.
-    gradients: of the loss with respect to the model's parameters.
-    updated: the parameters after the step.
+    gradients: of the loss.
+    updated: parameters after the step.
 
   Returns:
     'diagnostics/LAYER/QUANTITY' → scalar, with the quantities

@@ -21,9 +21,7 @@ def sum_over(
   batch_size: int,
   mesh: jax.sharding.Mesh,
 ) -> Any:
-  """Sums `eval_step(state, indices, weights, *arrays)` over a split.
-
-  The last batch is padded with examples of weight 0.
+  """Sums `eval_step(state, indices, weights, *arrays)`; pads the last batch with weight 0.
 
   Args:
     eval_step: for indices [B] and weights [B], 0 or 1, returns a pytree of sums over the batch.

@@ -40,22 +40,17 @@ class Layers:
   ):
     library = LIBRARIES[parameterization]
     self._is_normalized = library is wn
-    kernel_init = nnx.initializers.normal(init_std)
     common: dict[str, Any] = {
+      'kernel_init': nnx.initializers.normal(init_std),
       'dtype': None if dtype is None else jnp.dtype(dtype),
       'promote_dtype': promote_all_but_bias,
       'rngs': rngs,
     }
+    self._cell_arguments = {**common, 'recurrent_kernel_init': common['kernel_init']}
+    common |= {'log_scale': log_scale} if self._is_normalized else {}
     make: Callable[..., Any] = functools.partial
-    self._cell_arguments = {
-      'kernel_init': kernel_init,
-      'recurrent_kernel_init': kernel_init,
-      **common,
-    }
-    common |= {'kernel_init': kernel_init}
-    common |= {'log_scale': log_scale} if library is wn else {}
     self.linear = make(library.Linear, **common)
-    self.masked_linear = make(wn.Linear if library is wn else MaskedLinear, **common)
+    self.masked_linear = make(wn.Linear if self._is_normalized else MaskedLinear, **common)
     self.conv = make(library.Conv, **common)
     self.conv_transpose = make(library.ConvTranspose, **common)
 

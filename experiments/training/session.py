@@ -101,9 +101,9 @@ class Session:
     self._workdir, self._config = workdir, config
     self._steps_per_epoch, self._stride = steps_per_epoch, stride
     self._best, self._mode = best, mode
-    self._epoch = 0
+    self._total = config.epochs * steps_per_epoch
+    self._epoch, self._agreed = 0, Agreement()
     self._stop: int | None = None  # number of a signal
-    self._agreed = Agreement()
     self._unevaluated: State | None = None  # at the end of an epoch, until it is evaluated
 
   def restore(self, state: State) -> State:
@@ -153,10 +153,10 @@ class Session:
       self._progress.step(self._stride)
 
   def step_done(self, state: State, metrics: Mapping[str, jax.Array]) -> None:
-    """After each step: logs means and saves, when due. Fetches metrics during the next step.
+    """After each step: logs and saves when due. The metrics are fetched during the next step.
 
     Raises:
-      UserError: a metric or a parameter is not finite, or a file cannot be written.
+      UserError: a number is not finite, or a file cannot be written.
       Interrupted: a signal arrived; the state is saved.
     """
     with nonfinite.described(state.params):
@@ -239,10 +239,6 @@ class Session:
     return workdir_lib.write_summary(
       self._workdir, self._config, best_metric=self._best, best=self._mode, num_params=num_params
     )
-
-  @property
-  def _total(self) -> int:
-    return self._config.epochs * self._steps_per_epoch
 
   def _is_end_of_epoch(self) -> bool:
     return self.step % self._steps_per_epoch == 0
