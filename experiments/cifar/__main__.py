@@ -2,7 +2,7 @@
 
   python -m experiments.cifar --help
 
-shows what can be chosen, as configs/cifar.py has it.
+lists the options; configs/cifar.py defines them.
 """
 
 from experiments.runtime import command_line

@@ -1,5 +1,6 @@
-"""The network of §5.1 (ConvPool-CNN-C) in its parameterisations."""
+"""The network of §5.1, ConvPool-CNN-C, in each parameterisation."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,25 +15,25 @@ from experiments.training.layers import Layers, promote_all_but_bias
 
 
 class ConvNet(nnx.Module):
-  """Nine convolutions and a dense layer, every one in the same parameterisation.
+  """Nine convolutions and a dense layer, all in the same parameterisation.
 
     noise → 3 × [3×3, F] → pool → dropout → 3 × [3×3, 2F] → pool → dropout → [3×3, 2F, VALID]
     → 2 × [1×1, 2F] → average over positions → dense
 
   Args:
-    image_shape: (H, W, C), at least 12 pixels a side.
+    image_shape: (H, W, C), with H and W at least 12.
     num_classes: number of logits.
     parameterization: one of `configs.variants.CIFAR_PARAMETERIZATIONS`.
     width: F, 96 in the paper.
     block_depth: convolutions in each of the first two blocks, 3 in the paper.
-    noise_std: standard deviation of the Gaussian noise added to the input in training.
-    dropout_rate: probability to drop a number in training.
+    noise_std: standard deviation of the Gaussian noise added to training inputs.
+    dropout_rate: dropout probability.
     init_std: standard deviation of v, and of plain weights.
     bn_momentum: decay rate of running means and variances.
     bn_eps: added to the variance in batch normalisation.
-    dtype: of the hidden units. Parameters, norms, statistics and logits are float32 in any case.
-    conv_general_dilated: the convolution, `jax.lax.conv_general_dilated` or one that equals it.
-    rngs: random streams; `params` is used.
+    dtype: of the hidden units. Parameters, norms, statistics and logits are always float32.
+    conv_general_dilated: `jax.lax.conv_general_dilated` or an equivalent.
+    rngs: random streams; uses `params`.
 
   Raises:
     KeyError: unknown parameterisation.
@@ -58,20 +59,21 @@ class ConvNet(nnx.Module):
     dtype = jnp.dtype(dtype)
     self.parameterization = parameterization
 
-    def unit(kind: str, in_features: int, out_features: int, *args, **kwargs) -> Unit:
-      return Unit(
-        kind, in_features, out_features, *args, parameterization=parameterization,
-        init_std=init_std, bn_momentum=bn_momentum, bn_eps=bn_eps, rngs=rngs, **kwargs,
-      )  # fmt: skip
+    unit = functools.partial(
+      Unit,
+      parameterization=parameterization,
+      init_std=init_std,
+      bn_momentum=bn_momentum,
+      bn_eps=bn_eps,
+      rngs=rngs,
+    )
+    conv = functools.partial(unit, 'conv', dtype=dtype, conv_general_dilated=conv_general_dilated)
 
-    def conv(in_features: int, out_features: int, *args, **kwargs) -> Unit:
-      return unit(
-        'conv', in_features, out_features, *args, dtype=dtype,
-        conv_general_dilated=conv_general_dilated, **kwargs,
-      )  # fmt: skip
+    def block(in_features: int, features: int) -> nnx.List:
+      first = conv(in_features, features, (3, 3))
+      return nnx.List([first] + [conv(features, features, (3, 3)) for _ in range(block_depth - 1)])
 
     channels = image_shape[-1]
-    block = lambda i, o: nnx.List([conv(i if k == 0 else o, o, (3, 3)) for k in range(block_depth)])
     self.block1 = block(channels, width)
     self.block2 = block(width, 2 * width)
     self.block3 = nnx.List(
@@ -88,8 +90,8 @@ class ConvNet(nnx.Module):
 
     Args:
       x: preprocessed images.
-      train: add noise, drop, and normalise with the minibatch's statistics.
-      rngs: random streams `noise` and `dropout`, for training.
+      train: whether to add noise, apply dropout and normalise with minibatch statistics.
+      rngs: random streams `noise` and `dropout`; only for training.
     """
     if train:
       x += self.noise_std * jax.random.normal(rngs.noise(), x.shape, x.dtype)
@@ -103,14 +105,22 @@ class ConvNet(nnx.Module):
 
 
 class Unit(nnx.Module):
-  """A convolution or dense layer in one of the parameterisations."""
+  """A convolution or dense layer, with its normalisation if any."""
 
   def __init__(
-    self, kind: str, *args, parameterization: str, init_std: float, bn_momentum: float,
-    bn_eps: float, dtype: Dtype, rngs: nnx.Rngs, **kwargs,
-  ):  # fmt: skip
+    self,
+    kind: str,
+    *args,
+    parameterization: str,
+    init_std: float,
+    bn_momentum: float,
+    bn_eps: float,
+    dtype: Dtype,
+    rngs: nnx.Rngs,
+    **kwargs,
+  ):
     arguments = {'dtype': dtype, **kwargs}
-    # Those with a batch's mean in them add their bias after the mean is out.
+    # With a norm, the bias is added by the norm, after the mean is subtracted.
     arguments['use_bias'] = parameterization in ('plain', 'wn', 'plain_released')
     if parameterization == 'plain_released':
       make = {'linear': released.Linear, 'conv': released.Conv}[kind]
@@ -125,9 +135,13 @@ class Unit(nnx.Module):
     features = self.linear.out_features
     if parameterization == 'bn':
       self.norm = BatchNorm(
-        features, momentum=bn_momentum, epsilon=bn_eps, use_fast_variance=False, dtype=dtype,
+        features,
+        momentum=bn_momentum,
+        epsilon=bn_eps,
+        use_fast_variance=False,
+        dtype=dtype,
         rngs=rngs,
-      )  # fmt: skip
+      )
     elif parameterization in ('mean_bn', 'wn_mean_bn'):
       self.norm = wn.MeanOnlyBatchNorm(features, momentum=bn_momentum, dtype=dtype, rngs=rngs)
     else:
@@ -140,13 +154,13 @@ class Unit(nnx.Module):
 
 
 class BatchNorm(nnx.BatchNorm):
-  """`nnx.BatchNorm` whose running variance has the factor n/(n−1), as in the authors' code.
+  """`nnx.BatchNorm` with the factor n/(n−1) in the running variance, as in the authors' code.
 
-  n is there the number of images in the minibatch, also for convolutions.
+  n is the number of images in the minibatch, even for convolutions.
   """
 
   def __call__(self, x: jax.Array, use_running_average: bool | None = None, **kwargs) -> jax.Array:
-    """As `nnx.BatchNorm`."""
+    """Same as `nnx.BatchNorm`."""
     old_var = self.momentum * self.var[...]
     y = super().__call__(x, use_running_average, **kwargs)
     if not use_running_average:
@@ -161,9 +175,9 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """Largest of each 2×2 square of [B, H, W, C]; an odd last row or column is dropped.
+  """2×2 max pooling of [B, H, W, C]; an odd last row or column is dropped.
 
-  The maximum of four strided slices: `nnx.max_pool` is a `reduce_window`, which is slow on a CPU.
+  Takes the maximum of four strided slices: the `reduce_window` of `nnx.max_pool` is slow on a CPU.
   """
   height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
   corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]

@@ -1,4 +1,4 @@
-"""Adam as in the authors' code, with its two schedules."""
+"""Adam and its two schedules, as in the authors' code."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ import optax
 
 
 def learning_rate(epoch: jax.Array, *, base: float, epochs: int) -> jax.Array:
-  """`base` in the first half of training, then linear to 0 at `epochs`."""
+  """`base` for the first half of training, then linear decay to 0 at `epochs`."""
   return base * jnp.minimum(2 - 2 * epoch / epochs, 1)
 
 
 def first_moment_decay(
   epoch: jax.Array, *, first_half: float, second_half: float, epochs: int
 ) -> jax.Array:
-  """Adam's β1: one value for each half of training."""
+  """Adam's β1, with one value for each half of training."""
   return jnp.where(epoch < epochs / 2, first_half, second_half)
 
 
@@ -27,9 +27,9 @@ def adam(
   eps_root: float,
   steps_per_epoch: int,
 ) -> optax.GradientTransformation:
-  """step = lr m̂ / √(v̂ + eps_root); lr and β1 are functions of the epoch, counted from 0.
+  """step = lr m̂ / √(v̂ + eps_root), where lr and β1 are functions of the epoch, from 0.
 
-  m̂ = m / (1 − β1^t) takes the β1 of step t, also after β1 has changed, as in the authors' code.
+  As in the authors' code, m̂ = m / (1 − β1^t) uses the β1 of step t, even after β1 has changed.
   """
 
   @optax.inject_hyperparams

@@ -1,4 +1,4 @@
-"""Pictures of a finished run: learning curve, confusion matrix, filters of the first layer."""
+"""Pictures of a finished run: learning curve, confusion matrix, first-layer filters."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from experiments.runtime.metrics import read_rows
 def write(
   workdir: Path, confusion: np.ndarray, class_names: tuple[str, ...], model: ConvNet
 ) -> None:
-  """Writes `learning_curve.png`, `confusion_matrix.png` and `filters.png` into the run."""
+  """Writes `learning_curve.png`, `confusion_matrix.png` and `filters.png` to `workdir`."""
   for name, figure in (
     ('learning_curve', learning_curve(workdir)),
     ('confusion_matrix', confusion_matrix(confusion, class_names)),
@@ -23,7 +23,7 @@ def write(
 
 
 def learning_curve(workdir: Path) -> Figure:
-  """Error against epoch, on the test set and on the training minibatches."""
+  """Error against epoch, on the test set and on training minibatches."""
   rows = read_rows(workdir / 'metrics.jsonl')
   figure = Figure(figsize=(6, 4), layout='constrained')
   axes = figure.subplots()
@@ -37,11 +37,11 @@ def learning_curve(workdir: Path) -> Figure:
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-  """Counts of test images by true class (rows) and predicted class (columns)."""
+  """Counts of test images: true classes as rows, predicted classes as columns."""
   size = len(class_names)
   figure = Figure(figsize=(6, 5.5), layout='constrained')
   axes = figure.subplots()
-  # Colour by share of the true class, so that classes of different size compare.
+  # Colour by share of the true class, so that classes of different sizes compare.
   share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
   axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
   for i in range(size):
@@ -55,7 +55,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
 
 
 def filters(model: ConvNet) -> Figure:
-  """The finished weights w of the first layer, each filter scaled to its own range."""
+  """The weights w of the first layer, each filter scaled to its own range."""
   kernel = np.asarray(wn.fold(model).block1[0].linear.kernel[...])  # [3, 3, C, F]
   images = np.moveaxis(kernel, -1, 0)  # [F, 3, 3, C]
   if images.shape[-1] not in (1, 3):

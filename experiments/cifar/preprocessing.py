@@ -1,4 +1,4 @@
-"""From uint8 images to the network's inputs: scaling and ZCA whitening, as in the authors' code."""
+"""Scaling and ZCA whitening of images, as in the authors' code."""
 
 import dataclasses
 import hashlib
@@ -8,12 +8,12 @@ import numpy as np
 from experiments.runtime.cache import cached
 from experiments.training import data
 
-_CODE_VERSION = 1  # of `fit_whitening`; another one makes cached whitenings anew
+_CODE_VERSION = 1  # of `fit_whitening`; a new number invalidates cached whitenings
 
 
 @dataclasses.dataclass(frozen=True)
 class Whitening:
-  """ZCA: x ↦ (x − mean) matrix, for flattened images of D numbers.
+  """ZCA, x ↦ (x − mean) matrix, for flattened images [N, D].
 
   Attributes:
     mean: [D] float32.
@@ -30,11 +30,9 @@ def scale_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def fit_whitening(images: np.ndarray, eps: float) -> Whitening:
-  """Fits ZCA to scaled images [N, ...]; everything but the result is float64.
+  """Fits ZCA to scaled training images [N, ...], in float64.
 
-  Args:
-    images: training images.
-    eps: added to the eigenvalues of the covariance.
+  `eps` is added to the eigenvalues of the covariance.
   """
   x = images.reshape(len(images), -1)
   mean = x.mean(axis=0, dtype=np.float64)
@@ -49,7 +47,7 @@ def fit_whitening(images: np.ndarray, eps: float) -> Whitening:
 
 
 def apply_whitening(images: np.ndarray, whitening: Whitening) -> np.ndarray:
-  """Whitens scaled images [N, ...], float32."""
+  """Whitens scaled images [N, ...] float32."""
   x = images.reshape(len(images), -1)
   return ((x - whitening.mean) @ whitening.matrix).reshape(images.shape)
 
@@ -57,9 +55,9 @@ def apply_whitening(images: np.ndarray, whitening: Whitening) -> np.ndarray:
 def prepare(
   dataset: data.Dataset, *, whiten: bool, zca_eps: float, upscale: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The network's inputs, float32 [N, H, W, C], for training and test images.
+  """Training and test inputs of the network, [N, H, W, C] float32.
 
-  The fit takes about half a minute for CIFAR-10 and is kept in the cache.
+  The whitening is cached; fitting it to CIFAR-10 takes about half a minute.
   """
   train, test = scale_pixels(dataset.train.images), scale_pixels(dataset.test.images)
   if whiten:
@@ -72,5 +70,8 @@ def prepare(
     )
     whitening = Whitening(**arrays)
     train, test = apply_whitening(train, whitening), apply_whitening(test, whitening)
-  enlarge = lambda images: images.repeat(upscale, axis=1).repeat(upscale, axis=2)
-  return enlarge(train), enlarge(test)
+  return _enlarge(train, upscale), _enlarge(test, upscale)
+
+
+def _enlarge(images: np.ndarray, scale: int) -> np.ndarray:
+  return images.repeat(scale, axis=1).repeat(scale, axis=2)

@@ -1,7 +1,7 @@
 """The normal parameterisation of the authors' code: w = s W, with s fixed after initialisation.
 
-The paper's baseline trains w itself (§3). With a fixed s beside it, a step of Adam in W is a step s
-times as large in w, another for every unit.
+The paper's baseline trains w itself (§3). With a fixed s, an Adam step in W changes w by s times as
+much, and s differs from unit to unit.
 """
 
 import jax
@@ -12,7 +12,7 @@ import wn
 
 
 class FixedScale(nnx.Variable):
-  """s of a layer, one number a unit: part of the model's state, and not trained."""
+  """s of a layer, [units]; part of the model's state, not trained."""
 
 
 class Linear(nnx.Linear):
@@ -35,16 +35,16 @@ class Conv(nnx.Conv):
     self.fixed_scale = FixedScale(jnp.ones(self.out_features))
 
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Maps inputs [*batch, *spatial, in_features]."""
+    """Convolves inputs [*batch, *spatial, in_features]."""
     return nnx.Conv.__call__(_scaled(self), inputs)
 
 
 def fix_scales(model: nnx.Module, initialized: nnx.Module) -> None:
-  """Gives each layer of `model` the scale s, and the bias, that initialisation found.
+  """Sets the scales s and the biases of `model` to those found by initialisation.
 
   Args:
-    model: as it was constructed.
-    initialized: a copy whose kernels data-dependent initialisation has scaled to s W.
+    model: a new model, with kernels W.
+    initialized: a copy of it after data-dependent initialisation, with kernels s W.
   """
   for (_, layer), (_, scaled) in zip(
     nnx.iter_modules(model), nnx.iter_modules(initialized), strict=True

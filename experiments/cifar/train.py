@@ -1,4 +1,4 @@
-"""Trains the network of §5.1: data-dependent initialisation, the training step, evaluation."""
+"""Trains and evaluates the network of §5.1."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from experiments.training.state import TrainState
 
 
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
-  """Trains a network in `workdir`, or resumes; writes metrics, checkpoints and pictures there.
+  """Trains a network, or resumes; writes metrics, checkpoints and pictures to `workdir`.
 
   Raises:
     UserError: the config, the data or the directory cannot be used.
@@ -45,7 +45,7 @@ def run_experiment(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """The experiment, from the data to the pictures."""
+  """Runs the experiment, from the data to the pictures."""
   size = config.data.train_examples or len(dataset.train)
   steps_per_epoch = size // config.batch_size
   with session.open(
@@ -62,7 +62,7 @@ def run_experiment(
     convolution = devices.convolution(mesh, use_winograd=config.run.cpu_winograd)
     num_classes = len(dataset.class_names)
     model = create_model(config, train_x.shape[1:], num_classes, params_key, convolution)
-    # Batch normalization needs no such initialization, and has none in the authors' code.
+    # As in the authors' code, batch normalization has no data-dependent initialization.
     if config.variant.parameterization != 'bn':
       indices = data.epoch_batches(data_key, 0, size, config.init.examples)[0]
       initialize(model, jnp.asarray(train_images[indices]), init_key, config.init.scale)
@@ -102,7 +102,7 @@ def compile_steps(
   steps_per_epoch: int,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """`train_step` and `eval_step` of a run, compiled. The first reuses the memory of its state."""
+  """Compiles `train_step`, which donates its state, and `eval_step`."""
   step = functools.partial(
     train_step,
     graphdef=graphdef,
@@ -139,13 +139,13 @@ def create_model(
 def restore_model(
   config: config_dict.ConfigDict, workdir: Path, image_shape: tuple[int, ...], num_classes: int
 ) -> model_lib.ConvNet:
-  """The network of a run as it is evaluated, from its latest checkpoint.
+  """The network for evaluation, from the latest checkpoint of a run.
 
   Args:
     config: of the run.
-    workdir: its directory.
-    image_shape: (H, W, C) of its preprocessed images.
-    num_classes: of its data set.
+    workdir: of the run.
+    image_shape: (H, W, C) of preprocessed images.
+    num_classes: number of logits.
 
   Raises:
     UserError: there is no checkpoint, or it is damaged.
@@ -159,11 +159,10 @@ def restore_model(
 def initialize(
   model: model_lib.ConvNet, images: jax.Array, key: jax.Array, init_scale: float
 ) -> None:
-  """Data-dependent initialisation, with noise and dropout active as in the authors' code.
+  """Data-dependent initialisation, with noise and dropout as in the authors' code.
 
-  It sets parameters, and the fixed scales of the authors' normal parameterisation; running means
-  stay as they were. It runs outside `jax.jit`: a program that can warn, by a call back to Python,
-  is not kept in the compilation cache.
+  Sets parameters and the fixed scales of `plain_released`, but no running means. Runs outside
+  `jax.jit`: JAX does not cache a compiled program that calls back to Python, here to warn.
   """
   initialized = nnx.clone(model)
   wn.data_dependent_init(initialized, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))
@@ -207,14 +206,14 @@ def train_step(
   """One step on the training images `indices` [B]; pure.
 
   Returns:
-    The new state, and the minibatch's cross-entropy (nats) and error rate; with
-    `with_diagnostics` also those of `diagnostics.per_layer`.
+    The new state, and metrics of the minibatch: cross-entropy in nats, error rate and, if
+    `with_diagnostics`, those of `diagnostics.per_layer`.
   """
   x, y = images[indices], labels[indices]
   step_key = jax.random.fold_in(key, state.step)
 
   def loss_fn(params: nnx.State):
-    # A copy, as a variable made outside the derivative must not be written in it.
+    # Copy: variables created outside the differentiated function cannot be updated inside it.
     model = nnx.merge(graphdef, params, state.model_state, copy=True)
     logits = model(x, train=True, rngs=nnx.Rngs(step_key))
     loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
@@ -242,8 +241,8 @@ def eval_step(
   """Sums over the test images `indices` [B] with weights [B] 0 or 1.
 
   Returns:
-    `loss`, summed cross-entropy, and `confusion` [classes, classes]: counts by true class (rows)
-    and predicted class (columns).
+    `loss`, the summed cross-entropy, and `confusion` [classes, classes]: counts with true classes
+    as rows and predicted classes as columns.
   """
   model = state.eval_model(graphdef)
   y = labels[indices]
@@ -259,7 +258,7 @@ def eval_step(
 
 
 def test_metrics(sums: dict[str, Any]) -> dict[str, float]:
-  """Mean cross-entropy (nats) and error rate from the sums over the test set."""
+  """Mean cross-entropy in nats and error rate, from sums over the test set."""
   confusion = sums['confusion'].astype(np.float64)
   total = confusion.sum()
   return {

@@ -16,18 +16,25 @@ from experiments.training.layers import DTYPES
 
 _AT_LEAST_ONE = ('model.width', 'model.block_depth', 'init.examples', 'data.upscale')
 _POSITIVE = (
-  'optimizer.learning_rate', 'optimizer.eps_root', 'data.zca_eps', 'init.scale', 'model.init_std',
+  'optimizer.learning_rate',
+  'optimizer.eps_root',
+  'data.zca_eps',
+  'init.scale',
+  'model.init_std',
   'model.bn_eps',
-)  # fmt: skip
+)
 _BELOW_ONE = (
-  'model.dropout_rate', 'model.bn_momentum', 'optimizer.b1', 'optimizer.b1_second_half',
+  'model.dropout_rate',
+  'model.bn_momentum',
+  'optimizer.b1',
+  'optimizer.b1_second_half',
   'optimizer.b2',
-)  # fmt: skip
+)
 _NOT_NEGATIVE = ('model.noise_std', 'ema_epochs')
 
 
 def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = None) -> None:
-  """Checks the values by themselves and, with a data set, against its size.
+  """Checks the values, and with a data set also against its size.
 
   Raises:
     UserError: a value is out of range; the message names the key.
@@ -51,5 +58,5 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   if side < 12:
     raise UserError(
       f'config.data.upscale={config.data.upscale}: images of {dataset.name} are then {side} pixels '
-      'wide; the network needs 12 or more.'
+      'wide; the network needs at least 12.'
     )
