@@ -2,7 +2,7 @@
 
   python -m experiments.draw --help
 
-shows what can be chosen, as configs/draw.py has it.
+lists the options; configs/draw.py defines them.
 """
 
 from experiments.runtime import command_line

@@ -1,4 +1,4 @@
-"""Animated GIFs of images that are being drawn, with the outlines of attention windows."""
+"""Animated GIFs of how images are drawn, with outlines of the attention windows."""
 
 from pathlib import Path
 
@@ -7,39 +7,39 @@ from PIL import Image, ImageDraw
 
 from experiments.draw.attention import Window
 
-RED, BLUE = 254, 255  # in the palette; below them are greys
+RED, BLUE = 254, 255  # of the palette; lower indices are greys
 _COLOURS = {RED: (220, 30, 30), BLUE: (30, 90, 220)}
 _WHITE = 253
 _GAP = 4  # pixels between images
-_MAX_BORDER = 8  # pixels, so that an outline does not hide the image
+_MAX_BORDER = 8  # pixels; a wider border would hide the image
 _FRAME_MS = 80
 _LAST_FRAME_MS = 2500
 
 
 def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
-  """Images [T, B, H, W, 1] in [0, 1] → [T, B, scale·H, scale·W] in the palette; 1 is black."""
+  """Images [T, B, H, W, 1] in [0, 1] → palette indices [T, B, scale·H, scale·W]; 1 is black."""
   greys = np.round(_WHITE * (1 - images[..., 0])).astype(np.uint8)
   return greys.repeat(scale, axis=2).repeat(scale, axis=3)
 
 
 def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: int) -> np.ndarray:
-  """Draws the outlines of windows.
+  """Returns a copy of `frames` with the outlines of `windows`.
 
-  As in Figure 1 of Gregor et al. (2015): the side is that of the grid of filters, (N − 1) δ, and
-  the border is as wide as their σ, up to some pixels.
+  As in Figure 1 of Gregor et al. (2015), a square has the side (N − 1) δ of the grid of filters and
+  a border as wide as their σ, up to a few pixels.
 
   Args:
-    frames: [T, B, scale·H, scale·W] of `enlarge`.
+    frames: [T, B, scale·H, scale·W] from `enlarge`.
     windows: [T, B] NumPy arrays.
     size: N.
-    scale: of the frames.
-    colour: in the palette.
-
-  Returns:
-    Other frames of the same shape.
+    scale: of `frames`.
+    colour: palette index.
   """
-  limit = 2 * max(frames.shape[2:])  # what is farther out is not seen, and overflows integers
-  pixels = lambda x: np.clip(scale * x, -limit, limit).round().astype(int)
+  limit = 2 * max(frames.shape[2:])  # invisible beyond; larger values would overflow integers
+
+  def pixels(x: np.ndarray) -> np.ndarray:
+    return np.clip(scale * x, -limit, limit).round().astype(int)
+
   half = (size - 1) / 2 * windows.stride
   # Pixel a of the image, counted from 1, lies between a − 1 and a.
   left, right = (pixels(windows.center_x - 0.5 + side) for side in (-half, half))
@@ -55,12 +55,12 @@ def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: 
 
 
 def save(path: Path, frames: np.ndarray, columns: int) -> None:
-  """Writes a GIF that plays on and on.
+  """Writes a looping GIF.
 
   Args:
     path: of the file.
-    frames: [T, B, H, W] in the palette; the B images of a frame stand in rows of `columns`.
-    columns: a divisor of B.
+    frames: [T, B, H, W] palette indices; each frame shows its B images in a grid.
+    columns: of the grid; a divisor of B.
   """
   padded = np.pad(frames, [(0, 0), (0, 0), (0, _GAP), (0, _GAP)], constant_values=_WHITE)
   steps, count, height, width = padded.shape

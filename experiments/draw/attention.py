@@ -1,29 +1,29 @@
 """The attention of DRAW: an N×N grid of Gaussian filters on an image (Gregor et al. 2015, §3.2).
 
-Pixels are counted from 1, and a column or row of the image is a position a = 1 … A, as in the
-paper's equations: so g̃ = 0 is the centre of the image.
+Positions in an image are a = 1 … A, as in the paper's equations, so g̃ = 0 is the centre.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
-PARAMETERS = 5  # numbers that make a window
-# Added to the sum of a filter before it is divided by it, as in the public implementation: a filter
-# far outside the image is 0 and has finite gradients.
+PARAMETERS = 5  # of a window
+# Added to a filter's sum before dividing by it, as in the public implementation: a filter far
+# outside the image is then 0, with finite gradients.
 TOLERANCE = 1e-4
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """One window for each image of a batch; every attribute is [B], or [T, B] over glimpses.
+  """A window for each image of a batch; attributes are [B], or [T, B] over glimpses.
 
   Attributes:
     center_x: g_X, column of the grid's centre.
     center_y: g_Y, row of the grid's centre.
-    stride: δ, pixels between neighbouring filters.
+    stride: δ, distance between filters in pixels.
     log_variance: log σ² of the filters, in pixels².
     log_intensity: log γ.
   """
@@ -36,13 +36,13 @@ class Window:
 
 
 def make_window(parameters: jax.Array, size: int, height: int, width: int) -> Window:
-  """The window that a network asks for (Eq. 21–24).
+  """The windows for a network's outputs (Eq. 21–24).
 
   Args:
-    parameters: [B, 5] g̃_X, g̃_Y, log σ², log δ̃, log γ. Zeros ask for a grid over the whole image.
-    size: N, filters in each direction, 2 or more.
-    height: B of the equations, rows of the image.
-    width: A, columns of the image.
+    parameters: [B, 5] g̃_X, g̃_Y, log σ², log δ̃, log γ. Zeros give a grid over the whole image.
+    size: N, filters in each direction; at least 2.
+    height: B of the equations.
+    width: A of the equations.
   """
   x, y, log_variance, log_stride, log_intensity = jnp.moveaxis(parameters, -1, 0)
   return Window(
@@ -67,14 +67,14 @@ def filter_bank(
     pixels: A or B, length of that side of the image.
 
   Returns:
-    F [B, N, pixels]. A row sums to 1, less a part in 10⁴ or so, as long as its filter has a pixel
-    near its mean, and to nearly 0 outside the image.
+    F [B, N, pixels]. A row sums to 1, to about 1e-4, if there is a pixel near the filter's mean,
+    and to nearly 0 if the filter lies outside the image.
   """
   grid = jnp.arange(1, size + 1) - size / 2 - 0.5
   means = center[:, None] + stride[:, None] * grid[None]  # [B, N]
   distances = jnp.arange(1, pixels + 1)[None, None] - means[..., None]
-  # Divided by σ before it is squared: a filter that is far away or very narrow overflows to
-  # exp(−∞) = 0, and its gradient is 0 rather than 0·∞.
+  # Divide by σ before squaring: a filter that is far away or very narrow overflows to exp(−∞) = 0,
+  # with gradient 0 rather than 0·∞.
   inverse_std = jnp.exp(-log_variance / 2)[:, None, None]
   filters = jnp.exp(-jnp.square(distances * inverse_std) / 2)
   return filters / (jnp.sum(filters, axis=-1, keepdims=True) + TOLERANCE)
@@ -100,13 +100,13 @@ def _filter_banks(
   window: Window, size: int, height: int, width: int
 ) -> tuple[jax.Array, jax.Array]:
   """F_Y [B, N, H] and F_X [B, N, W]."""
-  bank = lambda center, pixels: filter_bank(
-    center, window.stride, window.log_variance, size=size, pixels=pixels
+  bank = functools.partial(
+    filter_bank, stride=window.stride, log_variance=window.log_variance, size=size
   )
-  return bank(window.center_y, height), bank(window.center_x, width)
+  return bank(window.center_y, pixels=height), bank(window.center_x, pixels=width)
 
 
 def _einsum(subscripts: str, *arrays: jax.Array) -> jax.Array:
-  # Full float32 also where an accelerator would round its inputs: these products are small, and the
+  # Full float32, even where an accelerator would round the inputs: the products are small, and the
   # canvas sums many of them.
   return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)

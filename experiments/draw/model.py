@@ -1,4 +1,4 @@
-"""DRAW: an image is drawn on a canvas in T glimpses. Equations: Gregor et al. (2015)."""
+"""DRAW: draws an image on a canvas in T glimpses. Equations: Gregor et al. (2015)."""
 
 import dataclasses
 import functools
@@ -18,17 +18,17 @@ from experiments.training.layers import Layers
 
 LSTMState = tuple[jax.Array, jax.Array]  # cell and output, [B, units] each
 Carry = tuple[jax.Array, LSTMState, LSTMState]  # canvas [B, H, W, C], encoder, decoder
-MakeLinear = Callable[[int, int], nnx.Linear]  # of input and output features
+MakeLinear = Callable[[int, int], nnx.Linear]  # (in_features, out_features)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """The terms of the lower bound, in nats, with one sample of z for each image.
+  """The terms of the lower bound in nats, with one sample of z per image.
 
   Attributes:
     log_likelihood: [B] log p(x|z).
-    kl: [B, T] KL(q(z_t|x, z_<t) ‖ p(z_t)) of each glimpse.
+    kl: [B, T] KL(q(z_t|x, z_<t) ‖ p(z_t)).
   """
 
   log_likelihood: jax.Array
@@ -43,12 +43,12 @@ class Bound:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-  """How images came about.
+  """A batch of images, drawn glimpse by glimpse.
 
   Attributes:
-    probabilities: [T, B, H, W, C] of the bits, σ of the canvas after each glimpse.
-    read: [T, B] windows read through; None without attention, and for samples, which read nothing.
-    written: [T, B] windows written through; None without attention.
+    probabilities: [T, B, H, W, C] of the bits, σ(canvas) after each glimpse.
+    read: [T, B] read windows; None without attention and for samples, which read nothing.
+    written: [T, B] write windows; None without attention.
   """
 
   probabilities: jax.Array
@@ -59,10 +59,10 @@ class Drawing:
 class Draw(nnx.Module):
   """p(x|z): independent bits; p(z_t): standard normal; q(z_t|x, z_<t): diagonal Gaussian.
 
-  Weights, or v, are drawn from N(0, init_std²), and biases are 0, also those of the forget gates.
-  With the same key both parameterizations start as the same function. The canvas and the states of
-  both LSTMs start at 0, as in the public implementation that the paper changed; Gregor et al. learn
-  where they start.
+  Weights, or v, are drawn from N(0, init_std²); all biases start at 0, even those of forget gates.
+  With the same key, both parameterizations start as the same function. The canvas and both LSTM
+  states start at 0, as in the public implementation that the paper changed; Gregor et al. learn
+  their initial values.
 
   Args:
     image_shape: (H, W, C).
@@ -71,16 +71,15 @@ class Draw(nnx.Module):
     encoder_units: size of the encoder LSTM.
     decoder_units: size of the decoder LSTM.
     latents: size of z_t.
-    with_attention: whether to read and write through attention windows; else the whole image.
-    read_window: N of the window read through.
-    write_window: N of the window written through.
-    peepholes: whether the gates of the LSTMs also see the cell, as in the public implementation;
-      those of Gregor et al. do not.
+    with_attention: whether to read and write through attention windows or the whole image.
+    read_window: N of the read window.
+    write_window: N of the write window.
+    peepholes: whether LSTM gates also see the cell, as in the public implementation but not in
+      Gregor et al.
     init_std: standard deviation of the initial weights.
-    remat: whether to compute a glimpse once more in the backward pass rather than keep its
-      intermediate values in memory.
-    dtype: of the products in the LSTMs; all else has the dtype of the parameters.
-    rngs: random streams; `params` is used.
+    remat: whether to recompute glimpses in the backward pass, to save memory.
+    dtype: of the products in the LSTMs; everything else has the dtype of the parameters.
+    rngs: random streams; uses `params`.
   """
 
   def __init__(
@@ -124,22 +123,22 @@ class Draw(nnx.Module):
     self.decoder = lstm(latents, decoder_units)
 
   def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
-    """The terms of the bound for binary images x [B, H, W, C]."""
-    model = wn.fold(self)  # every normalised weight is computed here, once for all glimpses
+    """The bound on log p(x) of binary images x [B, H, W, C]."""
+    model = wn.fold(self)  # computes normalised weights once for all glimpses
 
     def glimpse(carry: Carry, noise: jax.Array):
       carry, kl, _ = model._glimpse(carry, x, noise)
       return carry, kl
 
     if self.remat:
-      glimpse = jax.checkpoint(glimpse, prevent_cse=False)  # a scan needs no barriers
+      glimpse = jax.checkpoint(glimpse, prevent_cse=False)  # not needed inside a scan
     noise = self._noise(key, len(x))
     (canvas, *_), kl = jax.lax.scan(glimpse, self._start(len(x)), noise)
     log_likelihood = distributions.bernoulli_log_likelihood(x, canvas)
     return Bound(jnp.sum(log_likelihood, axis=(1, 2, 3)), kl.T)
 
   def reconstruct(self, x: jax.Array, key: jax.Array) -> Drawing:
-    """How binary images x [B, H, W, C] are drawn."""
+    """Draws binary images x [B, H, W, C] from their z."""
     model = wn.fold(self)
 
     def glimpse(carry: Carry, noise: jax.Array):
@@ -150,7 +149,7 @@ class Draw(nnx.Module):
     return Drawing(*drawn)
 
   def sample(self, key: jax.Array, count: int) -> Drawing:
-    """How `count` images are drawn of z from the prior."""
+    """Draws `count` images from z of the prior."""
     model = wn.fold(self)
 
     def glimpse(carry, z: jax.Array):
@@ -165,12 +164,12 @@ class Draw(nnx.Module):
     """One glimpse (Eq. 3–8).
 
     Args:
-      carry: canvas [B, H, W, C], states of the encoder and of the decoder.
+      carry: canvas, encoder state and decoder state.
       x: [B, H, W, C].
       noise: [B, latents] standard normal.
 
     Returns:
-      The new carry, the KL [B], and the windows that were read and written through.
+      The new carry, the KL [B], and the read and write windows.
     """
     canvas, encoder_state, decoder_state = carry
     error = x - jax.nn.sigmoid(canvas)
@@ -185,7 +184,7 @@ class Draw(nnx.Module):
     return (canvas, encoder_state, decoder_state), kl, (read, written)
 
   def _draw(self, canvas: jax.Array, state: LSTMState, z: jax.Array):
-    """The generative part of a glimpse (Eq. 7–8): the new canvas and decoder state; the window."""
+    """The generative part of a glimpse (Eq. 7–8): new canvas, decoder state and write window."""
     state, h = self.decoder(state, z)
     change, written = self.writer(h)
     return canvas + change, state, written
@@ -194,8 +193,10 @@ class Draw(nnx.Module):
     return jax.random.normal(key, (self.glimpses, batch, self.latents))
 
   def _start(self, batch: int) -> Carry:
-    zeros = lambda cell: (jnp.zeros((batch, cell.hidden_features)),) * 2
-    return jnp.zeros((batch, *self.image_shape)), zeros(self.encoder), zeros(self.decoder)
+    encoder, decoder = (
+      (jnp.zeros((batch, cell.hidden_features)),) * 2 for cell in (self.encoder, self.decoder)
+    )
+    return jnp.zeros((batch, *self.image_shape)), encoder, decoder
 
 
 class AttentionReader(nnx.Module):
@@ -206,7 +207,7 @@ class AttentionReader(nnx.Module):
     self.window = linear(units, attention.PARAMETERS)
 
   def __call__(self, images: jax.Array, h: jax.Array) -> tuple[jax.Array, Window]:
-    """images [B, H, W, C], the decoder's output h [B, units] → [B, N·N·C], and the window."""
+    """Images [B, H, W, C] and decoder output h [B, units] → patches [B, N·N·C] and window."""
     window = attention.make_window(self.window(h), self.size, *images.shape[1:3])
     return attention.read(images, window, self.size).reshape(len(images), -1), window
 
@@ -223,23 +224,23 @@ class AttentionWriter(nnx.Module):
     self.patch = linear(units, size * size * channels)
 
   def __call__(self, h: jax.Array) -> tuple[jax.Array, Window]:
-    """The decoder's output h [B, units] → what the canvas gains [B, H, W, C], and the window."""
+    """Decoder output h [B, units] → change of the canvas [B, H, W, C] and window."""
     window = attention.make_window(self.window(h), self.size, *self.image_size)
     patches = self.patch(h).reshape(-1, *self.patch_shape)
     return attention.write(patches, window, *self.image_size), window
 
 
 class WholeReader(nnx.Module):
-  """Reads everything (Eq. 17)."""
+  """Reads the whole image (Eq. 17)."""
 
   def __call__(self, images: jax.Array, h: jax.Array) -> tuple[jax.Array, None]:
-    """images [B, H, W, C] → [B, H·W·C]; h is not used."""
+    """Images [B, H, W, C] → [B, H·W·C]; ignores h."""
     del h
     return images.reshape(len(images), -1), None
 
 
 class WholeWriter(nnx.Module):
-  """Writes everywhere (Eq. 18)."""
+  """Writes to the whole canvas (Eq. 18)."""
 
   def __init__(self, linear: MakeLinear, units: int, image_shape: tuple[int, int, int]):
     height, width, channels = image_shape
@@ -247,5 +248,5 @@ class WholeWriter(nnx.Module):
     self.image = linear(units, height * width * channels)
 
   def __call__(self, h: jax.Array) -> tuple[jax.Array, None]:
-    """The decoder's output h [B, units] → what the canvas gains [B, H, W, C]."""
+    """Decoder output h [B, units] → change of the canvas [B, H, W, C]."""
     return self.image(h).reshape(-1, *self.image_shape), None

@@ -1,4 +1,4 @@
-"""Pictures of a finished run: the bound, samples, KL per glimpse, and how images are drawn."""
+"""Pictures of a finished run: bound, KL per glimpse, samples, and how images are drawn."""
 
 from pathlib import Path
 
@@ -13,23 +13,23 @@ from experiments.runtime.metrics import read_rows
 from experiments.training import pictures
 
 _SAMPLES = 64
-_DRAWN_COLUMNS = 5  # and rows, of the samples that are shown while they are drawn
+_DRAWN_COLUMNS = 5  # and rows, of the animated samples
 _REBUILT = 10  # test images
-_SIDE = 84  # pixels of an image in an animation, about
+_SIDE = 84  # approximate side of an image in an animation, in pixels
 
 
 def write(workdir: Path, model: Draw, test_x: jax.Array, key: jax.Array) -> None:
-  """Writes the pictures into the run.
+  """Writes the pictures to `workdir`.
 
-  `bound.png`, `samples.png`, `kl_per_glimpse.png`; `drawing.gif`: samples while they are drawn, a
-  frame for each glimpse; `reconstruction.gif`: test images, and below them how they are drawn.
-  Red outlines are the windows that are written through, blue ones those that are read through.
+  They are `bound.png`, `samples.png`, `kl_per_glimpse.png`, `drawing.gif` (samples, with a frame
+  per glimpse) and `reconstruction.gif` (test images, with their reconstructions below). Write
+  windows are outlined in red, read windows in blue.
 
   Args:
-    workdir: directory of the run.
-    model: as it is evaluated.
+    workdir: of the run.
+    model: for evaluation.
     test_x: [N, H, W, C] binary test images.
-    key: for the samples.
+    key: of samples and reconstructions.
   """
   pictures.bound(workdir).savefig(workdir / 'bound.png', dpi=150)
   kl_per_glimpse(workdir).savefig(workdir / 'kl_per_glimpse.png', dpi=150)
@@ -55,7 +55,7 @@ def write(workdir: Path, model: Draw, test_x: jax.Array, key: jax.Array) -> None
 
 
 def kl_per_glimpse(workdir: Path) -> Figure:
-  """The KL of each glimpse on the test set, against epoch."""
+  """KL of each glimpse on the test set, against epoch."""
   rows = [row for row in read_rows(workdir / 'metrics.jsonl') if 'test/kl_0' in row]
   glimpses = sum(name.startswith('test/kl_') for name in rows[0])
   values = [[row[f'test/kl_{t}'] for row in rows] for t in range(glimpses)]

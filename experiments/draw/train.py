@@ -1,4 +1,4 @@
-"""Trains DRAW (§5.3)."""
+"""Trains and evaluates DRAW (§5.3)."""
 
 import functools
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from experiments.training import binarize, data, devices, diagnostics, evaluatio
 from experiments.training import state as state_lib
 from experiments.training.state import TrainState
 
-_TEST_KEY = 1602  # of the noise in evaluation
+_TEST_KEY = 1602  # of evaluation noise
 
 
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
-  """Trains a model in `workdir`, or resumes; writes metrics, checkpoints and pictures there.
+  """Trains a model, or resumes; writes metrics, checkpoints and pictures to `workdir`.
 
   Raises:
     UserError: the config, the data or the directory cannot be used.
@@ -44,7 +44,7 @@ def run_experiment(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """The experiment, from the data to the pictures."""
+  """Runs the experiment, from the data to the pictures."""
   size = config.data.train_examples or len(dataset.train)
   steps_per_epoch = size // config.batch_size
   with session.open(
@@ -91,7 +91,7 @@ def compile_steps(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """`train_step` and `eval_step` of a run, compiled. The first reuses the memory of its state."""
+  """Compiles `train_step`, which donates its state, and `eval_step`."""
   step = functools.partial(
     train_step,
     graphdef=graphdef,
@@ -120,7 +120,7 @@ def create_model(
 
 
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
-  """Adam on the gradient of all parameters, clipped to a norm."""
+  """Adam, with the global norm of the gradient clipped."""
   values = config.optimizer
   return optax.chain(
     optax.clip_by_global_norm(values.clip_norm),
@@ -141,8 +141,8 @@ def train_step(
   """One step on the training images `indices` [B]; pure.
 
   Returns:
-    The new state, and of the minibatch the bound and its two parts, in nats, and the norm of the
-    gradient before it is clipped; with `with_diagnostics` also those of `diagnostics.per_layer`.
+    The new state, and metrics of the minibatch: the bound and its two parts in nats, the norm of
+    the gradient before clipping and, if `with_diagnostics`, those of `diagnostics.per_layer`.
   """
   bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
   x = binarize.sample(bits_key, images[indices])
@@ -180,7 +180,7 @@ def eval_step(
   """Sums over the test images `indices` [B] with weights [B] 0 or 1.
 
   Returns:
-    `log_likelihood`, and `kl` [T], in nats.
+    `log_likelihood` and `kl` [T], in nats.
   """
   model = state.eval_model(graphdef)
   bound = model(x[indices], jax.random.fold_in(key, indices[0]))
@@ -191,7 +191,7 @@ def eval_step(
 
 
 def test_metrics(sums: dict[str, np.ndarray], count: int) -> dict[str, float]:
-  """Means over the test set, in nats: the bound, its two parts, and the KL of every glimpse."""
+  """Test means in nats: the bound, its two parts and the KL of each glimpse."""
   reconstruction = -float(sums['log_likelihood']) / count
   kl = np.asarray(sums['kl'], np.float64) / count
   return {

@@ -20,13 +20,13 @@ _BELOW_ONE = ('optimizer.b1', 'optimizer.b2')
 
 
 def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = None) -> None:
-  """Checks the values by themselves and, with a data set, against its size.
+  """Checks the values, and with a data set also against its size.
 
   Raises:
     UserError: a value is out of range; the message names the key.
   """
   check_image_run(config)
-  choose(config, 'data.name', ('mnist', 'digits'))  # images that can be taken for bits
+  choose(config, 'data.name', ('mnist', 'digits'))  # whose pixels can be binarised
   choose(config, 'variant.parameterization', PARAMETERIZATIONS)
   choose(config, 'variant.option', ('', *DRAW_OPTIONS))
   choose(config, 'model.dtype', DTYPES)
@@ -34,7 +34,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
   check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
-  # With one filter there is no distance between filters, and Eq. 24 divides by 0.
+  # Eq. 24 divides by N − 1.
   check(config, _WINDOWS, lambda size: size >= 2, 'must be 2 or more')
   if dataset is None:
     return
