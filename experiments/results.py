@@ -19,8 +19,8 @@ from experiments.runtime import settings
 from experiments.runtime.errors import UserError, check_links
 from experiments.runtime.metrics import read_rows
 
-_FILES = ('config.json', 'summary.json', 'metrics.jsonl')  # one of them makes a folder a run
-_DIVERGED = re.compile(r'error: (.+ is (?:nan|-?inf) at step \d+)')  # how such a run ends its log
+_FILES = ('config.json', 'summary.json', 'metrics.jsonl')  # any of them marks a run
+_DIVERGED = re.compile(r'error: (.+ is (?:nan|-?inf) at step \d+)')  # in the log of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +28,14 @@ class Run:
   """One run.
 
   Attributes:
-    path: its directory.
-    config: its configuration.
-    summary: its `summary.json`; None while it is not finished.
-    metrics: the rows of its `metrics.jsonl`: step, epoch, seconds, and a column for each metric,
-      NaN in the rows that do not have it.
-    data: what its data are, as `name`, `digest`, `train_images`, `test_images` and `published`,
-      split → whether it equals the published files; None for a run of an older version.
-    divergence: 'train/loss is nan at step 120' if the run, one of a sweep, ended so by its log;
-      else None.
+    path: directory of the run.
+    config: configuration of the run.
+    summary: contents of `summary.json`; None if the run is unfinished.
+    metrics: rows of `metrics.jsonl`, with columns step, epoch, seconds and one per metric; NaN
+      where a row lacks the metric.
+    data: description of the data: `name`, `digest`, `train_images`, `test_images` and `published`
+      (split → whether it equals the published files); None for a run of an older version.
+    divergence: how a run of a sweep diverged, by its log: 'train/loss is nan at step 120'.
   """
 
   path: Path
@@ -48,30 +47,30 @@ class Run:
 
   @property
   def is_finished(self) -> bool:
-    """Whether it came to its end."""
+    """Whether the run has a summary."""
     return self.summary is not None
 
   @property
   def variant(self) -> str:
-    """'mnist-iaf-wn'."""
+    """Name of the variant, like 'mnist-iaf-wn'."""
     return settings.variant(self.config)
 
   @property
   def parameterization(self) -> str:
-    """'wn', a part of its variant."""
+    """Parameterization, like 'wn'."""
     return self.config['variant']['parameterization']
 
   @property
   def learning_rate(self) -> float:
-    """Its base learning rate."""
+    """Base learning rate."""
     return self.config['optimizer']['learning_rate']
 
 
 def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
-  """The metrics of runs as one table; runs that cannot be read are named on stderr and left out.
+  """The metrics of runs as one table. Leaves out unreadable runs, with a message on stderr.
 
   Args:
-    paths: directories of runs, or directories with runs somewhere below them.
+    paths: directories that are runs or contain runs at any depth.
 
   Returns:
     A row for each row of each `metrics.jsonl`, with the columns
@@ -80,14 +79,14 @@ def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
       experiment, variant, protocol   str
       seed           int
       learning_rate  float
-      finished       bool, whether the run came to its end
-      step           int, optimisation steps taken (dqn: agent steps)
+      finished       bool
+      step           int, optimisation steps (dqn: agent steps)
       epoch          float, passes over the training set (dqn: evaluations)
-      seconds        float, time of training so far
-      train/loss … test/error …       float; NaN where the row does not have the metric
+      seconds        float, training time so far
+      train/loss … test/error …       float; NaN where the row lacks the metric
 
   Raises:
-    UserError: there is no run that can be read.
+    UserError: no run can be read.
   """
   paths = [paths] if isinstance(paths, Path | str) else paths
   runs, problems = find(paths)
@@ -99,14 +98,12 @@ def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
 
 
 def find(paths: Sequence[Path | str]) -> tuple[list[Run], list[str]]:
-  """The runs in and below `paths`, and for each that cannot be read a line that says why.
-
-  A run that is found twice is read once.
+  """The runs in and below `paths`, each once, and a message for each unreadable one.
 
   Raises:
-    UserError: a path does not exist, or there are no runs below it.
+    UserError: a path does not exist or contains no runs.
   """
-  folders: dict[Path, Path] = {}  # by their real path
+  folders: dict[Path, Path] = {}  # by resolved path
   for path in map(Path, paths):
     if not path.is_dir():
       raise UserError(f'there is no directory {path}.')
@@ -130,7 +127,7 @@ def read(path: Path) -> Run:
   """Reads the run in a directory.
 
   Raises:
-    UserError: a file of it is missing, damaged, or not of a run; or a link leads out of it.
+    UserError: a file is missing, damaged or not from a run, or a link leads out of the directory.
   """
   check_links(path)
   summary = _read_json(path / 'summary.json')
@@ -139,7 +136,7 @@ def read(path: Path) -> Run:
     raise UserError(f'{path} is a run of an older version, whose format this one does not read.')
   if not _is_config(config):
     name = 'config.json' if summary is None else 'summary.json'
-    raise UserError(f'{path}/{name} is missing or is not of a run.')
+    raise UserError(f'{path}/{name} is missing or is not from a run.')
   data = _read_json(path / 'data.json') if summary is None else summary.get('data')
   if not (data is None or _is_data(data)):
     name = 'data.json' if summary is None else 'summary.json'
@@ -152,15 +149,15 @@ def read(path: Path) -> Run:
     metrics = pd.DataFrame(rows, columns=None if rows else ['step', 'epoch', 'seconds'])
     metrics = metrics.astype(float).astype({'step': int})
   except (ValueError, TypeError) as error:
-    raise UserError(f'{path}/metrics.jsonl holds what is no number ({error}).') from error
+    raise UserError(f'{path}/metrics.jsonl has a value that is not a number ({error}).') from error
   return Run(path, config, summary, metrics, data, divergence)
 
 
 def read_of(experiment: str, path: Path) -> Run:
-  """Reads a run of a certain experiment.
+  """Reads a run of `experiment`.
 
   Raises:
-    UserError: there is no such directory, it is of another experiment, or it cannot be read.
+    UserError: the run does not exist, belongs to another experiment or cannot be read.
   """
   if not path.is_dir():
     raise UserError(f'there is no directory {path}.')
@@ -171,7 +168,7 @@ def read_of(experiment: str, path: Path) -> Run:
 
 
 def _is_config(value: Any) -> bool:
-  """Whether it has what every config has; names become parts of paths, and must be no paths."""
+  """Whether `value` is a config, with names that are safe as parts of paths."""
   if not isinstance(value, dict) or not isinstance(value.get('seed'), int):
     return False
   variant, optimizer = value.get('variant'), value.get('optimizer')
@@ -181,14 +178,17 @@ def _is_config(value: Any) -> bool:
     return False
   parts = [part for part in variant.values() if part != '']
   names = [value.get('experiment'), value.get('protocol'), *parts]
-  is_name = lambda name: isinstance(name, str) and re.fullmatch(r'\w[\w.+-]*', name)
   rate, epochs = optimizer.get('learning_rate'), value.get('epochs')
   has_numbers = isinstance(rate, int | float) and isinstance(epochs, int)
-  return bool(parts) and all(map(is_name, names)) and has_numbers
+  return bool(parts) and all(map(_is_name, names)) and has_numbers
+
+
+def _is_name(value: Any) -> bool:
+  return isinstance(value, str) and re.fullmatch(r'\w[\w.+-]*', value) is not None
 
 
 def _is_data(value: Any) -> bool:
-  """Whether it is a description of data; games have a name and a digest only."""
+  """Whether `value` describes data; games have only a name and a digest."""
   if not isinstance(value, dict) or not isinstance(value.get('name'), str):
     return False
   types = {'digest': str, 'train_images': int, 'test_images': int, 'published': dict | None}
@@ -196,7 +196,7 @@ def _is_data(value: Any) -> bool:
 
 
 def _divergence(path: Path) -> str | None:
-  """What the log that a sweep keeps of a run says of a number that is not finite."""
+  """The non-finite value that ended a run, from the log of its sweep."""
   try:
     lines = (path.parent / 'logs' / f'{path.name}.log').read_text(errors='replace').splitlines()
   except OSError:
@@ -213,7 +213,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
   except (ValueError, OSError) as error:
     raise UserError(f'{path} is damaged ({error}).') from error
   if not isinstance(value, dict):
-    raise UserError(f'{path} is not of a run.')
+    raise UserError(f'{path} is not from a run.')
   return value
 
 

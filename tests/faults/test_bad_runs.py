@@ -106,15 +106,15 @@ TABLE = {
     ('cp -r run again; mv again run', 'no summary.json). (and 1 more left out)'),
   ],
   'report finished --out=out': [
-    ('echo {} > finished/summary.json', 'finished/summary.json is missing or is not of a run'),
-    ("""sed -i 's/"epochs.: 3/"epochs": "x"/' finished/summary.json""", 'is not of a run'),
+    ('echo {} > finished/summary.json', 'finished/summary.json is missing or is not from a run'),
+    ("""sed -i 's/"epochs.: 3/"epochs": "x"/' finished/summary.json""", 'is not from a run'),
     (old('finished/summary.json'), 'finished is a run of an older version, whose format'),
-    ("""sed -i 's/"wn"/".."/' finished/summary.json""", 'is not of a run'),
+    ("""sed -i 's/"wn"/".."/' finished/summary.json""", 'is not from a run'),
     ("sed -i 's/cifar/other/' finished/summary.json", "of an unknown experiment 'other'"),
     ('truncate -s 99 finished/summary.json', 'finished/summary.json is damaged'),
     ('truncate -s 0 finished/metrics.jsonl', 'finished/metrics.jsonl has no rows'),
     ("sed -i '1s/^.//' finished/metrics.jsonl", 'finished/metrics.jsonl, line 1'),
-    ("""sed -i 's/0.5/"x"/' finished/metrics.jsonl""", 'holds what is no number'),
+    ("""sed -i 's/0.5/"x"/' finished/metrics.jsonl""", 'has a value that is not a number'),
     ('sed -i 2d finished/metrics.jsonl', 'lacks evaluations: there should be 3'),
     ("sed -i 's/train.error/train\\/loss/' finished/metrics.jsonl", 'lacks train/error'),
     (
@@ -153,7 +153,7 @@ TABLE = {
     ('rm -r vae; cp -r run vae', 'vae is a run of cifar, not of vae'),
     ('mkdir vae/checkpoints/6; rm vae/data.json', 'vae holds a run of an older version'),
     ('rm -r vae/checkpoints', '/vae/checkpoints.'),
-    ('echo {} > vae/summary.json', 'vae/summary.json is missing or is not of a run'),
+    ('echo {} > vae/summary.json', 'vae/summary.json is missing or is not from a run'),
     ("sed -i 's/posterior/pasterior/' vae/summary.json", "the config has no 'variant.posterior'"),
     (old('vae/summary.json'), 'vae is a run of an older version, whose format this one'),
     (
@@ -172,7 +172,7 @@ TABLE = {
     (EVALUATED, '/dqn/checkpoints/18.'),
     (f'{EVALUATED}; rm -r dqn/checkpoints', '/dqn/checkpoints/18.'),
     (f'{EVALUATED}; mkdir dqn/checkpoints/18', '/dqn/checkpoints/18 is damaged'),
-    ('echo {} > dqn/summary.json', 'dqn/summary.json is missing or is not of a run'),
+    ('echo {} > dqn/summary.json', 'dqn/summary.json is missing or is not from a run'),
     ("sed -i 's/features/futures/' dqn/summary.json", "the config has no 'model.features'"),
     (old('dqn/summary.json'), 'dqn is a run of an older version, whose format this one'),
     (
@@ -182,7 +182,7 @@ TABLE = {
     ("sed -i 's/breakout/breakfast/' dqn/summary.json", "unknown game 'breakfast'"),
     (
       """sed -i 's/"game": .[a-z]*"/"game": 3/' dqn/summary.json""",
-      'dqn/summary.json is missing or is not of a run',
+      'dqn/summary.json is missing or is not from a run',
     ),
     ("sed -i 's/game/name/' dqn/summary.json", "the config has no 'variant.game'"),
   ],

@@ -201,7 +201,7 @@ def test_names_in_a_run_that_are_paths(name, tmp_path):
   variant = {'parameterization': name}
   config = {**CONFIG.to_dict(), 'variant': variant}
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  with pytest.raises(UserError, match='is not of a run'):
+  with pytest.raises(UserError, match='is not from a run'):
     results.read(tmp_path)
 
 

@@ -248,7 +248,7 @@ def test_command_writes_the_block_and_names_what_it_leaves_out(runs, make_run, t
     ('bn/6', 'is a run of an older version, whose format this one does not read'),
     ('bn/7', 'summary.json does not describe the data of a run'),
     ('wn/0', 'has the same variant, rate and seed as'),
-    ('foreign', 'is not of a run'),
+    ('foreign', 'is not from a run'),
   ):
     assert any(run in line and reason in line for line in lines), (run, lines)
   text = readme.read_text()
