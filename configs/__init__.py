@@ -1,1 +1,1 @@
-"""Configurations: `get_config(spec)` per experiment, read by `--config configs/NAME.py:SPEC`."""
+"""One `get_config(spec)` per experiment, for `--config configs/NAME.py:SPEC`."""

@@ -3,21 +3,21 @@
   python -m experiments.cifar --config configs/cifar.py:VARIANT[,PROTOCOL] [--config.KEY=VALUE ...]
   python -m experiments.cifar --config configs/cifar.py:wn,digits  # for example
 
-VARIANT is `plain`, `wn`, `bn`, `mean_bn` or `wn_mean_bn`, the five of the paper, or
+VARIANT is one of the paper's five, `plain`, `wn`, `bn`, `mean_bn` and `wn_mean_bn`, or
 `plain_released`, the normal parameterisation of the authors' code. PROTOCOL is
 
   paper   (default) 200 epochs at full width. Test error in Figure 2: plain 8.43, wn 8.46, bn 8.05,
           mean_bn 8.52, wn_mean_bn 7.31 %.
-  fifty   a third of the width and 50 epochs, the whole schedule scaled: long enough for the order
-          of the training errors in Figure 1.
+  fifty   a third of the width and 50 epochs, with the schedule scaled to match: long enough for
+          the order of the training errors in Figure 1.
   scaled  a third of the width and 12 epochs: 15 to 45 minutes on two CPU cores.
-  digits  scikit-learn's 8×8 digits, in the package: no download, about a minute.
+  digits  scikit-learn's 8×8 digits: no download, about a minute.
   tiny    `digits` in seconds, for tests.
 
-(P) marks a value of the paper, (C) one that only the authors' code has; the others are ours.
+(P) marks values of the paper, (C) those found only in the authors' code; the others are ours.
 
-SWEEPS names lists of trials for `python -m scripts.sweep configs/cifar.py:SWEEP`; a trial is a SPEC
-and the values that it overrides, its seed always among them.
+SWEEPS names lists of trials for `python -m scripts.sweep configs/cifar.py:SWEEP`. A trial is a SPEC
+and its overrides, which always include the seed.
 """
 
 from ml_collections import config_dict
@@ -28,15 +28,19 @@ from configs import variants
 VARIANTS = variants.CIFAR_PARAMETERIZATIONS
 PROTOCOLS = ('paper', 'fifty', 'scaled', 'digits', 'tiny')
 
-RATES = (0.0003, 0.001, 0.003, 0.01)  # (P) one of them was chosen for each parameterisation
-# (P) those of Figure 1. The released normal parameterisation: the default of the released script.
+RATES = (0.0003, 0.001, 0.003, 0.01)  # (P) the grid for each parameterisation
+# (P) Figure 1; `plain_released`: the default of the released script.
 RATE_OF = {
-  'plain': 0.0003, 'wn': 0.003, 'bn': 0.003, 'mean_bn': 0.003, 'wn_mean_bn': 0.003,
+  'plain': 0.0003,
+  'wn': 0.003,
+  'bn': 0.003,
+  'mean_bn': 0.003,
+  'wn_mean_bn': 0.003,
   'plain_released': 0.001,
-}  # fmt: skip
+}
 
 SWEEPS = {
-  # Figure 2, with the choice of the learning rate. Three seeds are ours.
+  # Figure 2, over the grid of learning rates; the three seeds are ours.
   'table1': [
     (variant, {'optimizer.learning_rate': rate, 'seed': seed})
     for seed in (0, 1, 2)
@@ -44,7 +48,7 @@ SWEEPS = {
     for variant in variants.CIFAR_PAPER
   ],
   'figure1': [(variant, {'seed': seed}) for seed in (0, 1, 2) for variant in variants.CIFAR_PAPER],
-  # The same two at the scale of two CPU cores.
+  # The same for two CPU cores.
   'fifty': [
     (f'{variant},fifty', {'seed': seed}) for seed in (0, 1, 2) for variant in variants.CIFAR_PAPER
   ],
@@ -56,7 +60,7 @@ SWEEPS = {
     for rate in RATES
     for variant in variants.CIFAR_PAPER
   ],
-  # Without CIFAR-10: minutes, and seconds.
+  # Without CIFAR-10, in minutes and in seconds.
   'digits': [
     (f'{variant},digits', {'seed': seed}) for seed in (0, 1, 2) for variant in variants.CIFAR_PAPER
   ],
@@ -80,28 +84,28 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
 
   config.data = data = config_dict.ConfigDict()
   data.name = 'cifar10'  # (P)
-  data.train_examples = 0  # (P) the first so many training images; 0: all
+  data.train_examples = 0  # (P) uses the first N training images; 0: all
   data.whiten = True  # (P)
   data.zca_eps = 1e-5  # (C) added to the eigenvalues of the covariance
-  data.upscale = 1  # each pixel becomes a square of this side
+  data.upscale = 1  # repeats each pixel along both axes
 
   config.model = model = config_dict.ConfigDict()
-  model.width = 96  # (P) maps of the first block; the others have twice as many
+  model.width = 96  # (P) channels of the first block; later ones have twice as many
   model.block_depth = 3  # (P) convolutions in each of the first two blocks
   model.noise_std = 0.15  # (P)
   model.dropout_rate = 0.5  # (P)
   model.init_std = 0.05  # (P) of v and of plain weights
   model.bn_momentum = 0.9  # (C)
   model.bn_eps = 1e-6  # (C)
-  model.dtype = 'float32'  # or 'bfloat16', of hidden units; all that is kept or summed is float32
+  model.dtype = 'float32'  # or 'bfloat16'; of hidden units, while state and sums are float32
 
   config.init = init = config_dict.ConfigDict()
   init.examples = 500  # (C) for data-dependent initialisation
   init.scale = 1.0  # (P)
 
-  # Adam; the learning rate is constant for the first half, then falls to 0 linearly (P).
+  # Adam; the learning rate is constant for the first half, then decays linearly to 0 (P).
   config.optimizer = optimizer = config_dict.ConfigDict()
-  optimizer.learning_rate = RATE_OF[variant]  # (P), or (C) for the released parameterisation
+  optimizer.learning_rate = RATE_OF[variant]  # (P), or (C) for `plain_released`
   optimizer.b1 = 0.9  # (P)
   optimizer.b1_second_half = 0.5  # (P)
   optimizer.b2 = 0.999  # (C)
@@ -109,25 +113,25 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
 
   config.epochs = 200  # (P)
   config.batch_size = 100  # (P)
-  config.ema_epochs = 0.0  # the evaluated parameters are means over about so many epochs; 0: none
+  config.ema_epochs = 0.0  # evaluates parameters averaged over about N epochs; 0: none
 
   config.run = run = config_dict.ConfigDict()
   run.eval_batch_size = 500
   run.log_every = 50  # steps per row of training metrics
-  run.diagnostics = False  # also log norms, gradients and turning of every layer (§2.1)
+  run.diagnostics = False  # also log norms, gradients and rotation of each layer (§2.1)
   run.checkpoint_every = 500  # steps; also after each epoch
-  run.keep_checkpoints = 2  # latest ones; the best is kept as well
-  run.cpu_winograd = True  # 3×3 convolutions on a CPU by Winograd's F(2×2, 3×3)
+  run.keep_checkpoints = 2  # the latest; the best is kept too
+  run.cpu_winograd = True  # Winograd's F(2×2, 3×3) for 3×3 convolutions on a CPU
 
   if protocol in ('fifty', 'scaled'):
     model.width = 32
     config.epochs = 50 if protocol == 'fifty' else 12
   elif protocol in ('digits', 'tiny'):
     data.name = 'digits'
-    data.upscale = 2  # two poolings and a 3×3 'VALID' convolution need 12 pixels or more
-    data.whiten = False  # most border pixels are constant: there is little to whiten
+    data.upscale = 2  # two poolings and a 3×3 'VALID' convolution need 12 pixels
+    data.whiten = False  # most border pixels are constant
     model.width = 16
-    optimizer.learning_rate = 0.001  # one for all: a demonstration at equal settings
+    optimizer.learning_rate = 0.001  # the same for all variants
     config.epochs = 15
     config.batch_size = 50
     run.log_every = 5

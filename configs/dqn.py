@@ -13,10 +13,10 @@ GAME is any game of the Arcade Learning Environment in snake_case; the paper's a
           hours on a CPU core.
   tiny    seconds, for tests.
 
-An agent step is one action, repeated for four frames; all steps below are agent steps, those of all
-environments together. (P) marks a value of the paper, (M) one of Mnih et al. (2015), whose set-up
-the paper keeps, (C) one of the code that the paper changed, github.com/spragunr/deep_q_rl; the
-others are ours.
+An agent step is one action, repeated for four frames. All steps below are agent steps, summed over
+the environments. (P) marks values of the paper, (M) those of Mnih et al. (2015), whose set-up the
+paper keeps, (C) those of the code that the paper changed, github.com/spragunr/deep_q_rl; the others
+are ours.
 """
 
 import re
@@ -30,7 +30,7 @@ GAMES = variants.DQN_GAMES
 PARAMS = variants.PARAMETERIZATIONS
 PROTOCOLS = ('paper', 'scaled', 'tiny')
 
-RATES = (0.0001, 0.0003, 0.001, 0.003)  # (P) it was chosen from these
+RATES = (0.0001, 0.0003, 0.001, 0.003)  # (P) the grid
 RATE_OF = {'plain': 0.0001, 'wn': 0.0003}  # (P) "in general"
 
 SWEEPS = {
@@ -54,11 +54,10 @@ SWEEPS = {
 
 
 def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
-  """The configuration of `spec`, 'GAME-PARAM' or that and ',PROTOCOL'.
+  """The configuration of `spec`, 'GAME-PARAM[,PROTOCOL]'.
 
   Raises:
-    ValueError: unknown parameterisation or protocol, or no game. Whether there is such a game is
-      known to the experiment.
+    ValueError: unknown parameterisation or protocol, or no game. The experiment checks the game.
   """
   variant, *rest = spec.split(',')
   if len(rest) > 1 or not re.fullmatch(r'\w+-\w+', variant):
@@ -73,15 +72,15 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.seed = 0
 
   config.env = env = config_dict.ConfigDict()
-  env.num_envs = 8  # ours: games played side by side; 1 in (M)
+  env.num_envs = 8  # ours: games played in parallel; 1 in (M)
   env.repeat_action_probability = 0.0  # (M); sticky actions: 0.25 in Machado et al. (2018)
-  env.max_frames = 108_000  # of a training episode: 30 minutes; 0: no limit
+  env.max_frames = 108_000  # per training episode, 30 minutes; 0: no limit
 
   config.model = model = config_dict.ConfigDict()
   model.features = (32, 64, 64)  # (M) of the three convolutions
   model.hidden = 512  # (M)
   model.init_std = 0.05  # (P) §3, of v and of plain weights
-  model.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
+  model.dtype = 'float32'  # or 'bfloat16'; of products in hidden layers, the rest is float32
 
   # Data-dependent initialisation of both parameterisations (P), on observations of random play.
   config.init = init = config_dict.ConfigDict()
@@ -95,15 +94,15 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
 
   config.learning = learning = config_dict.ConfigDict()
   learning.discount = 0.99  # (M)
-  learning.update_period = 4  # (M) agent steps for each update
+  learning.update_period = 4  # (M) agent steps per update
   learning.target_period = 10_000  # (C) updates between copies to the target network
 
-  # Probability of a random action: from start to end in a straight line.
+  # Probability of a random action; decays linearly from start to end.
   config.exploration = exploration = config_dict.ConfigDict()
   exploration.start = 1.0  # (M)
   exploration.end = 0.1  # (M)
-  exploration.delay = 50_000  # (M) agent steps before it falls: those without updates
-  exploration.steps = 1_000_000  # (M) agent steps from the one to the other
+  exploration.delay = 50_000  # (M) agent steps before the decay: those without updates
+  exploration.steps = 1_000_000  # (M) agent steps of the decay
 
   config.optimizer = optimizer = config_dict.ConfigDict()
   # (P); or 'rmsprop', with learning_rate=0.00025: (M)
@@ -119,20 +118,20 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.steps_per_epoch = 250_000  # (P) agent steps before each evaluation
 
   config.evaluation = evaluation = config_dict.ConfigDict()
-  evaluation.steps = 125_000  # (P) agent steps of each; an episode in play is then played out
+  evaluation.steps = 125_000  # (P) agent steps; unfinished episodes are then played to the end
   evaluation.epsilon = 0.05  # (P)
-  evaluation.num_envs = 10  # ours: games played side by side, each an equal share of the steps
-  evaluation.max_frames = 0  # (P) of an episode; 0: no limit
+  evaluation.num_envs = 10  # ours: games played in parallel, with an equal share of the steps
+  evaluation.max_frames = 0  # (P) per episode; 0: no limit
 
   config.run = run = config_dict.ConfigDict()
   run.log_every = 5_000  # agent steps per row of training metrics
   run.checkpoint_every = 250_000  # agent steps; also after each epoch
-  run.keep_checkpoints = 2  # latest ones; the best is kept as well
+  run.keep_checkpoints = 2  # the latest; the best is kept too
 
   if protocol == 'scaled':
     replay.capacity = 100_000
     replay.learning_starts = 10_000
-    # Each copy lets values reach one step further back; a discount of 0.99 looks 100 steps ahead.
+    # Each copy propagates values one step back; a discount of 0.99 looks about 100 steps ahead.
     learning.target_period = 100
     exploration.delay = 0
     exploration.steps = 50_000  # the first tenth

@@ -1,4 +1,4 @@
-"""Reads the part of `--config configs/NAME.py:SPEC` after the colon."""
+"""Parses SPEC of `--config configs/NAME.py:SPEC`."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ def choose(kind: str, value: str, choices: Sequence[str]) -> str:
   """Returns `value` if it is one of `choices`.
 
   Raises:
-    ValueError: it is not; the message lists the choices and suggests the nearest.
+    ValueError: it is not; the message lists the choices and suggests the closest.
   """
   if value in choices:
     return value
@@ -18,10 +18,10 @@ def choose(kind: str, value: str, choices: Sequence[str]) -> str:
 
 
 def split(spec: str, variants: Sequence[str], protocols: Sequence[str]) -> tuple[str, str]:
-  """'wn,scaled' → ('wn', 'scaled'); without a protocol the first of `protocols`.
+  """'wn,scaled' → ('wn', 'scaled'); 'wn' → ('wn', protocols[0]).
 
   Raises:
-    ValueError: unknown variant or protocol, or more parts than these.
+    ValueError: unknown variant or protocol, or too many parts.
   """
   variant, *rest = spec.split(',')
   choose('variant', variant, variants)
@@ -36,7 +36,7 @@ def split_option(
   """'wn,noattention,scaled' → ('wn', 'noattention', 'scaled'); 'wn' → ('wn', '', protocols[0]).
 
   Raises:
-    ValueError: unknown variant, option or protocol, or more parts than these.
+    ValueError: unknown variant, option or protocol, or too many parts.
   """
   variant, *rest = spec.split(',')
   choose('variant', variant, variants)

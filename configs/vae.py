@@ -5,18 +5,18 @@
   python -m experiments.vae --config configs/vae.py:mnist-iaf-wn  # for example
 
 DATASET is `mnist` or `digits` (scikit-learn's, 8×8, no download) for the convolutional VAE on bits,
-or `cifar10` for the ResNet VAE. POSTERIOR is `diag` or `iaf` (inverse autoregressive flow; the
-paper's). PARAM is `plain` or `wn`. PROTOCOL is
+or `cifar10` for the ResNet VAE. POSTERIOR is `diag` or the paper's `iaf` (inverse autoregressive
+flow). PARAM is `plain` or `wn`. PROTOCOL is
 
   paper   (default) Figure 3. Read off its curves, bound on log p(x): MNIST wn −85.3, plain −85.85
           nats after 300 epochs; CIFAR-10, authors' code for wn: 3.28 bits per dimension.
   scaled  narrower, for two CPU cores.
   tiny    seconds, for tests.
 
-(P) marks a value of the paper; (C) one of the authors' code, github.com/openai/iaf, in its Theano
-version (C1, that of the 3.28 bits per dimension) as in its TensorFlow version (C2); the others are
-ours. It trains on CIFAR-10, C1 also on binarised MNIST. docs/PROTOCOLS.md says which part follows
-which.
+(P) marks values of the paper and (C) those of the authors' code, github.com/openai/iaf; the others
+are ours. (C1) is its Theano version, with the 3.28 bits per dimension, (C2) its TensorFlow version,
+and (C) both. Both train on CIFAR-10, C1 also on binarised MNIST. docs/PROTOCOLS.md says which part
+follows which.
 """
 
 from ml_collections import config_dict
@@ -31,7 +31,7 @@ VARIANTS = tuple(f'{d}-{q}-{p}' for d in DATASETS for q in POSTERIORS for p in P
 PROTOCOLS = ('paper', 'scaled', 'tiny')
 
 SWEEPS = {
-  # Both panels of Figure 3. Three seeds are ours.
+  # Both panels of Figure 3; the three seeds are ours.
   'figure3': [
     (f'{dataset}-iaf-{param}', {'seed': seed})
     for seed in (0, 1, 2)
@@ -52,7 +52,7 @@ SWEEPS = {
 
 
 def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
-  """The configuration of `spec`, 'DATASET-POSTERIOR-PARAM' or that and ',PROTOCOL'."""
+  """The configuration of `spec`, 'DATASET-POSTERIOR-PARAM[,PROTOCOL]'."""
   variant, protocol = spec_lib.split(spec, VARIANTS, PROTOCOLS)
   dataset, posterior, parameterization = variant.split('-')
   is_cifar10 = dataset == 'cifar10'
@@ -65,19 +65,19 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   config.seed = 0
 
   config.data = data = config_dict.ConfigDict()
-  data.train_examples = 0  # the first so many training images; 0: all
+  data.train_examples = 0  # uses the first N training images; 0: all
 
   config.model = model = config_dict.ConfigDict()
   if is_cifar10:
-    model.depths = (10, 10)  # (C1) layers of latent maps at each level
-    model.h = 160  # (C) maps of the deterministic path
-    model.z = 32  # (C) latent maps of a layer
-    # (C) 'floor': 1e-7 is added to the probability of a bin, and edge bins do not take the tails;
-    # 'tails': they do, and all bins sum to 1 (ours).
+    model.depths = (10, 10)  # (C1) layers of latents at each level
+    model.h = 160  # (C) channels of the deterministic path
+    model.z = 32  # (C) latent channels of a layer
+    # (C) 'floor': adds 1e-7 to the probability of a bin, and edge bins exclude the tails;
+    # 'tails': edge bins include them, so all bins sum to 1 (ours).
     model.edge_bins = 'floor'
   else:
-    data.binarize = 'anew'  # training images, at every use; or 'once', as the test images
-    model.maps = (16, 32, 32)  # (P) at full, half and quarter resolution
+    data.binarize = 'anew'  # training images, at every use; or 'once', like test images
+    model.maps = (16, 32, 32)  # (P) channels at full, half and quarter resolution
     model.blocks = 2  # (P) residual blocks at each resolution
     model.hidden = 450  # (P)
     model.latents = 32
@@ -89,34 +89,33 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   layers.init_std = 0.05  # (P) of v and of plain weights
   # c where g = exp(c s): 3 in (C1); C2 stores log(g)/3 and computes exp(s). 0: g (ours, for bits).
   layers.log_scale = 3.0 if is_cifar10 else 0.0
-  layers.dtype = 'float32'  # or 'bfloat16', of the products in hidden layers; all else is float32
+  layers.dtype = 'float32'  # or 'bfloat16'; of products in hidden layers, the rest is float32
 
   # Data-dependent initialisation of both parameterisations (P).
   config.init = init = config_dict.ConfigDict()
-  init.examples = 100  # ours; a minibatch, of 16, in (C)
+  init.examples = 100  # ours; in (C) a minibatch of 16
   init.scale = 0.1  # (C) standard deviation of pre-activations
-  # Of those in the flow: 1 in convolutions of (C), but 0.1 in dense layers of (C1).
+  # In the flow: 1 in convolutions of (C), but 0.1 in dense layers of (C1).
   init.flow_scale = 1.0 if is_cifar10 else 0.1
 
   config.optimizer = optimizer = config_dict.ConfigDict()  # Adamax (P)
   optimizer.learning_rate = 0.002  # (P)
   optimizer.b1 = 0.9  # (C)
   optimizer.b2 = 0.999  # (C)
-  optimizer.eps = 1e-8  # (C) added to |∇| (C1); to the decaying maximum in C2
+  optimizer.eps = 1e-8  # (C) added to |∇| (C1); in C2 to the decaying maximum
 
   config.epochs = 450 if is_cifar10 else 300  # (P) the length of Figure 3
   config.batch_size = 16 if is_cifar10 else 100  # (C1), C2: 16 for each of 8 GPUs; bits: ours
-  config.free_bits = 0.25 if is_cifar10 else 0.0  # (C) nats for each latent map; bits: ours
-  # (P) the evaluated parameters are means over about so many epochs, 0.3 of CIFAR-10 in (C1);
-  # 0: none
+  config.free_bits = 0.25 if is_cifar10 else 0.0  # (C) nats per latent channel; bits: ours
+  # (P) evaluates parameters averaged over about N epochs, 0.3 for CIFAR-10 in (C1); 0: none
   config.ema_epochs = 10.0
 
   config.run = run = config_dict.ConfigDict()
   run.eval_batch_size = 500
   run.log_every = 50  # steps per row of training metrics
-  run.diagnostics = False  # also log norms, gradients and turning of every layer (§2.1)
+  run.diagnostics = False  # also log norms, gradients and rotation of each layer (§2.1)
   run.checkpoint_every = 1000  # steps; also after each epoch
-  run.keep_checkpoints = 2  # latest ones; the best is kept as well
+  run.keep_checkpoints = 2  # the latest; the best is kept too
 
   if protocol == 'scaled':
     if is_cifar10:
@@ -124,7 +123,7 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
       model.h = 32
       model.z = 8
       config.epochs = 3
-      config.ema_epochs = 0.3  # ten epochs would hardly be averaged over in three
+      config.ema_epochs = 0.3  # ten epochs would be longer than the run
     else:
       model.maps = (8, 16, 16)
       config.epochs = 20
