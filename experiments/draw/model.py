@@ -131,7 +131,7 @@ class Draw(nnx.Module):
       return carry, kl
 
     if self.remat:
-      glimpse = jax.checkpoint(glimpse, prevent_cse=False)  # not needed inside a scan
+      glimpse = jax.checkpoint(glimpse, prevent_cse=False)  # a scan prevents it anyway
     noise = self._noise(key, len(x))
     (canvas, *_), kl = jax.lax.scan(glimpse, self._start(len(x)), noise)
     log_likelihood = distributions.bernoulli_log_likelihood(x, canvas)
