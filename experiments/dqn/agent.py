@@ -10,8 +10,8 @@ import optax
 from flax import nnx
 from ml_collections import config_dict
 
-from experiments.dqn.extra import rlax
 from experiments.dqn.network import STACK, QNetwork
+from experiments.dqn.rl_packages import rlax
 from experiments.training import optimizers
 from experiments.training.state import TrainState
 

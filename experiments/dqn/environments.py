@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.dqn.extra import roms, vector_env
 from experiments.dqn.network import SIDE, STACK
+from experiments.dqn.rl_packages import roms, vector_env
 
 FRAME_SKIP = 4  # frames of an agent step
 FRAME_LIMIT = 2**31  # the emulator counts the frames of an episode in 32 bits

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from experiments.dqn import environments
-from experiments.dqn.extra import vector_env
+from experiments.dqn.rl_packages import vector_env
 from experiments.runtime import interrupts
 
 SCORE = 'eval/score'  # name of the metric

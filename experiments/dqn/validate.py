@@ -10,7 +10,7 @@ from configs.variants import PARAMETERIZATIONS
 from experiments.dqn import replay
 from experiments.dqn.agent import updates_at_once
 from experiments.dqn.environments import FRAME_LIMIT, FRAME_SKIP
-from experiments.dqn.extra import roms
+from experiments.dqn.rl_packages import roms
 from experiments.runtime.errors import UserError
 from experiments.training.checks import check, check_common, check_sizes, choose, require
 from experiments.training.layers import DTYPES

@@ -118,26 +118,26 @@ def build(kind: str, param: str) -> network.Step:
   config = config_dict.FrozenConfigDict(config)
   count = UNITS[kind][1]
   is_ours = not kind.startswith('single')
-  agent = ActorLearner(config) if is_ours else SingleEnvironment(config)
-  while agent.steps < config.replay.learning_starts:
-    agent.step()
+  learner = ActorLearner(config) if is_ours else SingleEnvironment(config)
+  while learner.steps < config.replay.learning_starts:
+    learner.step()
 
   def loop() -> None:
-    end = agent.steps + count
-    while agent.steps < end:
-      agent.step()
+    end = learner.steps + count
+    while learner.steps < end:
+      learner.step()
     if is_ours:
-      jax.block_until_ready(agent.state)
+      jax.block_until_ready(learner.state)
 
   def update() -> None:
     for _ in range(count * config.learning.update_period // config.env.num_envs):
-      agent.learn()
-    jax.block_until_ready(agent.state)
+      learner.learn()
+    jax.block_until_ready(learner.state)
 
   def act() -> None:
-    policy = agent.eval_policy()
+    policy = learner.eval_policy()
     for i in range(count):
-      policy(i, agent.games.observations)
+      policy(i, learner.games.observations)
 
   return {'update': update, 'act': act}.get(kind, loop)
 

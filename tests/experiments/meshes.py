@@ -136,11 +136,11 @@ def dqn() -> list[int]:
 
   config = dqn.get_config('breakout-wn,tiny')
   config.replay.learning_starts = 8
-  agent = ActorLearner(config_dict.FrozenConfigDict(config))
+  learner = ActorLearner(config_dict.FrozenConfigDict(config))
   for _ in range(4):
-    agent.step()
-  assert int(agent.state.train.step) == 2
-  return sorted({d.id for leaf in jax.tree.leaves(agent.state) for d in leaf.devices()})
+    learner.step()
+  assert int(learner.state.train.step) == 2
+  return sorted({d.id for leaf in jax.tree.leaves(learner.state) for d in leaf.devices()})
 
 
 def write(path: Path, value) -> None:

@@ -180,13 +180,13 @@ def test_deep_q_learning_names_the_parameters(tmp_path, monkeypatch):
   config = frozen(dqn, 'breakout-wn,tiny', changes)
   step = ActorLearner.step
 
-  def broken_step(agent):
-    actions = step(agent)
-    if agent.steps == 124:
-      params = jax.tree.map(jnp.copy, agent.state.params)
+  def broken_step(learner):
+    actions = step(learner)
+    if learner.steps == 124:
+      params = jax.tree.map(jnp.copy, learner.state.params)
       params['conv3']['scale'][...] = params['conv3']['scale'][...].at[1].set(np.inf)
-      train = dataclasses.replace(agent.state.train, params=params)
-      agent.state = dataclasses.replace(agent.state, train=train)
+      train = dataclasses.replace(learner.state.train, params=params)
+      learner.state = dataclasses.replace(learner.state, train=train)
     return actions
 
   monkeypatch.setattr(ActorLearner, 'step', broken_step)

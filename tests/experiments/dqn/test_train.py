@@ -72,9 +72,9 @@ def test_a_whole_run(spec, changes, tmp_path):
     assert gif.size == (160, 210) and gif.n_frames > 10
 
 
-def snapshot(agent):
+def snapshot(learner):
   """Updates so far, parameters and those of the target network, as NumPy arrays."""
-  state = agent.state
+  state = learner.state
   flat = lambda params: np.concatenate([np.asarray(p).ravel() for p in jax.tree.leaves(params)])
   return int(state.train.step), flat(state.train.params), flat(state.target_params)
 
@@ -94,19 +94,19 @@ def test_one_update_for_four_agent_steps_and_copies_of_the_target_network(
     }
   )
   validate(config)
-  agent = ActorLearner(config)
-  _, _, initial = snapshot(agent)
+  learner = ActorLearner(config)
+  _, _, initial = snapshot(learner)
   expected_target, copies = initial, 0
   for steps in range(0, 400, num_envs):
-    assert agent.steps == steps
-    updates, params, target = snapshot(agent)
+    assert learner.steps == steps
+    updates, params, target = snapshot(learner)
     assert updates == max(0, math.ceil(steps / 4) - math.ceil(learning_starts / 4))
-    assert updates == agent.updates
+    assert updates == learner.updates
     np.testing.assert_array_equal(target, expected_target)
     learns = steps >= learning_starts and steps % 4 == 0
     if learns and updates % target_period == 0:
       expected_target, copies = params, copies + 1  # before the updates of this step
-    agent.step()
+    learner.step()
   assert (params != initial).any() and (expected_target != initial).any()
   assert copies == math.ceil(updates / target_period)
 
@@ -145,8 +145,8 @@ def test_what_is_remembered_is_what_happened(monkeypatch):
 
 
 def first_actions(config, steps=1000):
-  agent = ActorLearner(config)
-  return np.stack([agent.step() for _ in range(steps // config.env.num_envs)])
+  learner = ActorLearner(config)
+  return np.stack([learner.step() for _ in range(steps // config.env.num_envs)])
 
 
 def test_the_same_seed_takes_the_same_first_thousand_actions(monkeypatch):
@@ -208,11 +208,11 @@ def test_a_stopped_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
     """Runs until it is done or stopped; → actions by agent step."""
     actions = {}
 
-    def recording_step(agent):
-      before = agent.steps
+    def recording_step(learner):
+      before = learner.steps
       if before in stops:
         stops.pop(before)()
-      actions[before] = step(agent)
+      actions[before] = step(learner)
 
     monkeypatch.setattr(ActorLearner, 'step', recording_step)
     with contextlib.suppress(Killed, Interrupted):
@@ -331,7 +331,7 @@ def test_a_finished_run_without_its_replay_memory_stays_as_it_is(tmp_path):
 
 
 def test_training_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
-  monkeypatch.setattr(ActorLearner, 'take_metrics', lambda agent: {'train/loss': np.nan})
+  monkeypatch.setattr(ActorLearner, 'take_metrics', lambda learner: {'train/loss': np.nan})
   with pytest.raises(UserError, match='train/loss is nan at step 80'):
     train_lib.train(frozen(), tmp_path)
   assert not list((tmp_path / 'checkpoints').iterdir())
