@@ -2,7 +2,7 @@
 
   python -m experiments.dqn --help
 
-shows what can be chosen, as configs/dqn.py has it.
+lists the options; configs/dqn.py describes the variants.
 """
 
 from experiments.runtime import command_line

@@ -1,4 +1,4 @@
-"""Evaluation (Mnih et al. 2015): whole episodes, with rewards as the game counts them."""
+"""Plays whole episodes with a policy and sums their unclipped rewards (Mnih et al. 2015)."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,38 +9,38 @@ from experiments.dqn import environments
 from experiments.dqn.rl_packages import vector_env
 from experiments.runtime import interrupts
 
-SCORE = 'eval/score'  # name of the metric
+SCORE = 'eval/score'  # the metric's name
 
-# Step of the evaluation, observations [N, 4, 84, 84] → actions [N].
+# Step within the evaluation, observations [N, 4, 84, 84] → actions [N].
 Policy = Callable[[int, np.ndarray], np.ndarray]
 
 
 def play(
   policy: Policy, config: config_dict.FrozenConfigDict, steps: int, seeds: np.ndarray
 ) -> list[float]:
-  """Returns of the episodes that several environments play in a number of agent steps.
+  """Returns of the episodes that N environments play in `steps` agent steps.
 
-  Each environment plays an equal share of the steps, and the episode that it is in by then to its
-  end. To leave that one out would prefer short episodes, as long ones are rarely over in time.
+  Each environment plays `steps / N` steps and then finishes its episode: leaving that episode out
+  would favour short ones.
 
   Args:
     policy: chooses the actions.
-    config: of the run.
-    steps: how many in all, a multiple of the number of environments N. With N of them each
-      environment plays one episode.
-    seeds: [N], one for each environment.
+    config: config of the run.
+    steps: total over the environments, a multiple of N. With N steps, each environment plays one
+      episode.
+    seeds: [N], one per environment.
 
   Returns:
-    Those of the first environment, in order; then those of the second, and so on.
+    Returns of the first environment in order, then of the second, and so on.
 
   Raises:
-    Interrupted: by a signal, in a training loop.
+    Interrupted: a signal arrived in a training loop.
   """
   env = _make(config, len(seeds), max_frames=config.evaluation.max_frames)
   observations, _ = env.reset(seed=seeds)
   returns: list[list[float]] = [[] for _ in seeds]
   total = np.zeros(len(seeds))
-  counts = np.ones(len(seeds), bool)  # whether the episode began within the share of steps
+  counts = np.ones(len(seeds), bool)  # whether the episode began within its steps
   step = 0
   while counts.any():
     interrupts.check()
@@ -70,15 +70,15 @@ def metrics(returns: Sequence[float]) -> dict[str, float]:
 def record(
   policy: Policy, config: config_dict.FrozenConfigDict, seeds: np.ndarray, *, max_frames: int
 ) -> tuple[np.ndarray, float]:
-  """One episode in colour: its frames [T, 210, 160, 3], one for each agent step, and its return.
+  """Colour frames [T, 210, 160, 3] of one episode, one per agent step, and its return.
 
-  A second environment with the same seed and actions shows the same; the agent sees the first.
+  The agent sees one environment; a second, with the same seed and actions, gives the frames.
 
   Args:
     policy: chooses the actions.
-    config: of the run.
+    config: config of the run.
     seeds: [1].
-    max_frames: it is cut off there, or where evaluation cuts it off.
+    max_frames: limit of the episode, if below that of evaluations.
   """
   limit = min(max_frames, config.evaluation.max_frames or max_frames)
   env = _make(config, 1, max_frames=limit)

@@ -1,9 +1,9 @@
-"""The packages of the extra `rl`; without them, one line that says how to get them."""
+"""Imports the packages of the extra `rl`, or raises an error that says how to install them."""
 
 from experiments.runtime.errors import UserError
 
 try:
-  import gymnasium as gymnasium  # `vector_env` needs it, and would be missing without a word
+  import gymnasium as gymnasium  # without it, ale_py silently has no `vector_env`
   import rlax as rlax
   from ale_py import roms as roms
   from ale_py import vector_env as vector_env

@@ -132,8 +132,8 @@ def test_the_command_says_what_it_found(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(f'experiments.runtime.{name}', lambda **_: None)
   score.main()
   assert capsys.readouterr().out == (
-    'score 105.0 ± 0.0 (2 episodes, ε = 0, network of 1,600 frames, whose 7.0 is the highest score '
-    'of the run)\n'
+    'score 105.0 ± 0.0 (2 episodes, ε = 0; network after 1,600 frames, highest score of the run: '
+    '7.0)\n'
   )
 
 
