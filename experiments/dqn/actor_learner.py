@@ -1,4 +1,4 @@
-"""Acting and learning side by side: the environments take a step while the network is updated."""
+"""Acting and learning in parallel: the environments step while the network is updated."""
 
 import dataclasses
 import functools
@@ -26,26 +26,23 @@ Sums = dict[str, jax.Array]
 
 
 class ActorLearner:
-  """Takes one step in every environment at a time, and the updates that belong to it.
+  """Steps N environments together and makes the updates that are due.
 
-  A step in N environments is N agent steps. Its actions come from the parameters after all updates
-  of the step before, however long anything takes, so that the same seed gives the same run (bit for
-  bit on a CPU). While the environments move, N / `update_period` minibatches are drawn and learnt
-  from, or, with N < `update_period`, one in every `update_period` / N steps.
+  A step of all environments is N agent steps. Its actions come from the parameters after all
+  updates of the previous step, whatever the timing, so the same seed gives the same run (bit for
+  bit on a CPU). While the environments step, the network learns from N / `update_period`
+  minibatches or, with N < `update_period`, from one every `update_period` / N steps.
 
-  The network begins with data-dependent initialisation (§3) on observations of random play. Seed
-  and number of agent steps decide all random numbers but those of the environments.
-
-  Args:
-    config: of the run.
+  The network is initialised data-dependently (§3) on observations of random play. All random
+  numbers except those of the environments follow from the seed and the number of agent steps.
 
   Attributes:
-    steps: agent steps taken.
-    updates: those made.
-    games: those that are played.
-    replay: what was seen of them.
+    steps: agent steps so far.
+    updates: updates so far.
+    games: the training games.
+    replay: the replay memory.
     graphdef: the network's definition.
-    num_params: trained parameters.
+    num_params: number of trained parameters.
   """
 
   def __init__(self, config: config_dict.FrozenConfigDict):
@@ -55,14 +52,13 @@ class ActorLearner:
     params_key, self._act_key, self._eval_key = jax.random.split(jax.random.key(config.seed), 3)
     network = agent.create_network(config, int(env.single_action_space.n), params_key)
     examples = environments.random_play(env, config.init.examples, config.seed)
-    # Outside `jax.jit`: a program that can warn is not kept in the compilation cache.
+    # Not under `jax.jit`: a program with warnings is not kept in the compilation cache.
     wn.data_dependent_init(network, examples, init_scale=config.init.scale)
     self.games = environments.Games(env, config.seed)
     self.replay = Replay(config.replay.capacity // env.num_envs, env.num_envs)
     self.graphdef, state = agent.create(config, network)
     self.num_params = num_params(state.train.params)
-    # Between calls of compiled functions the state is a list: to take an nnx.State apart and put it
-    # together again takes 0.15 ms a call.
+    # Kept as a list between compiled calls: flattening and rebuilding an nnx.State takes 0.15 ms.
     self._leaves, structure = jax.tree.flatten(state)
     self._unflatten: Unflatten = structure.unflatten
     self._act = jax.jit(functools.partial(_act, unflatten=self._unflatten, graphdef=self.graphdef))
@@ -83,7 +79,7 @@ class ActorLearner:
 
   @property
   def state(self) -> AgentState:
-    """The state of the agent. The next step gives its buffers away."""
+    """The state of the agent. The next step donates its buffers."""
     state = self._unflatten(self._leaves)
     return dataclasses.replace(state, step=jnp.array(self.steps, jnp.int32))
 
@@ -98,7 +94,7 @@ class ActorLearner:
     return agent.epsilon(self.steps, **self.config.exploration)
 
   def step(self) -> np.ndarray:
-    """One step in every environment, and its updates; returns the actions [N]."""
+    """Steps every environment and makes the updates that are due; returns the actions [N]."""
     config, games = self.config, self.games
     frames, ages = games.observations[:, -1], games.ages
     actions = self._choose(self._act_key, self.steps, games.observations, self.epsilon)
@@ -115,7 +111,7 @@ class ActorLearner:
     return actions
 
   def learn(self) -> None:
-    """Draws the minibatches of one step and begins the updates on them."""
+    """Draws the minibatches of one step and starts the updates on them."""
     config = self.config
     updates = agent.updates_at_once(config.env.num_envs, config.learning.update_period)
     rng = np.random.default_rng((config.seed, self.steps))
@@ -124,7 +120,7 @@ class ActorLearner:
     self.updates += updates
 
   def eval_policy(self) -> Policy:
-    """The present network with ε of the evaluation; to be used before the next step."""
+    """The current network with the ε of evaluations. Valid until the next step."""
     key = jax.random.fold_in(self._eval_key, self.steps)
     epsilon = self.config.evaluation.epsilon
     return lambda step, observations: self._choose(key, step, observations, epsilon)
@@ -132,8 +128,7 @@ class ActorLearner:
   def take_metrics(self) -> dict[str, float]:
     """Metrics of the agent steps since the last call.
 
-    Waits for the updates. Without an update or the end of an episode in that time, what depends on
-    them is left out.
+    Waits for the updates. Metrics of updates or episodes are left out if there were none.
     """
     window = self.window()
     metrics = {
@@ -153,11 +148,7 @@ class ActorLearner:
     return metrics
 
   def start_window(self, saved: Mapping[str, Any] | None = None) -> None:
-    """Lets `take_metrics` begin here, without the time of what was done between steps.
-
-    Args:
-      saved: a `window` of this moment, to go on with.
-    """
+    """Starts the metrics of `take_metrics` at this moment, or resumes them from a `window`."""
     saved = saved or {'sums': {'loss': 0.0, 'mean_q': 0.0}, 'updates': 0, 'returns': []}
     self._sums = {name: jnp.float32(value) for name, value in saved['sums'].items()}
     self._returns: list[float] = saved['returns']
@@ -166,7 +157,7 @@ class ActorLearner:
     self._window_start = time.perf_counter() - saved.get('seconds', 0.0)
 
   def window(self) -> dict[str, Any]:
-    """What `take_metrics` has to go by, as JSON values. Waits for the updates."""
+    """The sums behind `take_metrics`, as JSON values. Waits for the updates."""
     return {
       'sums': {name: float(value) for name, value in jax.device_get(self._sums).items()},
       'updates': self.updates - self._window_updates,
@@ -200,9 +191,9 @@ def _act(
 def _update(
   leaves: Leaves, sums: Sums, batches: Batch, *, unflatten: Unflatten, learn: Learn
 ) -> tuple[Leaves, Sums]:
-  """Updates on minibatches [U, B, ...], one after the other; adds their metrics to `sums`.
+  """Updates on minibatches [U, B, ...] in turn; adds their metrics to `sums`.
 
-  They are unrolled: inside a loop, XLA's gradients of convolutions are slow on CPUs.
+  Unrolled: inside an XLA loop, gradients of convolutions are slow on CPUs.
   """
   state = unflatten(leaves)
   for arrays in zip(*(list(array) for array in batches)):

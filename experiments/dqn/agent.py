@@ -1,4 +1,4 @@
-"""Deep Q-learning (Mnih et al. 2015) as pure functions: the ε-greedy action and one update."""
+"""Deep Q-learning (Mnih et al. 2015) as pure functions: ε-greedy actions and one update."""
 
 import dataclasses
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from experiments.training.state import TrainState
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AgentState:
-  """All that learning carries from update to update.
+  """What learning carries from update to update.
 
   Attributes:
-    step: int32, agent steps taken, as of the last checkpoint.
-    train: parameters and optimiser; its own `step` counts updates.
-    target_params: of the target network.
+    step: int32, agent steps at the last checkpoint.
+    train: parameters and optimiser state; its `step` counts updates.
+    target_params: parameters of the target network.
   """
 
   step: jax.Array
@@ -33,7 +33,7 @@ class AgentState:
 
   @property
   def params(self) -> nnx.State:
-    """Those that are trained."""
+    """The trained parameters."""
     return self.train.params
 
 
@@ -41,12 +41,12 @@ class Batch(NamedTuple):
   """Transitions (s, a, r, γ, s') at times t−1 and t.
 
   Attributes:
-    frames: [B, 5, 84, 84] uint8: the four of s_tm1 are the first, those of s_t the last.
-    ages: [B, 2] how many frames of the episode came before the newest of s_tm1 and of s_t;
-      frames older than that are of the episode before, and count as black.
+    frames: [B, 5, 84, 84] uint8. s_tm1 is the first four, s_t the last four.
+    ages: [B, 2] agent steps from the start of the episode to the newest frame of s_tm1 and of s_t.
+      Frames before the start count as black.
     a_tm1: [B] int32, actions.
-    r_t: [B] float32, rewards in −1 … 1.
-    discount_t: [B] float32, 0 where a life or the game was lost, else 1: it multiplies γ.
+    r_t: [B] float32, rewards clipped to [−1, 1].
+    discount_t: [B] float32, factor of γ: 0 where a life or the game was lost, else 1.
   """
 
   frames: np.ndarray
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 def create_network(
   config: config_dict.FrozenConfigDict, num_actions: int, key: jax.Array
 ) -> QNetwork:
-  """The network before data-dependent initialisation."""
+  """Creates the network, before data-dependent initialisation."""
   return QNetwork(
     num_actions,
     parameterization=config.variant.parameterization,
@@ -71,7 +71,7 @@ def create_network(
 def create(
   config: config_dict.FrozenConfigDict, network: QNetwork
 ) -> tuple[nnx.GraphDef, AgentState]:
-  """The network's definition, and the state before the first step."""
+  """The network's definition and the initial state."""
   graphdef, params = nnx.split(network, nnx.Param)
   train = TrainState.create(params, nnx.State({}), create_optimizer(config), ema=False)
   target_params = jax.tree.map(jnp.copy, params)
@@ -81,8 +81,8 @@ def create(
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
   """The authors' Adamax, or the centred RMSProp of Mnih et al.
 
-  Theirs sums gradients over the minibatch; we average, so that the constant in its root is divided
-  by the square of the batch size to give the same steps.
+  Mnih et al. sum gradients over the minibatch and we average them, so ε, under the root, is divided
+  by the squared batch size to give the same steps.
   """
   values = config.optimizer
   if values.name == 'adamax':
@@ -97,26 +97,23 @@ def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTran
 
 
 def epsilon(step: int, *, start: float, end: float, steps: int, delay: int) -> float:
-  """Probability of a random action: from `start` to `end` in `steps` agent steps after `delay`."""
+  """Probability of a random action: `start` to `end`, linearly in `steps` steps after `delay`."""
   return end + (start - end) * max(0.0, 1 - max(0, step - delay) / steps)
 
 
 def updates_at_once(num_envs: int, update_period: int) -> int:
-  """How many updates follow one another, after every step, or every few, of all environments."""
+  """Number of consecutive updates when updates are due after a step of all environments."""
   return max(1, num_envs // update_period)
 
 
 def stack(frames: jax.Array, ages: jax.Array) -> jax.Array:
-  """Observations as the agent saw them, from consecutive frames.
+  """Observations [B, 4, H, W]: the frames, with those of the previous episode set to 0.
 
   Args:
-    frames: [B, 4, H, W].
-    ages: [B] how many frames of the episode came before the last of each row.
-
-  Returns:
-    [B, 4, H, W]: frames of the episode before it are 0.
+    frames: [B, 4, H, W] consecutive frames.
+    ages: [B] agent steps from the start of the episode to the last frame.
   """
-  back = jnp.arange(STACK - 1, -1, -1)[None, :]  # how far back each frame lies
+  back = jnp.arange(STACK - 1, -1, -1)[None, :]  # steps before the last frame
   is_seen = back <= ages[:, None]
   return jnp.where(is_seen[:, :, None, None], frames, 0)
 
@@ -129,7 +126,7 @@ def act(
   *,
   graphdef: nnx.GraphDef,
 ) -> jax.Array:
-  """ε-greedy actions [B] int32 for observations [B, 4, 84, 84]; pure."""
+  """ε-greedy actions [B] int32 for observations [B, 4, 84, 84]."""
   q = nnx.merge(graphdef, params)(observations)
   explore_key, action_key = jax.random.split(key)
   explores = jax.random.uniform(explore_key, q.shape[:1]) < epsilon
@@ -145,10 +142,11 @@ def learn(
   optimizer: optax.GradientTransformation,
   discount: float,
 ) -> tuple[AgentState, dict[str, jax.Array]]:
-  """One update on a minibatch; pure.
+  """One update on a minibatch.
 
   Returns:
-    The new state; `loss`, Huber's, of the TD errors; and `mean_q`, the mean of max_a Q(s_tm1, a).
+    The new state, and the metrics `loss`, the mean Huber loss of the TD errors, and `mean_q`, the
+    mean of max_a Q(s_tm1, a).
   """
   s_tm1 = stack(batch.frames[:, :-1], batch.ages[:, 0])
   s_t = stack(batch.frames[:, 1:], batch.ages[:, 1])
@@ -159,7 +157,7 @@ def learn(
     td_errors = jax.vmap(rlax.q_learning)(
       q_tm1, batch.a_tm1, batch.r_t, discount * batch.discount_t, q_t
     )
-    # The derivative of Huber's loss is the TD error clipped to ±1.
+    # The gradient of the Huber loss is the TD error clipped to ±1.
     return jnp.mean(rlax.huber_loss(td_errors, 1.0)), jnp.mean(jnp.max(q_tm1, axis=-1))
 
   (loss, mean_q), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.train.params)
@@ -168,5 +166,5 @@ def learn(
 
 
 def copy_to_target(state: AgentState) -> AgentState:
-  """The state with the parameters as those of the target network."""
+  """Copies the trained parameters to the target network."""
   return dataclasses.replace(state, target_params=jax.tree.map(jnp.copy, state.train.params))

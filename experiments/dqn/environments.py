@@ -1,11 +1,11 @@
 """Atari games with the preprocessing of Mnih et al. (2015), played side by side.
 
-The Arcade Learning Environment's vector environment does the preprocessing in C++ threads: an
-action is repeated for four frames, the last two are turned grey and joined by their maximum, the
-result is resized to 84×84 (area interpolation), and the newest four such frames are an observation.
-Before the first frame of an episode there are black ones. An episode begins with 0 to 29 frames
-without an action and ends with the game: a lost life does not reset the environment. `FIRE` is not
-pressed for the agent, and actions that have no effect in a game are left out.
+The vector environment of the Arcade Learning Environment preprocesses in C++ threads. It repeats an
+action for four frames, takes the maximum of the last two in grey and resizes it to 84×84 (area
+interpolation). An observation is the newest four such frames, with black ones before the start of
+the episode. An episode begins with 0 to 29 no-op frames and ends with the game: a lost life does
+not reset the environment. `FIRE` is not pressed for the agent, and actions without an effect in a
+game are left out.
 """
 
 import enum
@@ -22,19 +22,19 @@ from experiments.dqn.rl_packages import roms, vector_env
 FRAME_SKIP = 4  # frames of an agent step
 FRAME_LIMIT = 2**31  # the emulator counts the frames of an episode in 32 bits
 _NOOP_MAX = 30
-_STEPS_APART = 4  # observations of `random_play`: of one environment they share no frame
+_STEPS_APART = 4  # `random_play` takes every fourth observation, so that none share a frame
 
 Arrays = dict[str, np.ndarray]
 
 
 class Step(NamedTuple):
-  """What one agent step in each of N games brought.
+  """Results of one agent step in each of N games.
 
   Attributes:
-    rewards: [N] int32, as the game counts.
-    terminal: [N] bool, a life or the game was lost: the return after this step is 0.
-    truncated: [N] bool, the episode was cut off for its length.
-    returns: of the whole episodes that ended, in the order of the environments.
+    rewards: [N] int32, unclipped.
+    terminal: [N] bool, a life or the game was lost, so the return after this step is 0.
+    truncated: [N] bool, the episode reached its frame limit.
+    returns: returns of the episodes that ended, in the order of the environments.
   """
 
   rewards: np.ndarray
@@ -51,14 +51,14 @@ def make(
   repeat_action_probability: float,
   color: bool = False,
 ) -> vector_env.AtariVectorEnv:
-  """`num_envs` environments; one that is over starts anew in the same step.
+  """Creates `num_envs` environments; an episode that ends restarts in the same step.
 
   Args:
     game: name in snake_case.
-    num_envs: how many.
-    max_frames: of an episode, after those without an action at its start; 0: no limit.
-    repeat_action_probability: that a frame has the action of the frame before it.
-    color: single frames [210, 160, 3] instead of observations.
+    num_envs: number of environments.
+    max_frames: frame limit of an episode, not counting its no-op start; 0 means no limit.
+    repeat_action_probability: probability that a frame repeats the previous frame's action.
+    color: whether to return single frames [210, 160, 3] instead of observations.
   """
   look = {'grayscale': True, 'stack_num': STACK, 'img_height': SIDE, 'img_width': SIDE}
   if color:
@@ -82,13 +82,13 @@ def make(
 
 
 def description(game: str) -> dict[str, str]:
-  """What a run writes down about its game: the package and its version, and SHA-256 of the ROM."""
+  """Package, version and game (`name`) and the SHA-256 of the ROM (`digest`)."""
   digest = hashlib.sha256(roms.get_rom_path(game).read_bytes()).hexdigest()
   return {'name': f'ale_py {importlib.metadata.version("ale_py")}/{game}', 'digest': digest}
 
 
 def num_actions(game: str) -> int:
-  """How many actions have an effect in a game."""
+  """Number of actions that have an effect in a game."""
   env = make(game, 1, max_frames=FRAME_SKIP, repeat_action_probability=0.0)
   return int(env.single_action_space.n)
 
@@ -104,18 +104,15 @@ class Purpose(enum.IntEnum):
 
 
 def seeds(seed: int, step: int, purpose: Purpose, *, count: int) -> np.ndarray:
-  """`count` seeds of environments, others for each seed of a run, step and purpose."""
+  """Seeds of `count` environments, different for each seed of a run, step and purpose."""
   numbers = np.random.SeedSequence((seed, step, purpose)).generate_state(count)
   return (numbers >> 1).astype(np.int64)
 
 
 def random_play(env: vector_env.AtariVectorEnv, count: int, seed: int) -> np.ndarray:
-  """Observations [count, 4, 84, 84] of random play: of every fourth step of each environment.
+  """Observations [count, 4, 84, 84] of random play, every fourth step of each environment.
 
-  Args:
-    env: as `make` returns it. It has to be reset after this.
-    count: how many.
-    seed: of the run.
+  `env` must be reset afterwards; `seed` is that of the run.
   """
   env_seeds = seeds(seed, 0, Purpose.INITIALIZATION, count=env.num_envs)
   rng = np.random.default_rng(env_seeds)
@@ -129,20 +126,19 @@ def random_play(env: vector_env.AtariVectorEnv, count: int, seed: int) -> np.nda
 
 
 class Games:
-  """Training games in lockstep, which can be brought back to where they were.
+  """Training games in lockstep that can be saved and restored.
 
-  The vector environment cannot save its state. But an episode that was started from a seed is
-  decided by its actions, and so are the episodes that follow it. `save` returns the actions since
-  each environment was last seeded, and `restore` plays them again. To keep these short, an
-  environment is seeded anew when an episode ends for the first time after a `save`. (Seeding takes
-  70 ms, too long for every episode.)
+  The vector environment cannot save its state, but a seed and the actions since determine this
+  episode and all that follow. `save` returns the actions since each environment was last seeded,
+  and `restore` replays them. To keep these short, an environment is reseeded when its first episode
+  after a `save` ends. (Seeding takes 70 ms, too long for every episode.)
 
   Args:
     env: as `make` returns it.
-    seed: of the run.
+    seed: seed of the run.
 
   Attributes:
-    observations: [N, 4, 84, 84] uint8, what the agent sees now.
+    observations: [N, 4, 84, 84] uint8, current observations.
     ages: [N] agent steps since each episode began.
   """
 
@@ -150,27 +146,27 @@ class Games:
     self._env = env
     self._seed = seed
     n = env.num_envs
-    self._steps = 0  # of each environment
-    self._is_due = np.zeros(n, bool)  # to be seeded anew
+    self._steps = 0  # per environment
+    self._is_due = np.zeros(n, bool)  # for a new seed at the end of the episode
     self._seeds = seeds(seed, 0, Purpose.TRAINING, count=n)
     self._seeded_at = np.zeros(n, np.int64)  # in steps
-    self._actions: list[np.ndarray] = []  # the last ones, since the first of `_seeded_at`
+    self._actions: list[np.ndarray] = []  # since the earliest `_seeded_at`
     self._returns = np.zeros(n)
     self.ages = np.zeros(n, np.int64)
     self.observations, info = env.reset(seed=self._seeds)
     self._lives = info['lives']
 
   def send(self, actions: np.ndarray) -> None:
-    """Lets the environments begin a step with actions [N]; `receive` must follow."""
+    """Starts a step of the environments with actions [N]; `receive` must follow."""
     self._actions.append(actions.astype(np.uint8))
     self._env.send(actions.astype(np.int64))
 
   def receive(self) -> Step:
-    """Waits until the environments have taken their step."""
+    """Waits for the step to end and returns its results."""
     self.observations, rewards, terminated, truncated, info = self._env.recv()
     lives = info['lives']
     is_over = terminated | truncated
-    terminal = terminated | (~is_over & (lives < self._lives))  # after the end: of the next episode
+    terminal = terminated | (~is_over & (lives < self._lives))  # at the end: of the next episode
     self._steps += 1
     self._returns += rewards
     returns = self._returns[is_over].tolist()
@@ -186,11 +182,10 @@ class Games:
     return Step(rewards, terminal, truncated & ~terminated, returns)
 
   def save(self, *, interrupted: bool = False) -> Arrays:
-    """What `restore` needs; from now on environments are seeded anew when their episode ends.
+    """What `restore` needs. Environments are then reseeded when their episode ends.
 
     Args:
-      interrupted: this is a `save` that an uninterrupted run does not have: nothing is seeded anew
-        for it.
+      interrupted: whether an uninterrupted run would not save here; then nothing is reseeded.
     """
     kept = self._steps - int(self._seeded_at.min())
     self._actions = self._actions[len(self._actions) - kept :]
@@ -207,7 +202,7 @@ class Games:
     }
 
   def restore(self, saved: Mapping[str, np.ndarray]) -> None:
-    """Brings the games to where they were at `save`, by playing them again."""
+    """Brings the games back to their state at `save` by replaying them."""
     self._steps = int(saved['steps'])
     self._seeds, self._seeded_at = saved['seeds'].copy(), saved['seeded_at'].copy()
     self._actions = list(saved['actions'])
@@ -218,12 +213,12 @@ class Games:
       if (seeded := self._seeded_at == step).any():
         self._reset(seeded)
       if step < self._steps:
-        # What an environment that was seeded later plays until then does not count.
+        # An environment seeded later is reset then, so what it plays until then does not count.
         actions = self._actions[step - first].astype(np.int64)
         self.observations, _, _, _, info = self._env.step(actions)
         self._lives = info['lives']
 
   def _reset(self, mask: np.ndarray) -> None:
-    """Starts the environments of a [N] mask from their seeds."""
+    """Resets the environments in `mask` [N] with their seeds."""
     self.observations, info = self._env.reset(seed=self._seeds[mask], options={'reset_mask': mask})
     self._lives = info['lives']

@@ -1,9 +1,8 @@
-"""Keeps replay memory and games beside the checkpoints: each time only what is new.
+"""Saves the replay memory and the games beside the checkpoints, each time only what is new.
 
-A replay memory of a million frames has 7 GB, too much to be written with every checkpoint. File
-`STEP.npz` holds the rows since the file before it, and the games. It is written before the
-checkpoint of that step and never changed, so that a run that is killed at any moment finds all rows
-of its latest checkpoint.
+A replay memory of a million frames takes 7 GB, too much to write with every checkpoint. `STEP.npz`
+holds the games, and the rows since the previous file. It is written before the checkpoint of that
+step and never changed, so a run killed at any moment finds all rows of its latest checkpoint.
 """
 
 import contextlib
@@ -21,13 +20,13 @@ _ROWS, _GAMES = 'rows/', 'games/'
 
 
 class Journal:
-  """The files of one run.
+  """The replay files of one run.
 
   Args:
-    directory: where they are kept.
-    replay: the memory that is kept.
-    num_envs: agent steps in a row of it.
-    keep: as many of the latest files can be restored.
+    directory: folder of the files.
+    replay: the replay memory.
+    num_envs: agent steps per row.
+    keep: number of latest files that can be restored.
   """
 
   def __init__(self, directory: Path, replay: Replay, *, num_envs: int, keep: int):
@@ -35,19 +34,16 @@ class Journal:
     self._replay = replay
     self._num_envs = num_envs
     self._keep = keep
-    self._saved = 0  # rows of the run that are in files
+    self._saved = 0  # rows of the run that are on disk
 
   def save(self, games: Arrays) -> None:
-    """Writes the rows since the last `save` and the games, and removes files no longer needed.
-
-    Args:
-      games: as `Games.save` returns them.
+    """Writes the rows since the last `save` and the games; removes files no longer needed.
 
     Raises:
-      UserError: the file system refuses it.
+      UserError: the file cannot be written.
     """
     count = self._replay.count
-    if count == self._saved:  # restored, and nothing was played since: the file is there
+    if count == self._saved:  # nothing was played since `restore`
       return
     first = max(self._saved, count - self._replay.capacity)
     rows = self._replay.newest(count - first)
@@ -58,18 +54,18 @@ class Journal:
       temporary = self._directory / 'tmp.npz'
       with temporary.open('wb') as file:
         np.savez(file, first=first, **arrays)
-        os.fsync(file.fileno())  # `np.savez` has flushed it
+        os.fsync(file.fileno())  # `np.savez` flushed it
       os.replace(temporary, path)
     self._saved = count
     ends = self._ends()
-    # One more than is kept: until there is a checkpoint for the newest, those before it count.
+    # One more than is kept, as the newest has no checkpoint yet.
     oldest = ends[-self._keep - 1 :][0] - self._replay.capacity
     for end in ends:
       if end <= oldest:
         self._path(end).unlink()
 
   def check(self, step: int) -> list[int]:
-    """The ends of the rows of the files that `restore` would read, latest first.
+    """The last row of each file that `restore` would read, exclusive, latest first.
 
     Raises:
       UserError: a file is missing or damaged.
@@ -80,17 +76,14 @@ class Journal:
       ends.append(first)
       with self._reading(first) as arrays:
         if not 0 <= (start := int(arrays['first'])) < first:
-          raise ValueError(f'its rows begin at {start}')
+          raise ValueError(f'its rows start at {start}')
       first = start
     return ends
 
   def restore(self, step: int) -> Arrays:
-    """Fills the replay memory as it was when the checkpoint of a step was written.
+    """Restores the replay memory of the checkpoint at `step`; returns the games.
 
-    Files of later steps, left by a run that was killed, are removed.
-
-    Returns:
-      The games of that moment.
+    Removes files of later steps, which a killed run left.
 
     Raises:
       UserError: a file is missing or damaged.
@@ -99,7 +92,7 @@ class Journal:
     for end in self._ends():
       if end > count:
         self._path(end).unlink()
-    # One file at a time: together they take as much as the memory itself.
+    # One file at a time: together they are as large as the memory itself.
     for end in reversed(self.check(step)):
       with self._reading(end) as arrays:
         self._replay.put(
@@ -111,19 +104,19 @@ class Journal:
 
   @contextlib.contextmanager
   def _reading(self, end: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of the file whose rows end before `end`, each read when it is asked for.
+    """The arrays of the file whose rows end before `end`, read lazily.
 
     Raises:
-      UserError: the file cannot be read, or what is inside is not as it should be.
+      UserError: the file is missing or damaged.
     """
     path = self._path(end)
     try:
       with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
         yield arrays
-    except Exception as error:  # the file system, zipfile, zlib and NumPy each have their own
+    except Exception as error:  # the file system, zipfile, zlib and NumPy each raise their own
       reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
       raise UserError(
-        f'cannot read {path} ({reason}), which the latest checkpoint needs; restore it, or choose '
+        f'cannot read {path} ({reason}), which the latest checkpoint needs; restore it or choose '
         'another --workdir.'
       ) from error
 
@@ -131,6 +124,6 @@ class Journal:
     return self._directory / f'{end * self._num_envs}.npz'
 
   def _ends(self) -> list[int]:
-    """The ends of the rows of all files, in order."""
+    """The last row of each file, exclusive, in order."""
     steps = [int(path.stem) for path in self._directory.glob('*.npz') if path.stem.isdecimal()]
     return sorted(step // self._num_envs for step in steps)

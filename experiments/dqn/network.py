@@ -1,4 +1,4 @@
-"""The network of Mnih et al. (2015): three convolutions, two dense layers."""
+"""The network of Mnih et al. (2015): three convolutions and two dense layers."""
 
 import functools
 from collections.abc import Sequence
@@ -19,17 +19,16 @@ class QNetwork(nnx.Module):
 
     [8×8, F₁, stride 4] → [4×4, F₂, stride 2] → [3×3, F₃] → dense → dense
 
-  without padding, with ReLU between the layers. With the same key both parameterisations have the
-  same v, and after data-dependent initialisation they are the same function.
+  without padding, with ReLU between the layers. With the same key, both parameterisations have the
+  same v and, after data-dependent initialisation, compute the same function.
 
   Args:
-    num_actions: number of action values.
     parameterization: one of `configs.variants.PARAMETERIZATIONS`.
     features: (F₁, F₂, F₃), (32, 64, 64) in the paper.
     hidden: units of the dense layer, 512 in the paper.
-    init_std: standard deviation of v, and of plain weights. Biases are 0.
-    dtype: of the products in all layers but the last; all else has the dtype of the parameters.
-    rngs: random streams; `params` is used.
+    init_std: initial standard deviation of v and of plain weights. Biases are 0.
+    dtype: computation dtype of all layers but the last, which uses that of the parameters.
+    rngs: `nnx.Rngs` with a `params` stream.
 
   Raises:
     KeyError: unknown `parameterization`.

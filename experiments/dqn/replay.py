@@ -1,7 +1,7 @@
-"""The replay memory: frames are stored once, observations are put together when they are sampled.
+"""The replay memory: stores each frame once and assembles observations when sampling.
 
-All environments step together, so that one row holds a frame, an action and its result for each of
-them, and one cursor tells what is the newest.
+All environments step together, so one row holds a frame, an action and its result for each of them,
+and one cursor marks the newest row.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,11 @@ class Row(NamedTuple):
 
   Attributes:
     frames: [N, 84, 84] uint8, the newest frame when the action was chosen.
-    ages: [N] agent steps since the episode began, at most 3 as older ones are not seen.
+    ages: [N] agent steps since the episode began, capped at 3: an observation has four frames.
     actions: [N] uint8.
     rewards: [N] int8, clipped to −1 … 1.
     terminal: [N] bool, whether a life or the game was lost in this step.
-    truncated: [N] bool, whether the episode was cut off after it: what came of it is not known.
+    truncated: [N] bool, whether the episode was cut off here; the next state is unknown.
   """
 
   frames: np.ndarray
@@ -36,11 +36,11 @@ class Replay:
   """The newest rows of a run.
 
   Args:
-    capacity: rows; the system provides their memory when they are first written.
+    capacity: in rows. The system allocates their memory when they are first written.
     num_envs: N.
 
   Attributes:
-    count: rows that were ever added.
+    count: number of rows ever added.
   """
 
   def __init__(self, capacity: int, num_envs: int):
@@ -76,18 +76,13 @@ class Replay:
     self.count += 1
 
   def sample(self, rng: np.random.Generator, batches: int, batch_size: int) -> Batch:
-    """Transitions drawn uniformly, with replacement, from those that are known to their end.
+    """Draws complete transitions uniformly, with replacement.
 
-    Left out are the newest row, whose next frame is not there yet; when the memory is full, the
-    oldest three, whose earlier frames are no longer there; and steps where an episode was cut off.
-
-    Args:
-      rng: random numbers.
-      batches: U.
-      batch_size: B.
+    This leaves out the newest row, whose next frame is missing; in a full memory the oldest three,
+    whose earlier frames are overwritten; and steps where an episode was cut off.
 
     Returns:
-      Arrays [U, B, ...].
+      Arrays [batches, batch_size, ...].
     """
     oldest = max(0, self.count - self.capacity)
     first = oldest + STACK - 1 if oldest else 0
@@ -107,17 +102,17 @@ class Replay:
     return Batch(*(array.reshape(batches, batch_size, *array.shape[1:]) for array in batch))
 
   def _draw(self, rng: np.random.Generator, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """`size` places in the arrays, of rows `first` to the last but one."""
+    """`size` random places in the arrays, in rows from `first` to the last but one."""
     rows = rng.integers(first, self.count - 1, size) % self.capacity
     return rows, rng.integers(0, self._rows.frames.shape[1], size)
 
   def newest(self, count: int) -> Row:
-    """The newest `count` rows, oldest first; copies [count, N, ...]."""
+    """Copies of the newest `count` rows [count, N, ...], oldest first."""
     places = np.arange(self.count - count, self.count) % self.capacity
     return Row(*(array[places] for array in self._rows))
 
   def put(self, first: int, rows: Row) -> None:
-    """Puts rows [T, N, ...] where they were when they were the rows `first` to first + T − 1."""
+    """Writes rows [T, N, ...] back as the rows `first` to first + T − 1 of the run."""
     places = np.arange(first, first + len(rows.frames)) % self.capacity
     for array, values in zip(self._rows, rows):
       array[places] = values
@@ -125,5 +120,5 @@ class Replay:
 
 
 def num_bytes(capacity: int) -> int:
-  """Memory that frames and the rest take for a number of agent steps."""
+  """Bytes of memory for `capacity` agent steps."""
   return capacity * (SIDE * SIDE + 5)
