@@ -12,19 +12,13 @@ from experiments.dqn import evaluation
 from experiments.dqn.environments import Purpose, seeds
 from experiments.runtime.metrics import Row, read_rows
 
-_EPISODE_FRAMES = 18_000  # five minutes; without a limit an episode need not end
+_EPISODE_FRAMES = 18_000  # five minutes; without a limit an episode may never end
 _GIF_BYTES = 3_000_000
-_GIF_MILLISECONDS = 40  # a frame; browsers show frames of 20 ms and less slowly
+_GIF_MILLISECONDS = 40  # per frame; browsers slow down frames of 20 ms or less
 
 
 def write(workdir: Path, config: config_dict.FrozenConfigDict, policy: evaluation.Policy) -> None:
-  """Writes `score.png` and `episode.gif` into the run.
-
-  Args:
-    workdir: directory of the run.
-    config: its config.
-    policy: of the trained network, as it is evaluated.
-  """
+  """Writes `score.png` and `episode.gif` into `workdir`; `policy` plays the episode."""
   title = '/'.join(workdir.parts[-2:])
   score(read_rows(workdir / 'metrics.jsonl'), title).savefig(workdir / 'score.png', dpi=150)
   seed = seeds(config.seed, 0, Purpose.PICTURE, count=1)
@@ -33,24 +27,29 @@ def write(workdir: Path, config: config_dict.FrozenConfigDict, policy: evaluatio
 
 
 def score(rows: list[Row], title: str) -> Figure:
-  """Score of the evaluations, with its standard error, and return of training episodes, by frames.
+  """Plots evaluation scores, with standard errors, and training returns against frames.
 
   Training episodes are played with more random actions.
   """
   figure = Figure(figsize=(6, 4), layout='constrained')
   axes = figure.subplots()
   training = [row for row in rows if 'train/episode_return' in row]
-  points = lambda rows, name: [row[name] for row in rows]
   axes.plot(
-    points(training, 'frames'), points(training, 'train/episode_return'),
-    lw=0.7, alpha=0.7, label='training, ε-greedy as it learns',
-  )  # fmt: skip
+    [row['frames'] for row in training],
+    [row['train/episode_return'] for row in training],
+    lw=0.7,
+    alpha=0.7,
+    label='training, ε-greedy as it learns',
+  )
   evaluations = [row for row in rows if 'eval/score' in row]
   axes.errorbar(
-    points(evaluations, 'frames'), points(evaluations, 'eval/score'),
-    points(evaluations, 'eval/standard_error'),
-    marker='.', capsize=2, label='evaluation ± standard error',
-  )  # fmt: skip
+    [row['frames'] for row in evaluations],
+    [row['eval/score'] for row in evaluations],
+    [row['eval/standard_error'] for row in evaluations],
+    marker='.',
+    capsize=2,
+    label='evaluation ± standard error',
+  )
   axes.set(xlabel='frames', ylabel='score', title=title, xlim=(0, None))
   axes.grid(alpha=0.3)
   axes.legend()
@@ -58,9 +57,9 @@ def score(rows: list[Row], title: str) -> Figure:
 
 
 def gif(frames: np.ndarray, max_bytes: int = _GIF_BYTES) -> bytes:
-  """Frames [T, H, W, 3], 15 a second of the game, as a GIF that plays about 1.7 times as fast.
+  """A GIF of frames [T, H, W, 3], 15 per second of the game, played about 1.7 times as fast.
 
-  As many frames are left out, evenly, as it takes to have no more than `max_bytes`.
+  Drops frames evenly until the GIF has at most `max_bytes`.
   """
   for stride in (2**i for i in range(len(frames).bit_length())):
     images = [

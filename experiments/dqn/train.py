@@ -18,15 +18,10 @@ from experiments.training import session
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
   """Trains an agent in `workdir`, or resumes; writes metrics, checkpoints and pictures there.
 
-  Args:
-    config: of the run.
-    workdir: its directory.
-    data_dir: not used: the games come with the Arcade Learning Environment.
-
   Raises:
     UserError: the config or the directory cannot be used.
   """
-  del data_dir
+  del data_dir  # the games come with the Arcade Learning Environment
   validate(config)
   if is_done(workdir, config):
     return
@@ -35,7 +30,7 @@ def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | N
 
 
 def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
-  """The experiment, from the games to the pictures. A step is one agent step in each game."""
+  """The experiment, from the games to the pictures. A turn of the loop steps every game once."""
   num_envs = config.env.num_envs
   with session.open(
     config,
@@ -78,14 +73,14 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
     summary = run.write_summary(learner.num_params)
     final, best = summary['final'][evaluation.SCORE], summary['best'][evaluation.SCORE]
     print(f'score {final:.1f}, best {best:.1f}; results are in {workdir}')
-    print(f'{workdir / "replay"} is only needed to train longer, with a higher --config.epochs')
+    print(f'{workdir / "replay"} is only needed to train longer with a higher --config.epochs')
 
 
 def check_replay(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
-  """Checks that a finished run that is to be trained longer still has its replay memory.
+  """Checks that a finished run that is to train longer still has its replay memory.
 
   Raises:
-    UserError: it does not.
+    UserError: a file of it is missing or damaged.
   """
   if (workdir / 'summary.json').exists():
     summary = json.loads((workdir / 'summary.json').read_text())
@@ -96,7 +91,7 @@ def check_replay(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
 
 
 def create_journal(config: config_dict.FrozenConfigDict, workdir: Path, replay: Replay) -> Journal:
-  """The files of a run's replay memory."""
+  """The journal of the replay memory in `workdir`."""
   return Journal(
     workdir / 'replay', replay, num_envs=config.env.num_envs, keep=config.run.keep_checkpoints
   )

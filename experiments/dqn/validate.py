@@ -16,34 +16,49 @@ from experiments.training.checks import check, check_common, check_sizes, choose
 from experiments.training.layers import DTYPES
 
 _AT_LEAST_ONE = (
-  'env.num_envs', 'init.examples', 'replay.capacity', 'learning.update_period',
-  'learning.target_period', 'exploration.steps', 'steps_per_epoch', 'evaluation.steps',
-)  # fmt: skip
+  'env.num_envs',
+  'init.examples',
+  'replay.capacity',
+  'learning.update_period',
+  'learning.target_period',
+  'exploration.steps',
+  'steps_per_epoch',
+  'evaluation.steps',
+)
 _NOT_NEGATIVE = ('replay.learning_starts', 'exploration.delay')
 _PROBABILITIES = ('learning.discount', 'exploration.start', 'exploration.end')
 _MULTIPLES_OF_NUM_ENVS = (
-  'replay.capacity', 'replay.learning_starts', 'steps_per_epoch', 'run.log_every',
+  'replay.capacity',
+  'replay.learning_starts',
+  'steps_per_epoch',
+  'run.log_every',
   'run.checkpoint_every',
-)  # fmt: skip
-# Of what plays: the network, its optimiser and the evaluation.
+)
+# Of the network, its optimiser and the evaluation: all that `validate_player` checks.
 _SIZES = ('model.hidden', 'replay.batch_size', 'evaluation.num_envs')
 _POSITIVE = (
-  'model.init_std', 'init.scale', 'optimizer.learning_rate', 'optimizer.eps',
+  'model.init_std',
+  'init.scale',
+  'optimizer.learning_rate',
+  'optimizer.eps',
   'optimizer.rmsprop_eps',
-)  # fmt: skip
+)
 _BELOW_ONE = (
-  'optimizer.b1', 'optimizer.b2', 'optimizer.rmsprop_decay', 'env.repeat_action_probability',
-)  # fmt: skip
+  'optimizer.b1',
+  'optimizer.b2',
+  'optimizer.rmsprop_decay',
+  'env.repeat_action_probability',
+)
 _MAX_FRAMES = ('env.max_frames', 'evaluation.max_frames')
-# Their ROMs are there, but the emulator ends the process when it is to play one of them alone.
+# Games for two players: in single-player mode the emulator aborts the process.
 _FOR_TWO = ('combat', 'joust', 'maze_craze', 'warlords')
 
 
 def validate(config: config_dict.FrozenConfigDict) -> None:
-  """Checks the values, and that there is memory for the replay.
+  """Checks the config, and that there is enough memory for the replay.
 
   Raises:
-    UserError: something cannot be used; the message names it.
+    UserError: a value is out of range; the message names the key.
   """
   validate_player(config)
   check_ends(config, config.evaluation.epsilon)
@@ -55,10 +70,10 @@ def validate(config: config_dict.FrozenConfigDict) -> None:
 
 
 def validate_player(config: config_dict.FrozenConfigDict) -> None:
-  """Checks the values that it takes to play with the network of a run.
+  """Checks the values needed to play with the network of a run.
 
   Raises:
-    UserError: something cannot be used; the message names it.
+    UserError: a value is out of range; the message names the key.
   """
   check_common(config, below=2**31)
   _check_game(require(config, 'variant.game'))
@@ -76,25 +91,21 @@ def validate_player(config: config_dict.FrozenConfigDict) -> None:
 
 
 def check_ends(config: config_dict.FrozenConfigDict, epsilon: float) -> None:
-  """Checks that episodes of evaluation come to an end.
-
-  Args:
-    config: of the run.
-    epsilon: probability of a random action in them.
+  """Checks that evaluation episodes with `epsilon` end.
 
   Raises:
-    UserError: they need not.
+    UserError: they may not: ε is 0, and so is their frame limit.
   """
   if not epsilon and not config.evaluation.max_frames:
     raise UserError(
-      'with ε = 0 an episode may never end, as config.evaluation.max_frames=0 sets it no limit; '
-      'raise one of them.'
+      'with ε = 0 an episode may never end, because config.evaluation.max_frames=0 sets no limit; '
+      'raise either.'
     )
 
 
 def _check_game(game: Any) -> None:
   if game in _FOR_TWO:
-    raise UserError(f'the game {game!r} is for two players; choose one that is played alone.')
+    raise UserError(f'the game {game!r} is for two players; choose a single-player game.')
   games = sorted(set(roms.get_all_rom_ids()) - set(_FOR_TWO))
   if game not in games:
     near = difflib.get_close_matches(str(game), games, n=3, cutoff=0.6)
@@ -107,13 +118,12 @@ def _check_steps(config: config_dict.FrozenConfigDict) -> None:
   if 0 < config.env.max_frames <= FRAME_SKIP:
     raise UserError(
       f'config.env.max_frames={config.env.max_frames} must be above {FRAME_SKIP}, the frames of an '
-      'agent step: nothing is learnt from a step that ends its episode for its length. 0 sets no '
-      'limit.'
+      'agent step, or 0 for no limit: a step that reaches the limit is not learnt from.'
     )
   if n % period and period % n:
     raise UserError(
       f'config.env.num_envs={n} must be a multiple or a divisor of config.learning.update_period='
-      f'{period}, as updates follow steps of all environments.'
+      f'{period}: updates follow a step of all environments.'
     )
   for key in _MULTIPLES_OF_NUM_ENVS:
     if (value := require(config, key)) % n:
@@ -130,12 +140,12 @@ def _check_steps(config: config_dict.FrozenConfigDict) -> None:
     )
   if config.replay.learning_starts < 2 * n:
     raise UserError(
-      f'config.replay.learning_starts={config.replay.learning_starts} must be {2 * n} or more: two '
+      f'config.replay.learning_starts={config.replay.learning_starts} must be {2 * n} or more, two '
       'steps of each environment.'
     )
   if config.replay.capacity < 8 * n:
     raise UserError(
-      f'config.replay.capacity={config.replay.capacity} must be {8 * n} or more: eight steps of '
+      f'config.replay.capacity={config.replay.capacity} must be {8 * n} or more, eight steps of '
       'each environment.'
     )
   if config.epochs * config.steps_per_epoch >= 2**31:
@@ -143,7 +153,7 @@ def _check_steps(config: config_dict.FrozenConfigDict) -> None:
 
 
 def _check_memory(config: config_dict.FrozenConfigDict) -> None:
-  # The rows since the last checkpoint are copied when they are written, and when they are read.
+  # Rows since the last checkpoint are copied when they are written and when they are read.
   capacity = config.replay.capacity
   steps = capacity + min(capacity, config.run.checkpoint_every)
   needed, available = replay.num_bytes(steps), psutil.virtual_memory().available
