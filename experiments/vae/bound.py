@@ -1,4 +1,4 @@
-"""The terms of the lower bound, and free bits."""
+"""The terms of the evidence lower bound, and free bits."""
 
 import dataclasses
 
@@ -9,13 +9,13 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """One sample's terms of the lower bound, in nats.
+  """Terms of the lower bound for one sample z per image, in nats.
 
   Attributes:
     log_likelihood: [B] log p(x|z).
-    kl: [B, layers, groups] KL(q(z|x) ‖ p(z)) of each group of latents, exact where it has a closed
-      form and else log q(z|x) − log p(z) of the sample.
-    log_weight: [B] log p(x, z) − log q(z|x) of the sample, an importance weight.
+    kl: [B, layers, groups] KL(q(z|x) ‖ p(z)) of each group of latents: the closed form if there is
+      one, else log q(z|x) − log p(z).
+    log_weight: [B] log p(x, z) − log q(z|x), the log importance weight.
   """
 
   log_likelihood: jax.Array
@@ -28,10 +28,10 @@ class Bound:
     return self.log_likelihood - jnp.sum(self.kl, axis=(1, 2))
 
   def loss(self, free_bits: float) -> jax.Array:
-    """What training minimises: the mean of −elbo, in which each group has `free_bits` nats free.
+    """The training loss: mean −elbo with λ = `free_bits` nats free in each group.
 
-    Σ_groups max(λ, mean over the batch of its KL) (Kingma et al. 2016, Eq. 15): no group gains from
-    a KL below λ, so that it does not fall idle.
+    The KL term is Σ_groups max(λ, batch mean of KL) (Kingma et al. 2016, Eq. 15). No group gains
+    from a KL below λ, which keeps it in use.
     """
     kl = jnp.mean(self.kl, axis=0)
     kl = jnp.maximum(kl, free_bits) if free_bits else kl

@@ -1,4 +1,4 @@
-"""The convolutional VAE of §5.2 for binary images; its posterior is diagonal or autoregressive."""
+"""The convolutional VAE of §5.2 for binary images, with a diagonal or autoregressive posterior."""
 
 import itertools
 
@@ -16,7 +16,7 @@ Posterior = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class ConvVAE(nnx.Module):
-  """p(x|z): independent bits; p(z): standard normal; q(z|x): diagonal Gaussian, or flow on one.
+  """p(x|z): independent bits; p(z): standard normal; q(z|x): diagonal Gaussian, or IAF on one.
 
     conv F₁ → blocks → [stride 2] F₂ → blocks → [stride 2] F₃ → blocks → dense → q(z|x)
 
@@ -24,15 +24,15 @@ class ConvVAE(nnx.Module):
 
   Args:
     image_shape: (H, W, C), H and W divisible by 4.
-    layers: makes the layers.
+    layers: creates the layers.
+    is_iaf: whether the posterior has inverse autoregressive flow.
     maps: (F₁, F₂, F₃), feature maps at full, half and quarter resolution.
-    blocks: residual blocks at each resolution.
+    blocks: residual blocks per resolution.
     hidden: units of the dense layer.
     latents: size of z.
-    is_iaf: whether the posterior has inverse autoregressive flow, or is diagonal.
     flow_steps: steps of the flow.
-    flow_width: units in each hidden layer of a step.
-    flow_depth: hidden layers of a step.
+    flow_width: units per hidden layer of a step.
+    flow_depth: hidden layers per step.
   """
 
   def __init__(
@@ -50,14 +50,13 @@ class ConvVAE(nnx.Module):
     flow_depth: int,
   ):
     height, width, channels = image_shape
-    block = lambda features: nnx.List([Block(features, layers) for _ in range(blocks)])
     small = (height // 4, width // 4, maps[-1])
     size = small[0] * small[1] * small[2]
     context = hidden if is_iaf else 0
     self.small = small
     self.latents = latents
     self.encoder_in = layers.conv(channels, maps[0], (3, 3))
-    self.encoder_blocks = nnx.List([block(features) for features in maps])
+    self.encoder_blocks = nnx.List([stage(features, blocks, layers) for features in maps])
     self.encoder_down = nnx.List(
       [layers.conv(a, b, (3, 3), strides=2) for a, b in itertools.pairwise(maps)]
     )
@@ -69,14 +68,14 @@ class ConvVAE(nnx.Module):
       else None
     )
     self.decoder_dense = nnx.List([layers.linear(latents, hidden), layers.linear(hidden, size)])
-    self.decoder_blocks = nnx.List([block(features) for features in maps[::-1]])
+    self.decoder_blocks = nnx.List([stage(features, blocks, layers) for features in maps[::-1]])
     self.decoder_up = nnx.List(
       [layers.conv(a, b, (3, 3)) for a, b in itertools.pairwise(maps[::-1])]
     )
     self.decoder_out = layers.conv(maps[0], channels, (3, 3), dtype=None)
 
   def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
-    """The terms of the bound for binary images x [B, H, W, C], with one z for each."""
+    """The bound for binary images x [B, H, W, C], with one sample z each."""
     return self.bound(x, self.encode(x), key)
 
   def bound(self, x: jax.Array, posterior: Posterior, key: jax.Array) -> Bound:
@@ -111,7 +110,7 @@ class ConvVAE(nnx.Module):
     return tuple(jnp.split(h, [self.latents, 2 * self.latents], axis=-1))
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Logits [B, H, W, C] of the bits, of z [B, latents]."""
+    """Logits [B, H, W, C] of the bits, from z [B, latents]."""
     h = z
     for dense in self.decoder_dense:
       h = dense(h)
@@ -126,14 +125,14 @@ class ConvVAE(nnx.Module):
     return self.decoder_out(nnx.elu(h))
 
   def reconstruct(self, x: jax.Array, key: jax.Array) -> jax.Array:
-    """Probabilities [B, H, W, C] of the bits, given the mean of q(z|x); `key` is not used."""
+    """Probabilities [B, H, W, C] of the bits at the mean of q(z|x); `key` is unused."""
     del key
     mean, _, context = self.encode(x)
     z = mean if self.flow is None else self.flow(mean, context)[0]
     return jax.nn.sigmoid(self.decode(z))
 
   def sample(self, key: jax.Array, count: int) -> jax.Array:
-    """Probabilities [count, H, W, C] of the bits, of z from the prior."""
+    """Probabilities [count, H, W, C] of the bits for z from the prior."""
     return jax.nn.sigmoid(self.decode(jax.random.normal(key, (count, self.latents))))
 
 
@@ -149,6 +148,11 @@ class Block(nnx.Module):
     return x + self.conv2(nnx.elu(self.conv1(nnx.elu(x))))
 
 
+def stage(features: int, blocks: int, layers: Layers) -> nnx.List[Block]:
+  """The residual blocks of one resolution."""
+  return nnx.List([Block(features, layers) for _ in range(blocks)])
+
+
 def upsample(x: jax.Array) -> jax.Array:
-  """[B, H, W, C] → [B, 2H, 2W, C], each position repeated."""
+  """Nearest-neighbour upsampling, [B, H, W, C] → [B, 2H, 2W, C]."""
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -1,10 +1,11 @@
 """The ResNet VAE with inverse autoregressive flow of §5.2 (Kingma et al. 2016, §5.2) for CIFAR-10.
 
-Layers of latent maps, from the largest resolution to the smallest: a bottom-up pass gives each its
-part of the posterior, then a top-down pass samples them in turn, the smallest first.
+A bottom-up pass computes each latent layer's part of the posterior, from the largest resolution to
+the smallest; a top-down pass then samples the layers, the smallest first.
 """
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from experiments.vae.autoregressive import autoregressive_mask, init_scale
 from experiments.vae.bound import Bound
 from experiments.vae.iaf import iaf_step
 
-# log p(x|z) of a pixel; the names are those of `edge_bins`.
+# log p(x|z) of a pixel, by `edge_bins`.
 LIKELIHOODS = {
   'floor': distributions.floored_logistic_log_likelihood,
   'tails': distributions.discretized_logistic_log_likelihood,
@@ -30,12 +31,11 @@ class ResNetVAE(nnx.Module):
 
   Args:
     image_shape: (H, W, C), H and W divisible by 2 to the power of the number of levels.
-    layers: makes the layers.
-    is_iaf: whether the posterior has a step of autoregressive flow, or is diagonal.
-    depths: layers at each level; the first level has half the resolution of the image, and each
-      further one half of that.
+    layers: creates the layers.
+    is_iaf: whether the posterior has a step of autoregressive flow.
+    depths: layers per level. Each level halves the resolution, starting with that of the image.
     h: maps of the deterministic path.
-    z: latent maps of each layer.
+    z: latent maps per layer.
     edge_bins: 'floor' or 'tails', see `LIKELIHOODS`.
   """
 
@@ -61,12 +61,12 @@ class ResNetVAE(nnx.Module):
     self.edge_bins = edge_bins
 
   def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
-    """The terms of the bound for images x [B, H, W, C], pixel/256 − 0.5, with one z for each."""
+    """The bound for images x [B, H, W, C], pixel/256 − 0.5, with one sample z each."""
     return self.bound(x, self.encode(x), key)
 
   def encode(self, x: jax.Array) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """The bottom-up pass: mean, log standard deviation and context for each layer."""
-    # The middle of its bin stands for a pixel.
+    """The bottom-up pass: mean, log standard deviation and context of each layer."""
+    # Shift each pixel to the middle of its bin.
     h = self.encoder_in(x + 1 / 512)
     found = []
     for layer in self.layers:
@@ -90,14 +90,14 @@ class ResNetVAE(nnx.Module):
     return Bound(log_likelihood, kl, log_likelihood - jnp.sum(kl, axis=(1, 2)))
 
   def sample(self, key: jax.Array, count: int) -> jax.Array:
-    """Means [count, H, W, C] of images in [0, 1], of z from the prior."""
+    """Mean images [count, H, W, C] in [0, 1] for z from the prior."""
     h = self._top(count)
     for layer, layer_key in zip(self.layers[::-1], jax.random.split(key, len(self.layers))):
       h, _ = layer.down(h, layer_key, None)
     return self._mean(h) + 0.5
 
   def reconstruct(self, x: jax.Array, key: jax.Array) -> jax.Array:
-    """Means [B, H, W, C] of images in [0, 1], of z from the posterior."""
+    """Mean images [B, H, W, C] in [0, 1] for z from the posterior."""
     h = self._top(x.shape[0])
     keys = jax.random.split(key, len(self.layers))
     for layer, parts, layer_key in zip(self.layers[::-1], self.encode(x)[::-1], keys):
@@ -114,17 +114,17 @@ class ResNetVAE(nnx.Module):
 def initialize(
   model: ResNetVAE, x: jax.Array, key: jax.Array, *, scale: float, flow_scale: float
 ) -> None:
-  """Data-dependent initialisation on images x [B, H, W, C].
+  """Data-dependent initialisation, in place, on images x [B, H, W, C].
 
-  The first layer of the top-down pass sees a learned vector that is zero at first, the same for all
-  images: there is nothing to measure, so its units get the norm `scale`.
+  The first top-down layer sees a learned vector, initially zero, so there is nothing to measure:
+  its units get the norm `scale`.
 
   Args:
     model: is changed in place.
     x: pixel/256 − 0.5.
-    key: of the noise in z.
-    scale: standard deviation of what a layer computes.
-    flow_scale: that of the layers in the flow.
+    key: random key of the noise in z.
+    scale: target standard deviation of a layer's outputs.
+    flow_scale: the same for layers of the flow.
   """
   with warnings.catch_warnings():
     top = len(model.layers) - 1
@@ -140,14 +140,14 @@ def initialize(
 
 
 class LatentLayer(nnx.Module):
-  """One layer of latent maps: its part of the bottom-up and of the top-down pass.
+  """One layer of latent maps, with its part of the bottom-up and top-down passes.
 
   Args:
     h: maps of the deterministic path.
     z: latent maps.
-    half: whether it halves the resolution on the way up, and doubles it on the way down.
+    half: whether to halve the resolution on the way up and double it on the way down.
     is_iaf: whether the posterior has a step of autoregressive flow.
-    layers: makes the layers.
+    layers: creates the layers.
   """
 
   def __init__(self, h: int, z: int, half: bool, is_iaf: bool, layers: Layers):
@@ -180,12 +180,12 @@ class LatentLayer(nnx.Module):
     key: jax.Array,
     posterior: tuple[jax.Array, jax.Array, jax.Array] | None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The next h, and log q − log p of the sample for each latent map, [B, z].
+    """The next h, and log q − log p of the sample for each latent map [B, z].
 
     Args:
       h: [B, H, W, h] from the layer above.
-      key: for the sample.
-      posterior: what `up` returned; None: z is drawn from the prior.
+      key: random key of the sample.
+      posterior: from `up`; None draws z from the prior.
     """
     h_size, z_size = self.sizes
     t = self.down1(nnx.elu(h))
@@ -213,36 +213,38 @@ class LatentLayer(nnx.Module):
 
 
 class AutoregressiveConv(nnx.Module):
-  """(m, s) of `iaf_step` by masked convolutions.
+  """(m, s) of `iaf_step` from masked convolutions.
 
-  An element sees all maps of the positions below it and right of it in its row, and at its own
-  position the maps before it.
+  An element sees all maps at positions below it or right of it in its row, and the maps before it
+  at its own position.
 
   Args:
     z: latent maps.
-    h: hidden maps, as many as the context has.
-    layers: makes the layers.
+    h: maps of the hidden layers and of the context.
+    layers: creates the layers.
   """
 
   def __init__(self, z: int, h: int, layers: Layers):
     maps, hidden = np.arange(1, z + 1), np.arange(h) * z // h
-    conv = lambda a, b, **kwargs: layers.conv(
-      len(a), len(b), (3, 3), mask=jnp.array(convolution_mask(a, b, 3)), **kwargs
-    )
+
+    def conv(a: np.ndarray, b: np.ndarray, **kwargs: Any) -> nnx.Module:
+      mask = jnp.array(convolution_mask(a, b, 3))
+      return layers.conv(len(a), len(b), (3, 3), mask=mask, **kwargs)
+
     self.hidden1 = conv(maps, hidden)
     self.hidden2 = conv(hidden, hidden)
     self.mean = conv(hidden, maps - 1, dtype=None)
     self.log_scale = conv(hidden, maps - 1, dtype=None)
 
   def __call__(self, z: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """m and s [B, H, W, z] of z [B, H, W, z] and context [B, H, W, h]."""
+    """m and s [B, H, W, z] from z [B, H, W, z] and context [B, H, W, h]."""
     h = nnx.elu(self.hidden1(z) + context)
     h = nnx.elu(self.hidden2(h))
     return 0.1 * self.mean(h), 0.1 * self.log_scale(h)
 
 
 def convolution_mask(in_degrees: np.ndarray, out_degrees: np.ndarray, window: int) -> np.ndarray:
-  """[window, window, in, out] float32: all below and right of the centre, and by degree at it."""
+  """[window, window, in, out] float32: 1 below and right of the centre, by degree at it."""
   mask = np.ones((window, window, len(in_degrees), len(out_degrees)), np.float32)
   centre = window // 2
   mask[:centre] = 0
