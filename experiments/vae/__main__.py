@@ -2,7 +2,7 @@
 
   python -m experiments.vae --help
 
-shows what can be chosen, as configs/vae.py has it.
+lists the options; configs/vae.py describes the variants.
 """
 
 from experiments.runtime import command_line

@@ -2,9 +2,9 @@
 
   python -m experiments.vae.likelihood --workdir runs/vae/mnist-iaf-wn/seed0 --samples 128
 
-log p(x) ≈ log 1/K Σ p(x, zₖ)/q(zₖ|x), of the latest checkpoint of a run. It grows with K, from the
-lower bound at K = 1 to log p(x). Writes `likelihood-K.json` into the run. The same command goes on
-with an interrupted one.
+Estimates log p(x) ≈ log 1/K Σ p(x, zₖ)/q(zₖ|x) with the latest checkpoint of a run. The estimate
+grows with K, from the lower bound at K = 1 to log p(x). Writes `likelihood-K.json` into the run.
+Rerun the same command to resume.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ def main() -> None:
   """Reads the command line."""
   parser = ArgumentParser(__doc__, 'python -m experiments.vae.likelihood')
   parser.add_argument('--workdir', type=user_path, required=True, help='directory of the run')
-  parser.add_argument('--samples', type=int, default=128, help='K, for each image')
-  parser.add_argument('--batch', type=int, default=100, help='images at a time')
+  parser.add_argument('--samples', type=int, default=128, help='K, samples per image')
+  parser.add_argument('--batch', type=int, default=100, help='images per batch')
   parser.add_argument('--data_dir', help='folder of the data sets')
   with one_line_errors():
     args = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
     result = evaluate(args.workdir, args.samples, args.batch, args.data_dir)
     print(
       f'log p(x) = {result["log_likelihood"]:.2f} ± {result["standard_error"]:.2f} nats '
-      f'({args.samples} samples for each of {result["images"]} images)'
+      f'({args.samples} samples per image, {result["images"]} images)'
     )
 
 
@@ -64,14 +64,14 @@ def evaluate(
 
   Args:
     workdir: directory of the run.
-    samples: K.
-    batch: images at a time.
+    samples: K, per image.
+    batch: images per batch.
     data_dir: folder of the data sets.
 
   Returns:
-    `log_likelihood`, the mean over the test images in nats; `standard_error` of that mean;
-    `bits_per_dim`, `samples` and `images`; `step` and checksum of the `checkpoint`, and the digest
-    of the `data`.
+    `log_likelihood`, the mean over the test images in nats, and its `standard_error`;
+    `bits_per_dim`; `samples`; `images`; `step` and checksum of the `checkpoint`; digest of the
+    `data`.
 
   Raises:
     UserError: there is no such run, it has no checkpoint, or it was trained on other data.
@@ -99,7 +99,7 @@ def evaluate(
       if start in parts.done:
         continue
       x = test_x[start : start + batch]
-      filled = np.resize(x, (batch, *x.shape[1:]))  # one shape for all batches
+      filled = np.resize(x, (batch, *x.shape[1:]))  # the same shape for every batch
       values = estimate(state, filled, jax.random.fold_in(jax.random.key(samples), start))
       parts.add(start, np.asarray(values)[: len(x)].tolist())
   values = np.concatenate([parts.done[start] for start in starts])
@@ -120,11 +120,14 @@ def evaluate(
 def log_likelihood(
   graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, key: jax.Array, *, samples: int
 ) -> jax.Array:
-  """[B] importance-sampled log p(x), in nats, of images x [B, H, W, C]."""
+  """Importance-sampled log p(x) [B] of images x [B, H, W, C], in nats."""
   model: ConvVAE | ResNetVAE = nnx.merge(graphdef, state)
   posterior = model.encode(x)
-  weight = lambda key: model.bound(x, posterior, key).log_weight
-  log_weights = jax.lax.map(weight, jax.random.split(key, samples))  # [K, B]
+
+  def log_weight(key: jax.Array) -> jax.Array:
+    return model.bound(x, posterior, key).log_weight
+
+  log_weights = jax.lax.map(log_weight, jax.random.split(key, samples))  # [K, B]
   return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(samples)
 
 

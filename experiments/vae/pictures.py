@@ -1,4 +1,4 @@
-"""Pictures of a finished run: the bound, samples, reconstructions, latent traversals."""
+"""Pictures of a finished run: the bound, samples, reconstructions and latent traversals."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ _STEPS = 9  # of a traversal
 def write(workdir: Path, model: ConvVAE | ResNetVAE, test_x: jax.Array, key: jax.Array) -> None:
   """Writes `bound.png`, `samples.png`, `reconstructions.png` and `traversals.png` into the run.
 
-  Traversals are of the convolutional VAE only, which has a vector of latents.
+  Only the convolutional VAE, whose latents are a vector, has traversals.
 
   Args:
     workdir: directory of the run.
-    model: as it is evaluated.
-    test_x: [N, H, W, C] test images as the model takes them.
-    key: for the samples.
+    model: the evaluation model.
+    test_x: [N, H, W, C] test images, preprocessed for the model.
+    key: random key of the samples.
   """
   pictures.bound(workdir).savefig(workdir / 'bound.png', dpi=150)
   samples = nnx.jit(lambda model: model.sample(key, _COUNT))(model)
@@ -41,9 +41,9 @@ def write(workdir: Path, model: ConvVAE | ResNetVAE, test_x: jax.Array, key: jax
 
 
 def traversals(model: ConvVAE, x: jax.Array, count: int = 10) -> np.ndarray:
-  """Around the code of one image x [1, H, W, C]: a row for each latent, from −3 to 3.
+  """Images decoded from the code of x [1, H, W, C], with one latent moved from −3 to 3 per row.
 
-  Shown are the `count` latents that change the picture most on the way, or all if there are fewer.
+  Shows the (at most) `count` latents that change the image most.
   """
 
   def decode(model: ConvVAE) -> jax.Array:

@@ -34,7 +34,7 @@ from experiments.vae.conv_vae import ConvVAE
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.validate import validate
 
-_TEST_KEY = 1602  # of the noise in evaluation
+_TEST_KEY = 1602  # seed of the noise in evaluations
 
 
 def train(config: config_dict.FrozenConfigDict, workdir: Path, data_dir: str | None = None) -> None:
@@ -115,7 +115,7 @@ def compile_steps(
   steps_per_epoch: int,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """`train_step` and `eval_step` of a run, compiled. The first reuses the memory of its state."""
+  """Compiled `train_step` and `eval_step`. The first donates its state."""
   step = functools.partial(
     train_step,
     graphdef=graphdef,
@@ -134,14 +134,14 @@ def compile_steps(
 
 
 def is_binary(dataset: str) -> bool:
-  """Whether the images of a data set are modelled as bits; those of CIFAR-10 are not."""
+  """Whether the images are modelled as bits: all data sets but CIFAR-10."""
   return dataset != 'cifar10'
 
 
 def train_images(config: config_dict.FrozenConfigDict, dataset: data.Dataset) -> np.ndarray:
-  """[N, H, W, C] uint8 training images, of which `observe` makes what the network sees.
+  """Training images [N, H, W, C] uint8, before `observe`.
 
-  If bits are to be drawn once, they are: 0 and 255, of which `observe` draws the same ones always.
+  With `config.data.binarize` 'once', bits are drawn here, as 0 and 255, which `observe` keeps.
   """
   images = dataset.train.images
   if is_binary(dataset.name) and config.data.binarize == 'once':
@@ -150,7 +150,7 @@ def train_images(config: config_dict.FrozenConfigDict, dataset: data.Dataset) ->
 
 
 def test_images(dataset: data.Dataset) -> np.ndarray:
-  """[N, H, W, C] float32 test images: bits drawn once from the grey values, or pixel/256 − 0.5."""
+  """Test images [N, H, W, C] float32: bits drawn once from grey values, or pixel/256 − 0.5."""
   images = dataset.test.images
   if is_binary(dataset.name):
     return binarize.fixed(images)
@@ -158,7 +158,7 @@ def test_images(dataset: data.Dataset) -> np.ndarray:
 
 
 def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
-  """Float32 images: bits with the grey values as probabilities, or pixel/256 − 0.5."""
+  """Float32 images: bits drawn with the grey values as probabilities, or pixel/256 − 0.5."""
   if is_binary(dataset):
     return binarize.sample(key, images)
   return images.astype(jnp.float32) / 256 - 0.5
@@ -167,7 +167,7 @@ def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
 def create_model(
   config: config_dict.FrozenConfigDict, image_shape: tuple[int, ...], key: jax.Array
 ) -> ConvVAE | ResNetVAE:
-  """The network, before data-dependent initialisation."""
+  """Creates the network, before data-dependent initialisation."""
   variant = config.variant
   layers = Layers(variant.parameterization, **config.layers, rngs=nnx.Rngs(params=key))
   network = ConvVAE if is_binary(variant.dataset) else ResNetVAE
@@ -183,17 +183,17 @@ def initialize(
   scale: float,
   flow_scale: float,
 ) -> None:
-  """Data-dependent initialisation on uint8 images, in both parameterisations.
+  """Data-dependent initialisation, in place, on uint8 images.
 
-  Both begin as the same function, so that they differ by the parameterisation alone.
+  Both parameterisations are initialised so that they begin as the same function.
 
   Args:
     model: is changed in place.
-    images: [B, H, W, C] of `train_images`.
-    key: of the bits and of the noise in z.
+    images: [B, H, W, C] from `train_images`.
+    key: random key of the bits and of the noise in z.
     dataset: name of the data set.
-    scale: standard deviation of what a layer computes.
-    flow_scale: that of the layers in the flow.
+    scale: target standard deviation of a layer's outputs.
+    flow_scale: the same for layers of the flow.
   """
   bits_key, noise_key = jax.random.split(key)
   x = observe(bits_key, images, dataset)
@@ -211,7 +211,7 @@ def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTran
 def restore_model(
   config: config_dict.ConfigDict, workdir: Path, image_shape: tuple[int, ...]
 ) -> tuple[ConvVAE | ResNetVAE, int]:
-  """The network of a run as it is evaluated, from its latest checkpoint, and that one's step.
+  """The evaluation model in the latest checkpoint of a run, and the step of that checkpoint.
 
   Raises:
     UserError: there is no checkpoint, or it is damaged.
@@ -235,11 +235,11 @@ def train_step(
   ema_decay: float,
   with_diagnostics: bool,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One step on the training images `indices` [B]; pure.
+  """One update on the training images `indices` [B].
 
   Returns:
-    The new state, and the minibatch's bound and its two parts, in nats; with `with_diagnostics`
-    also those of `diagnostics.per_layer`.
+    The new state, and the bound on the minibatch and its two parts in nats; `with_diagnostics` adds
+    `diagnostics.per_layer`.
   """
   bits_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
   x = observe(bits_key, images[indices], dataset)
@@ -275,10 +275,10 @@ def eval_step(
   *,
   graphdef: nnx.GraphDef,
 ) -> dict[str, jax.Array]:
-  """Sums over the test images `indices` [B] with weights [B] 0 or 1.
+  """Sums over the test images `indices` [B], weighted by 0 or 1.
 
   Returns:
-    `log_likelihood`, and `kl` [layers], in nats.
+    `log_likelihood` and `kl` [layers], in nats.
   """
   model = state.eval_model(graphdef)
   bound = model(x[indices], jax.random.fold_in(key, indices[0]))
@@ -289,7 +289,7 @@ def eval_step(
 
 
 def test_metrics(sums: dict[str, np.ndarray], count: int, dimensions: int) -> dict[str, float]:
-  """Means over the test set: the bound in nats and bits per dimension, and its two parts."""
+  """Test-set means of the bound, in nats and in bits per dimension, and of its two parts."""
   reconstruction = -float(sums['log_likelihood']) / count
   kl = np.asarray(sums['kl'], np.float64) / count
   bound = reconstruction + float(kl.sum())

@@ -17,14 +17,18 @@ from experiments.vae.resnet_vae import LIKELIHOODS
 
 _BINARIZE = ('anew', 'once')
 _POSITIVE = (
-  'layers.init_std', 'init.scale', 'init.flow_scale', 'optimizer.learning_rate', 'optimizer.eps',
-)  # fmt: skip
+  'layers.init_std',
+  'init.scale',
+  'init.flow_scale',
+  'optimizer.learning_rate',
+  'optimizer.eps',
+)
 _BELOW_ONE = ('optimizer.b1', 'optimizer.b2')
 _NOT_NEGATIVE = ('layers.log_scale', 'free_bits', 'ema_epochs')
 
 
 def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = None) -> None:
-  """Checks the values by themselves and, with a data set, against its size.
+  """Checks the config and, with a data set, that it fits the images.
 
   Raises:
     UserError: a value is out of range; the message names the key.
@@ -51,7 +55,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   if height % 2**halvings or width % 2**halvings:
     raise UserError(
       f'config.variant.dataset={dataset.name}: its images are {height}×{width}; both must be '
-      f'divisible by {2**halvings}, as the network halves them {halvings} times.'
+      f'divisible by {2**halvings}, because the network halves them {halvings} times.'
     )
 
 
@@ -71,5 +75,5 @@ def _check_conv_vae(config: config_dict.FrozenConfigDict) -> None:
       config,
       ('model.flow_width',),
       lambda width: width >= config.model.latents,
-      f'must be config.model.latents={config.model.latents} or more, a unit for each latent',
+      f'must be config.model.latents={config.model.latents} or more, a unit per latent',
     )
