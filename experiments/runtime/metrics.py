@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -11,26 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from experiments.runtime.errors import UserError, check_not_replaced, writing
-from experiments.runtime.tensorboard import ScalarWriter
 
 Row = dict[str, Any]
 
 
 class MetricsLog:
-  """Writes rows of metrics, one JSON object a line, and the same to TensorBoard.
+  """Writes rows of metrics, one JSON object per line, and the same scalars to TensorBoard.
 
-  A row has `step`, `epoch` (fractional), `seconds` of training so far, and names such as
-  `train/loss`. A resumed run drops the rows after its checkpoint, as it will write them again.
+  A row has `step`, `epoch` (fractional), `seconds` of training so far, and metrics such as
+  `train/loss`. A resumed run drops the rows after its checkpoint, since it will write them again.
+
+  TensorBoard gets its records from this thread: when the disk is full, the thread of tensorboardX's
+  `SummaryWriter` dies and the program then waits for it forever.
 
   Args:
     workdir: directory of the run.
-    resume_step: step of the checkpoint that the run goes on from; 0 for a new run.
-    evaluated: whether an evaluation at that step, whose row follows that of training, was over.
+    resume_step: step of the checkpoint to resume from; 0 for a new run.
+    evaluated: whether the checkpoint was saved after the evaluation of its step. If not, the row of
+      that evaluation is dropped too.
 
   Raises:
-    UserError: the rows up to that step are damaged or missing.
+    UserError: rows up to `resume_step` are damaged or missing.
   """
 
   def __init__(self, workdir: Path, resume_step: int = 0, *, evaluated: bool = True):
@@ -48,34 +55,40 @@ class MetricsLog:
       temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
       os.replace(temporary, path)
       self._file = stack.enter_context(path.open('a'))
-      tensorboard = ScalarWriter(workdir / 'tensorboard', resume_step + 1)
-      self._tensorboard = stack.enter_context(contextlib.closing(tensorboard))
+      (workdir / 'tensorboard').mkdir(exist_ok=True)
+      name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+      events = RecordWriter(str(workdir / 'tensorboard' / f'{name}.{resume_step}'))
+      self._events = stack.enter_context(contextlib.closing(events))
+      self._write_event(file_version='brain.Event:2')
+      # TensorBoard hides what earlier files have from this step on.
+      self._write_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
       self._open = stack.pop_all()
     self._start = time.monotonic() - (rows[-1]['seconds'] if rows else 0.0)
 
   @property
   def seconds(self) -> float:
-    """Seconds of training, over all the times the run was resumed."""
+    """Seconds of training, summed over all sessions of the run."""
     return time.monotonic() - self._start
 
   def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-    """Appends a row and hands it to the operating system, so that a killed process loses none.
+    """Appends a row and flushes it, so that a killed process loses none.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written, or was replaced.
     """
     check_not_replaced(self._path, self._file.fileno())
     row = {'step': step, 'epoch': round(epoch, 6), 'seconds': round(self.seconds, 3), **metrics}
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
     with writing(self._path):
       self._file.write(json.dumps(row, allow_nan=False) + '\n')
       self._file.flush()
-      self._tensorboard.write(step, metrics)
+      self._write_event(step=step, summary=Summary(value=values))
 
   def sync(self) -> None:
-    """Waits until the rows are on the disk, so that not even a loss of power loses one.
+    """Waits until the rows are on disk, where they survive a loss of power.
 
     Raises:
-      UserError: they cannot be written, or are not in the directory any more.
+      UserError: the file cannot be written, or was replaced.
     """
     check_not_replaced(self._path, self._file.fileno())
     with writing(self._path):
@@ -86,9 +99,13 @@ class MetricsLog:
     with writing(self._path):
       self._open.close()
 
+  def _write_event(self, **fields: Any) -> None:
+    self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
+    self._events.flush()
+
 
 class NoLog(MetricsLog):
-  """A log that writes nothing: of all processes of a run but the first, which writes the rows."""
+  """A log that writes nothing, for all processes of a run but the first."""
 
   def __init__(self, workdir: Path, resume_step: int = 0, *, evaluated: bool = True):
     del workdir, resume_step, evaluated
@@ -105,10 +122,10 @@ class NoLog(MetricsLog):
 
 
 def read_rows(path: Path) -> list[Row]:
-  """The rows of a `metrics.jsonl`; a last line that was cut off is left out.
+  """Reads a `metrics.jsonl`; a truncated last line is ignored.
 
   Raises:
-    UserError: another line is not a row.
+    UserError: any other line is not a row.
   """
   if not path.exists():
     return []
@@ -122,7 +139,7 @@ def read_rows(path: Path) -> list[Row]:
         break
       raise UserError(f'{path}, line {number}: {error}; restore or remove the file.') from error
     if not _is_row(row):
-      raise UserError(f'{path}, line {number}: no row of metrics; restore or remove the file.')
+      raise UserError(f'{path}, line {number}: not a row of metrics; restore or remove the file.')
     rows.append(row)
   return rows
 
@@ -133,7 +150,7 @@ def _is_row(value: Any) -> bool:
 
 
 class Progress:
-  """One line per epoch and, on a terminal, a bar with the time left below it."""
+  """Prints one line per epoch and, on a terminal, a progress bar below."""
 
   def __init__(self, workdir: Path, total_steps: int, step: int, epochs: int):
     self._name = name = '/'.join(workdir.parts[-2:])
@@ -148,21 +165,21 @@ class Progress:
     )
 
   def step(self, count: int = 1) -> None:
-    """So many steps were taken."""
+    """Advances the bar by `count` steps."""
     self._bar.update(count)
 
   def show(self, metrics: Mapping[str, float]) -> None:
-    """Shows the newest training metrics beside the bar."""
+    """Shows the latest training metrics beside the bar."""
     self._bar.set_postfix_str(_values(metrics))
 
   def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
-    """Prints a line: an epoch is over."""
+    """Prints the line of a finished epoch."""
     line = f'{self._name}  epoch {epoch}/{self._epochs}  {_values(metrics)}  ({seconds:.0f} s)'
     self._bar.write(line)
     sys.stdout.flush()
 
   def close(self) -> None:
-    """Takes the bar off the screen, leaving its last state."""
+    """Closes the bar."""
     self._bar.close()
 
 
@@ -172,5 +189,5 @@ def _values(metrics: Mapping[str, float]) -> str:
 
 
 def is_part(name: str) -> bool:
-  """Whether a metric is one of many, such as 'test/kl_3': too many for a line of a terminal."""
+  """Whether a metric is one of a group, such as 'test/kl_3', that is too long for the terminal."""
   return name.startswith('diagnostics/') or re.search(r'_\d+$', name) is not None

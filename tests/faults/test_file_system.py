@@ -60,7 +60,7 @@ def test_full_disk(step, free, disk, run, before, is_whole, capfd):
 
 
 def test_rows_are_on_the_disk_before_their_checkpoint(run, monkeypatch):
-  """Or a loss of power could leave a checkpoint that cannot be gone on from."""
+  """Or a loss of power could leave a checkpoint that cannot be resumed."""
   calls = []
   fsync, save = os.fsync, Checkpoints.save
 
@@ -69,7 +69,8 @@ def test_rows_are_on_the_disk_before_their_checkpoint(run, monkeypatch):
     fsync(descriptor)
 
   def save_(self, *args, **kwargs):
-    assert calls.pop() == str(run.workdir / 'metrics.jsonl')
+    assert calls[-1] == str(run.workdir / 'metrics.jsonl')
+    calls.clear()
     save(self, *args, **kwargs)
 
   monkeypatch.setattr(os, 'fsync', fsync_)
