@@ -2,10 +2,10 @@
 
   python -m experiments.download {cifar10,mnist} [--data_dir DIR] [--archive FILE ...]
 
-The published archives go to DIR/cifar10 or DIR/mnist; DIR is by default $TFDS_DATA_DIR or
-~/tensorflow_datasets. For a machine without the internet, get the archives elsewhere and give them
-as --archive: cifar-10-binary.tar.gz, or the four .gz files of MNIST or the folder that holds them.
-Wherever they come from, their content must be the published one.
+The published archives go to DIR/cifar10 or DIR/mnist; DIR defaults to $TFDS_DATA_DIR or
+~/tensorflow_datasets. On a machine without internet access, pass archives that you have as
+--archive: cifar-10-binary.tar.gz, or the four .gz files of MNIST or their folder. All archives must
+have the published content.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import tqdm
 from experiments.runtime import data_files, published
 from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors, user_path
 
-_SECONDS = 10.0  # that a server may take to answer
+_SECONDS = 10.0  # timeout of a server
 
 
 def main() -> None:
@@ -42,18 +42,17 @@ def main() -> None:
 def download(
   name: str, data_dir: Path | str | None = None, archives: Sequence[Path | str] | None = None
 ) -> None:
-  """Puts the published archives of a data set into its folder; one that is there is kept.
+  """Puts the published archives of a data set into its folder, unless they are there.
 
-  An archive gets its name when its content has been checked, so that an interrupted download leaves
-  none that is not whole.
+  An archive gets its name once it is checked, so that an interrupted download leaves no part of it.
 
   Args:
-    name: of the data set.
-    data_dir: folder of the data sets; None: see `data_files.folder`.
-    archives: files, or folders with files, to take instead of downloading them.
+    name: key of `published.SOURCES`.
+    data_dir: see `data_files.folder`.
+    archives: files, or folders of files, to use instead of downloading.
 
   Raises:
-    UserError: the network, a file or the folder is not as it should be; see the message.
+    UserError: a download failed, an archive is not as published, or the folder is not writable.
   """
   folder = data_files.folder(data_dir) / name
   with _one_line(folder):
@@ -76,17 +75,17 @@ def download(
 
 
 def _check_place(folder: Path) -> None:
-  """Checks, before any download, that a folder can be made or written to."""
+  """Checks, before any download, that a folder can be created or written to."""
   place = next(path for path in (folder, *folder.parents) if path.exists())
   if not place.is_dir():
-    raise UserError(f'{place} is in the way: it is no directory; choose another --data_dir.')
+    raise UserError(f'{place} is not a directory; choose another --data_dir.')
   effective = os.access in os.supports_effective_ids
   if not os.access(place, os.W_OK | os.X_OK, effective_ids=effective):
     raise UserError(f'no permission to write to {place}; choose another --data_dir.')
 
 
 def _missing(name: str, folder: Path) -> list[str]:
-  """The archives that are not in a folder, or differ from the published ones."""
+  """The archives that are missing from a folder, or not as published."""
   archives = published.SOURCES[name].archives
   return [
     file
@@ -96,13 +95,7 @@ def _missing(name: str, folder: Path) -> list[str]:
 
 
 def _recognize(name: str, wanted: Sequence[str], paths: Sequence[Path]) -> Mapping[str, Path]:
-  """Finds archives among the given files by their content, whatever their names.
-
-  In a folder, files with the names of archives are looked at.
-
-  Raises:
-    UserError: one is missing.
-  """
+  """Finds archives among files by content; in folders, only files of their names are tried."""
   archives = published.SOURCES[name].archives
   files = []
   for path in paths:
@@ -118,20 +111,16 @@ def _recognize(name: str, wanted: Sequence[str], paths: Sequence[Path]) -> Mappi
       found[matching[0]] = file
     else:
       closest = differences.get(file.name) or next(iter(differences.values()))
-      problems.append(f'{file} is not as published ({closest}); get it anew.')
+      problems.append(f'{file} is not as published ({closest}); get it again.')
   if lacking := [file for file in wanted if file not in found]:
     raise UserError(problems[0] if problems else f'{lacking[0]} is not among the given archives.')
   return found
 
 
 def _reachable(name: str, file: str) -> list[str]:
-  """The mirrors whose servers answer in time, whatever they answer.
+  """The mirrors whose servers respond in time, whatever their response.
 
-  A thread for each, as nothing else limits the time for finding an address and trying all that a
-  server has.
-
-  Raises:
-    UserError: none does.
+  Each is asked in a thread: nothing else limits the time of a name lookup.
   """
   mirrors, answered = published.SOURCES[name].mirrors, set()
 
@@ -153,11 +142,7 @@ def _reachable(name: str, file: str) -> list[str]:
 
 
 def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
-  """Downloads an archive from the first mirror that has it.
-
-  Raises:
-    UserError: none has.
-  """
+  """Downloads an archive from the first mirror that has it."""
   archive = published.SOURCES[name].archives[path.name]
   pooch.get_logger().setLevel('WARNING')
   problems = []
@@ -176,8 +161,8 @@ def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
       except requests.RequestException as error:
         reason = ' '.join(str(error).split())[:150]
         problems.append(f'{mirror}: {type(error).__name__}: {reason}')
-      except ValueError:  # pooch's, of a wrong checksum
-        problems.append(f'{mirror}: what came is not the published file')
+      except ValueError:  # pooch found a wrong checksum
+        problems.append(f'{mirror}: not the published file')
   raise UserError(
     f'cannot download {path.name} ({"; ".join(problems)}); rerun the same command, or '
     f'{_otherwise(name)}'
@@ -185,7 +170,7 @@ def _fetch(name: str, mirrors: Sequence[str], path: Path) -> None:
 
 
 def _put(name: str, staged: Path, path: Path) -> None:
-  """Gives a checked archive its place; another one that is there is kept beside it."""
+  """Checks an archive and moves it to `path`; renames another one that is there."""
   if difference := published.difference(staged, published.SOURCES[name].archives[path.name]):
     raise UserError(f'{path.name} is not as published ({difference}); rerun the same command.')
   if path.exists():
@@ -197,7 +182,7 @@ def _put(name: str, staged: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-  """Keeps other downloads into a folder waiting; the lock dies with this process."""
+  """Makes other downloads into a folder wait. The lock dies with this process."""
   lock = filelock.FileLock(folder / '.download.lock')
   try:
     lock.acquire(timeout=0)
@@ -212,7 +197,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-  """A folder for what is not whole yet, without the leftovers of a process that was killed."""
+  """A folder for partial downloads, emptied of what a killed process left."""
   staging = folder / '.download'
   shutil.rmtree(staging, ignore_errors=True)
   staging.mkdir()

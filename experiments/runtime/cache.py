@@ -1,4 +1,4 @@
-"""Arrays that take long to compute, kept in the user's cache directory."""
+"""Caches arrays that take long to compute in the user's cache directory."""
 
 import hashlib
 import json
@@ -18,17 +18,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def cached(name: str, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
-  """Returns `compute()`, or what it returned the last time for this name and key.
-
-  The file is written under another name and then renamed: an interrupted run leaves no half.
-
-  Args:
-    name: start of the file's name.
-    key: JSON values that decide the result.
-    compute: makes the arrays.
+  """Returns `compute()`, or its cached result for the same name and key (JSON values).
 
   Raises:
-    UserError: the file is there but cannot be read. It is left as it is.
+    UserError: the cached file cannot be read. It is left as it is.
   """
   digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
   path = platformdirs.user_cache_path('weightnorm') / f'{name}-{digest}.npz'
@@ -39,7 +32,7 @@ def cached(name: str, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> 
     _write(path, arrays)
   except OSError as error:
     warnings.warn(
-      f'cannot keep {path} ({error.strerror}); it will be computed anew next time.',
+      f'cannot write {path} ({error.strerror}); it will be computed again next time.',
       stacklevel=2,
     )
   return arrays
@@ -47,16 +40,15 @@ def cached(name: str, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> 
 
 def _read(path: Path) -> Arrays:
   try:
-    # Opened here, as NumPy leaves a file that it cannot read open.
+    # Opened here, as NumPy does not close a file that it fails to read.
     with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
   except Exception as error:  # zipfile, zlib and NumPy each have their own
-    raise UserError(
-      f'corrupt cache file {path} ({error}); delete it to have it made anew.'
-    ) from error
+    raise UserError(f'corrupt cache file {path} ({error}); delete it to recompute it.') from error
 
 
 def _write(path: Path, arrays: Arrays) -> None:
+  """Writes a file under a temporary name, so that an interrupted run leaves no part of it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix='.tmp')
   try:

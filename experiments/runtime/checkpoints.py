@@ -1,12 +1,11 @@
-"""Checkpoints: the latest few and the best are kept; orbax writes and reads their arrays.
+"""Checkpoints of a run: the latest few and the best. orbax writes and reads the arrays.
 
-A checkpoint is a folder with the arrays, the metrics, notes, which are JSON values that go with the
-state, and checksums of all of these. It gets its name when all of it is written, so a process that
-is killed leaves no half.
+A checkpoint is a folder `STEP` with the arrays, the metrics, notes (JSON values that belong to the
+state) and checksums. It gets this name once it is complete, so that a killed process leaves no
+partial checkpoint.
 
-Saving is synchronous. The states here have 20 to 660 MB and are saved about once an epoch: to write
-them beside the training would save little, and takes a copy of the state, errors that come with the
-next call, and files that appear behind the back of whoever looks at the directory.
+Saving is synchronous: 20 to 660 MB about once per epoch. Saving in the background gains little,
+needs a copy of the state, and reports errors one call late.
 """
 
 import contextlib
@@ -31,15 +30,15 @@ from experiments.runtime.workdir import write_json
 _ARRAYS = 'default'
 _METRICS = 'metrics/metrics'
 _NOTES = 'notes.json'
-_WRITTEN = 'tmp-'  # how the name of a checkpoint begins that is being written
-_DELETED = 'deleted-'  # how the name of one begins that is being deleted
-_REPLACED = '.replaced'  # how the name of one ends that makes room for another of the same step
+_WRITTEN = 'tmp-'  # prefix while a checkpoint is written
+_DELETED = 'deleted-'  # prefix while one is deleted
+_REPLACED = '.replaced'  # suffix while one is replaced by another of the same step
 
 orbax_logging.install()
 
 
 class HasStep(Protocol):
-  """A pytree of arrays with its step among them, as `TrainState` is."""
+  """A pytree of arrays with a step, such as `TrainState`."""
 
   step: jax.Array
 
@@ -48,35 +47,32 @@ State = TypeVar('State', bound=HasStep)
 
 
 class Checkpoints:
-  """The checkpoints of one run. Damaged ones are renamed, with a warning, to `STEP.damaged`.
+  """The checkpoints of one run. Damaged ones are renamed to `STEP.damaged` with a warning.
 
-  With several processes (`jax.distributed`) each calls all of it, on one file system; the arrays
-  are written and read by all, and everything else is written by process 0.
+  Several processes (`jax.distributed`) make the same calls, on a shared file system. All of them
+  read and write arrays; process 0 writes everything else.
 
   Args:
-    directory: where they are kept, one folder a step.
+    directory: created if needed.
     keep: how many of the latest to keep.
-    best_metric: name of the metric whose best value marks a checkpoint that is kept as well.
-    best: `min` or `max`: which value is the best.
-
-  Attributes:
-    notes: those of the restored checkpoint; {} if there is none.
+    best_metric: the checkpoint with the best value of this metric is kept as well.
+    best: `min` or `max`.
 
   Raises:
-    UserError: all checkpoints are damaged; or the file system refuses something.
+    UserError: all checkpoints are damaged.
   """
 
   def __init__(
     self, directory: Path, *, keep: int, best_metric: str, best: Callable[..., Any] = min
   ):
-    self.notes: dict[str, Any] = {}
+    self.notes: dict[str, Any] = {}  # of the restored checkpoint
     self._keep = keep
     self._best_metric = best_metric
     self._best = best
     self._directory = directory.absolute()
     self._directory.mkdir(parents=True, exist_ok=True)
     self._descriptor = os.open(self._directory, os.O_RDONLY)
-    # A name of this directory's own: another run's may come in its place at any moment.
+    # Unique to this directory, as that of another run may take its place at any moment.
     inode = os.fstat(self._descriptor).st_ino
     self._written = self._directory / f'{_WRITTEN}{inode}'
     if _is_first_process():
@@ -89,13 +85,10 @@ class Checkpoints:
     _wait_for_all_processes()
 
   def restore(self, state: State) -> State | None:
-    """The latest state, or None if there is none.
-
-    Args:
-      state: a state of the same run, for the structure, shapes and placement on devices.
+    """The latest state, with the structure and shardings of `state`; None if there is none.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the checkpoint cannot be read.
     """
     folders = _folders(self._directory)
     if not folders:
@@ -109,12 +102,7 @@ class Checkpoints:
     metrics: Mapping[str, float] | None = None,
     notes: Mapping[str, Any] | None = None,
   ) -> None:
-    """Writes a checkpoint, in place of one of the same step if there is one.
-
-    Args:
-      state: what to write.
-      metrics: decide whether it is the best; None: it is not.
-      notes: JSON values for `notes` of a process that goes on from here.
+    """Writes a checkpoint; replaces one of the same step. Without metrics it is never the best.
 
     Raises:
       UserError: it cannot be written.
@@ -136,23 +124,21 @@ class Checkpoints:
       self._remove_written()
       check_not_replaced(self._directory, self._descriptor)  # the likelier reason
       raise UserError(
-        f'cannot write a checkpoint to {self._directory} ({_reason(error)}); mend this and run the '
-        'same command again to go on.'
+        f'cannot write a checkpoint to {self._directory} ({_reason(error)}); fix this and rerun '
+        'the same command to resume.'
       ) from error
 
   def close(self) -> None:
-    """Leaves the directory."""
+    """Closes the directory."""
     os.close(self._descriptor)
 
   def _give_name(self, step: int) -> None:
-    """Makes what was written the checkpoint of a step, in the directory that the run began with."""
-    rename = lambda old, new: os.rename(
-      old, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor
-    )
+    """Renames what was written, inside the directory that was opened at the start."""
+    here = {'src_dir_fd': self._descriptor, 'dst_dir_fd': self._descriptor}
     replaced = f'{step}{_REPLACED}'
     with contextlib.suppress(FileNotFoundError):
-      rename(str(step), replaced)
-    rename(self._written.name, str(step))
+      os.rename(str(step), replaced, **here)
+    os.rename(self._written.name, str(step), **here)
     shutil.rmtree(self._directory / replaced, ignore_errors=True)
 
   def _delete_old(self) -> None:
@@ -161,15 +147,15 @@ class Checkpoints:
     values = {folder: value for folder, value in values.items() if value is not None}
     kept = folders[: self._keep]
     if values:
-      kept.append(self._best(values, key=values.__getitem__))  # the latest of equals
+      kept.append(self._best(values, key=values.__getitem__))  # of equals, the latest
     for folder in folders:
       if folder not in kept:
-        # None is ever half deleted under its own name.
+        # Renamed first, so that no checkpoint is ever partly deleted.
         deleted = folder.rename(folder.with_name(f'{_DELETED}{folder.name}'))
         shutil.rmtree(deleted, ignore_errors=True)
 
   def _remove_written(self) -> None:
-    """Removes half a checkpoint, and what orbax made anew when its directory was deleted."""
+    """Removes a partial checkpoint, and directories that orbax recreated."""
     shutil.rmtree(self._written, ignore_errors=True)
     try:
       check_not_replaced(self._directory, self._descriptor)
@@ -180,31 +166,27 @@ class Checkpoints:
 
 
 def restore_latest(directory: Path, state: State) -> State:
-  """The latest undamaged state of a run, which may be in training; writes nothing.
-
-  Args:
-    directory: of its checkpoints.
-    state: for the structure and the shapes.
+  """The latest undamaged state of a run, which may still be training. Writes nothing.
 
   Raises:
     UserError: there is none, or it cannot be read.
   """
-  directory = directory.expanduser().absolute()  # orbax reads no other paths
+  directory = directory.expanduser().absolute()  # orbax needs an absolute path
   warnings = []
   for folder, damage in _check(directory):
     if damage is None:
       for warning in warnings:
         _warn(warning)
       return _restore(folder, state)
-    warnings.append(f'{folder} is damaged ({damage}); the checkpoint before it is used.')
+    warnings.append(f'{folder} is damaged ({damage}); using the checkpoint before it.')
   raise UserError(f'there are no checkpoints in {directory}.')
 
 
 def checksum(directory: Path, step: int) -> str:
-  """Checksum of the checkpoint of a step, which tells it from that of another training.
+  """Checksum of a checkpoint: another training may have one of the same step.
 
   Raises:
-    UserError: it is not there.
+    UserError: there is no such checkpoint.
   """
   path = directory / str(step) / checksums.NAME
   try:
@@ -214,15 +196,10 @@ def checksum(directory: Path, step: int) -> str:
 
 
 def restore_at(directory: Path, step: int, state: State) -> State:
-  """The state of a certain step of a run, which may be in training; writes nothing.
-
-  Args:
-    directory: of its checkpoints.
-    step: of the state.
-    state: for the structure and the shapes.
+  """The state of one step of a run, which may still be training. Writes nothing.
 
   Raises:
-    UserError: it is not there, damaged, or cannot be read.
+    UserError: the checkpoint is missing or damaged, or cannot be read.
   """
   folder = directory.expanduser().absolute() / str(step)
   if not folder.is_dir():
@@ -233,7 +210,7 @@ def restore_at(directory: Path, step: int, state: State) -> State:
 
 
 def _tidy_up(directory: Path) -> None:
-  """Ends what a killed process had begun."""
+  """Finishes what a killed process left undone."""
   for folder in (*directory.glob(f'{_DELETED}*'), *directory.glob(f'{_WRITTEN}*')):
     shutil.rmtree(folder, ignore_errors=True)
   for folder in directory.glob(f'*{_REPLACED}'):
@@ -245,35 +222,31 @@ def _tidy_up(directory: Path) -> None:
 
 
 def _set_aside(damages: list[tuple[Path, str | None]]) -> None:
-  """Renames damaged checkpoints, with a warning, so that they can be looked at and written anew."""
+  """Renames damaged checkpoints, which frees the name of their step; warns."""
   for folder, damage in damages:
     if damage is not None:
       aside = folder.with_name(f'{folder.name}.damaged')
       shutil.rmtree(aside, ignore_errors=True)
       folder.rename(aside)
-      _warn(f'{folder} is damaged ({damage}); it is left out, and kept as {aside.name}.')
+      _warn(f'{folder} is damaged ({damage}); it is skipped, and kept as {aside.name}.')
 
 
 def _check(directory: Path) -> Iterator[tuple[Path, str | None]]:
-  """The checkpoints, latest first, and what is wrong with each: None if nothing is.
-
-  Raises:
-    UserError: at the end, if all are damaged.
-  """
+  """Yields the checkpoints, latest first, with their damage. Raises at the end if all have some."""
   damages = []
   for folder in _folders(directory):
-    damage = checksums.damage(folder) if folder.is_dir() else 'it is no folder'
+    damage = checksums.damage(folder) if folder.is_dir() else 'not a directory'
     yield folder, damage
     damages.append(damage)
   if damages and all(damages):
     raise UserError(
       f'all checkpoints in {directory} are damaged (the latest: {damages[0]}); restore one, or '
-      'choose another --workdir to train anew.'
+      'choose another --workdir to start over.'
     )
 
 
 def _folders(directory: Path) -> list[Path]:
-  """Those of the checkpoints, latest first."""
+  """The folders of the checkpoints, latest first."""
   if not directory.is_dir():
     return []
   folders = [path for path in directory.iterdir() if path.name.isdecimal()]
@@ -292,7 +265,7 @@ def _restore(folder: Path, state: State) -> State:
       return checkpointer.restore(folder / _ARRAYS, target)
   except Exception as error:  # orbax and tensorstore each have their own
     raise UserError(
-      f'cannot read the checkpoint {folder} ({_reason(error)}). Its files are whole: it is of '
+      f'cannot read the checkpoint {folder} ({_reason(error)}). Its files are intact, so it is of '
       'another network or version; choose another --workdir.'
     ) from error
 
@@ -306,11 +279,11 @@ def _is_first_process() -> bool:
 
 
 def _wait_for_all_processes() -> None:
-  multihost_utils.sync_global_devices('checkpoints')  # nothing to wait for if there is one
+  multihost_utils.sync_global_devices('checkpoints')  # returns at once if there is only one
 
 
 def _reason(error: Exception) -> str:
-  if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore has it
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):  # of tensorstore
     return os.strerror(int(code[1]))
   if isinstance(error, OSError) and error.strerror:
     return error.strerror

@@ -1,6 +1,6 @@
-"""Checksums of the files in a folder, as `sha256sum` writes and checks them.
+"""SHA-256 checksums of the files in a folder, in the format of `sha256sum`.
 
-orbax and tensorstore find some damage themselves, but not a flipped bit in the values of an array.
+orbax and tensorstore detect some damage, but not a flipped bit in the values of an array.
 """
 
 import hashlib
@@ -10,12 +10,12 @@ NAME = 'SHA256SUMS'
 
 
 def write(folder: Path) -> None:
-  """Writes the checksums of all files in a folder and the folders below it."""
+  """Writes the checksums of all files in and below a folder."""
   (folder / NAME).write_text(_lines(folder))
 
 
 def damage(folder: Path) -> str | None:
-  """What is wrong with the files of a folder that has checksums; None if nothing is."""
+  """Says which file of a folder does not match its checksum; None if all do."""
   try:
     lines = (folder / NAME).read_bytes().decode('ascii').splitlines()
     sums = {name: digest for digest, name in (line.split('  ', 1) for line in lines)}
@@ -31,7 +31,7 @@ def damage(folder: Path) -> str | None:
 
 
 def of_folder(folder: Path) -> str:
-  """One checksum of all files in a folder and the folders below it, and of their names."""
+  """One checksum of the names and contents of all files in and below a folder."""
   return hashlib.sha256(_lines(folder).encode()).hexdigest()
 
 
@@ -40,7 +40,7 @@ def _lines(folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-  """Their names relative to the folder, without the checksums themselves."""
+  """Names relative to the folder, without the file of checksums."""
   names = (str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
   return sorted(name for name in names if name != NAME)
 

@@ -11,7 +11,7 @@ from experiments.runtime import environment, interrupts, processes, settings
 from experiments.runtime.errors import UserError, one_line_errors, user_path
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Configuration, as FILE:SPEC; --config.KEY=VALUE overrides a value.'
+  'config', None, 'Configuration as FILE:SPEC; --config.KEY=VALUE overrides a value.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory of the run (default: runs/EXPERIMENT/VARIANT/seedK).'
@@ -20,10 +20,10 @@ _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).'
 )
 _COORDINATOR = flags.DEFINE_string(
-  'coordinator', None, "HOST:PORT of process 0 of several, or 'auto', for JAX to find it."
+  'coordinator', None, "HOST:PORT of process 0 of several, or 'auto' to let JAX find it."
 )
-_NUM_PROCESSES = flags.DEFINE_integer('num-processes', None, 'How many processes train the run.')
-_PROCESS_ID = flags.DEFINE_integer('process-id', None, 'Which of them this is, from 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num-processes', None, 'Number of processes of the run.')
+_PROCESS_ID = flags.DEFINE_integer('process-id', None, 'Index of this process, from 0.')
 
 _HELP = """\
   --config FILE:SPEC    configuration, as above
@@ -32,22 +32,21 @@ _HELP = """\
   --data_dir DIR        folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)
 
   --coordinator HOST:PORT --num-processes N --process-id I
-                        for one of N processes that train a run together: docs/SCALING.md; on Slurm
-                        these are found
+                        for each of N processes that train a run together (docs/SCALING.md); not
+                        needed on Slurm
 
-The same command goes on with an interrupted run."""
+Rerun the same command to resume an interrupted run."""
 
 
 def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> None:
-  """Reads the command line and calls `train(config, workdir, data_dir)` of the experiment.
+  """Parses the command line and calls `train(config, workdir, data_dir)` of the experiment.
 
-  JAX is imported only then: after the environment is prepared for it, and not for a command line
-  that has a mistake in it.
+  JAX is imported last: after its environment is set, and not for a wrong command line.
 
   Args:
-    experiment: 'cifar' for `experiments.cifar.train`.
+    experiment: e.g. 'cifar' for `experiments.cifar.train`.
     ynn_products: see `environment.set_xla_flags`.
-    alone: the experiment runs in one process only.
+    alone: refuse to run in several processes.
   """
   with one_line_errors():
     interrupts.install()
@@ -57,7 +56,7 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
     config = _parse(sys.argv, experiment)
     place = processes.find(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if place and alone:
-      raise UserError(f'{experiment} runs in one process, on one device: start it as one.')
+      raise UserError(f'{experiment} runs in one process on one device; start a single process.')
     environment.prepare(ynn_products=ynn_products)
     with processes.joined(place):
       module = importlib.import_module(f'experiments.{experiment}.train')
@@ -66,7 +65,7 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
 
 
 def default_workdir(config: config_dict.ConfigDict) -> str:
-  """'runs/cifar/wn-scaled/seed0'; the paper's own protocol goes without its name."""
+  """E.g. 'runs/cifar/wn-scaled/seed0'; the paper's protocol has no suffix."""
   name = settings.variant(config)
   name = name if config.protocol == 'paper' else f'{name}-{config.protocol}'
   return os.path.join('runs', config.experiment, name, f'seed{config.seed}')
@@ -75,9 +74,9 @@ def default_workdir(config: config_dict.ConfigDict) -> str:
 def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
   try:
     rest = flags.FLAGS(argv)[1:]
-  except OSError as error:  # of a file that an override is for
+  except OSError as error:  # an override of a config file that does not exist
     raise UserError('--config names no file; run from the root of the repository.') from error
-  except Exception as error:  # absl's, or whatever the code of the config file raises
+  except Exception as error:  # from absl, or anything that the config file raises
     raise UserError(_last_line(error)) from error
   if rest:
     raise UserError(f'unexpected argument {rest[0]!r}; overrides are written --config.KEY=VALUE.')
@@ -99,9 +98,9 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
 
 
 def _last_line(error: Exception) -> str:
-  """What a flag error says, without the traceback that config_flags puts into its message."""
+  """The message of a flag error, without the traceback that config_flags adds."""
   inner = error.args[0] if error.args else error
-  if isinstance(inner, KeyError):  # a misspelt key, and perhaps a line with a hint
+  if isinstance(inner, KeyError):  # a misspelt key, perhaps with a hint on a second line
     return f'the config has no key {". ".join(str(inner.args[0]).splitlines())}'
   text = str(inner if isinstance(error, KeyError) else error)
   if 'Traceback' in text:

@@ -1,4 +1,4 @@
-"""Finds and reads the files of a data set, in either of the two layouts."""
+"""Finds and reads the files of a data set, in either of two layouts."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from experiments.runtime.errors import UserError, user_path
 
 
 def folder(data_dir: Path | str | None = None) -> Path:
-  """Absolute path of the data sets: `data_dir`, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+  """Absolute path of `data_dir`, or else of $TFDS_DATA_DIR or ~/tensorflow_datasets."""
   chosen = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return user_path(chosen)
 
@@ -18,17 +18,13 @@ def folder(data_dir: Path | str | None = None) -> Path:
 def read(
   name: str, data_dir: Path | str | None
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
-  """Reads the published archives or, if there are none, a folder of TensorFlow Datasets.
-
-  Args:
-    name: key of `published.SOURCES`.
-    data_dir: see `folder`.
+  """Reads the published archives or, without them, a folder of TensorFlow Datasets.
 
   Returns:
     Split → images [N, H, W, C] uint8 and labels [N] int32; and the names of the classes.
 
   Raises:
-    UserError: the data set is not there, or a file cannot be read.
+    UserError: the data set is missing, or a file cannot be read.
   """
   root = folder(data_dir)
   source = published.SOURCES[name]
@@ -45,7 +41,7 @@ def read(
       )
   except OSError as error:
     raise UserError(
-      f'cannot read {error.filename or root / name} ({error.strerror or error}); change that, or '
-      f'use another folder: python -m experiments.download {name} --data_dir DIR'
+      f'cannot read {error.filename or root / name} ({error.strerror or error}); fix this, or '
+      f'download to another folder: python -m experiments.download {name} --data_dir DIR'
     ) from error
   return arrays, source.class_names

@@ -1,8 +1,7 @@
-"""What has to be set before JAX starts: XLA's flags, its compilation cache, and huge pages.
+"""Environment variables for XLA's flags, the compilation cache and huge pages.
 
-`prepare` is the one place that sets them, all through environment variables, and never over a value
-that the user set. It must run before JAX is imported, so this file must not import it. What each
-brings is measured in docs/PERFORMANCE.md.
+They must be set before JAX is imported, so this file must not import it. Values set by the user
+stay. docs/PERFORMANCE.md has the gain of each.
 """
 
 import contextlib
@@ -16,34 +15,30 @@ from pathlib import Path
 import filelock
 import platformdirs
 
-# XLA:CPU by default hands convolutions to its YNN library, whose weight gradient is slow
-# (jaxlib 0.10). Its matrix products are fast where the minibatch is small, and slow where it is
-# large. The flag has no effect on a GPU or TPU.
+# By default XLA:CPU uses its YNN library for convolutions, whose weight gradient is slow (jaxlib
+# 0.10). YNN's matrix products are fast for small minibatches and slow for large ones. The flag has
+# no effect on a GPU or TPU.
 CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CPU_FLAG_VALUE = 'LIBRARY_FUSION_TYPE_REDUCE'
 _CPU_FLAG_PRODUCTS = ',LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
-_JAXLIB_WITH_FLAG = '0.10.'  # an XLA that does not know a flag refuses to start
+_JAXLIB_WITH_FLAG = '0.10.'  # XLA does not start with a flag that it does not know
 
-_CACHE_BYTES = 2 * 2**30  # the programs that were not used for longest go first
+_CACHE_BYTES = 2 * 2**30  # beyond this, the least recently used programs are deleted
 _TRANSPARENT_HUGE_PAGES = Path('/sys/kernel/mm/transparent_hugepage/enabled')
 
 
 def prepare(*, ynn_products: bool = False) -> None:
-  """Sets all of it; starts the program anew where huge pages need that.
-
-  Args:
-    ynn_products: see `set_xla_flags`.
-  """
+  """Sets all of them; restarts the program where huge pages need that."""
   set_xla_flags(ynn_products=ynn_products)
   set_compilation_cache()
   use_huge_pages()
 
 
 def set_xla_flags(*, ynn_products: bool = False) -> None:
-  """Sets the XLA flags for CPUs, for the version of jaxlib that they were measured with.
+  """Sets XLA's flag for CPUs, for the jaxlib version that it was measured with.
 
   Args:
-    ynn_products: leave matrix products to XLA's YNN library: for minibatches of some ten examples.
+    ynn_products: use YNN for matrix products: faster for minibatches of about ten examples.
   """
   flags = os.environ.get('XLA_FLAGS', '')
   jaxlib = importlib.metadata.version('jaxlib')
@@ -53,27 +48,27 @@ def set_xla_flags(*, ynn_products: bool = False) -> None:
 
 
 def set_compilation_cache() -> None:
-  """Keeps compiled programs in the user's cache directory, so that the next start is quick.
+  """Caches compiled programs in the user's cache directory, with a folder per kind of processor.
 
-  One folder for each kind of processor: a home directory may be shared by machines of a cluster.
+  Machines of a cluster may share a home directory.
   """
   folder = platformdirs.user_cache_path('weightnorm') / 'compiled' / _processor()
   if os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder)) == str(folder):
     remove_unfinished_programs(folder)
   os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(_CACHE_BYTES))
-  # A start compiles many small programs; the default keeps only what took a second.
+  # A start compiles many small programs; by default only those that took a second are cached.
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 
 def remove_unfinished_programs(folder: Path) -> None:
-  """Removes the compiled programs that lack their time of use.
+  """Removes cached programs that lack their file with the time of use.
 
-  A process that was killed while it kept one, or found the disk full, leaves such a program behind.
-  It may be cut off, and JAX (0.10) then keeps no further program in the folder and warns each time.
+  A process that is killed while it writes one, or finds the disk full, leaves it behind. With it in
+  the folder, JAX 0.10 caches no more programs and always warns.
   """
   if not folder.is_dir():
     return
-  # JAX's own lock: another process may be between program and time. Best effort, as the folder is.
+  # JAX's own lock, as another process may be about to write the time. Best effort, like the cache.
   with contextlib.suppress(OSError), filelock.FileLock(folder / '.lockfile', timeout=10):
     for program in folder.glob('*-cache'):
       if not program.with_name(program.name.removesuffix('cache') + 'atime').exists():
@@ -81,10 +76,10 @@ def remove_unfinished_programs(folder: Path) -> None:
 
 
 def use_huge_pages() -> None:
-  """Has glibc ask for huge pages: a step on a CPU allocates hundreds of MB anew each time.
+  """Makes glibc request huge pages, as every step on a CPU allocates hundreds of MB.
 
-  glibc reads the setting when a program starts, so this runs the same command once more, in the
-  same process. Without effect where the kernel gives huge pages to all or to none.
+  glibc reads the setting at the start, so this restarts the command in the same process. Does
+  nothing where the kernel gives huge pages to all or to none.
   """
   if 'GLIBC_TUNABLES' in os.environ or not _huge_pages_on_request():
     return
@@ -105,7 +100,7 @@ def _huge_pages_on_request() -> bool:
 
 
 def _processor() -> str:
-  """Eight hexadecimal digits, different for processors with different instructions."""
+  """Eight hexadecimal digits that identify the instruction set of the processor."""
   try:
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     instructions = next((line for line in lines if line.startswith(('flags', 'Features'))), '')

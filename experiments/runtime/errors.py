@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend: reported in one line, with exit code 2 and no traceback."""
+"""Errors that a user can fix: reported in one line, with exit code 2 and no traceback."""
 
 import argparse
 import contextlib
@@ -12,42 +12,30 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-  """Its message says in one line what is wrong and what to do about it."""
+  """An error whose message says in one line what is wrong and how to fix it."""
 
 
 class Interrupted(KeyboardInterrupt):
-  """A signal asked the process to end; what it did can go on later.
-
-  Args:
-    signum: number of the signal.
-    where: 'at step 7', for the message.
-
-  Attributes:
-    signum: number of the signal.
-    code: exit code of the process, as shells have it.
-  """
+  """A signal stopped the process, e.g. 'at step 7'; its work can be resumed."""
 
   def __init__(self, signum: int, where: str = ''):
     super().__init__(signum, where)
     self.signum = signum
-    self.code = 128 + signum
+    self.code = 128 + signum  # exit code, as shells have it
     self._where = where
 
   def __str__(self) -> str:
     parts = ['stopped', self._where, f'by {signal.Signals(self.signum).name}']
-    return f'{" ".join(filter(None, parts))}; the same command goes on.'
+    return f'{" ".join(filter(None, parts))}; rerun the same command to resume.'
 
 
 def user_path(text: Path | str) -> Path:
-  """A path as a user gives it, relative or with ~, made absolute."""
+  """Expands ~ and makes a path absolute."""
   return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 class ArgumentParser(argparse.ArgumentParser):
-  """Shows its description as it is written, and reports a mistake as a `UserError`.
-
-  Call `parse_args` inside `one_line_errors`.
-  """
+  """Keeps the line breaks of its description; `parse_args` raises `UserError`."""
 
   def __init__(self, description: str, prog: str):
     super().__init__(
@@ -58,35 +46,27 @@ class ArgumentParser(argparse.ArgumentParser):
     )
 
   def error(self, message: str) -> NoReturn:
-    """Called by argparse."""
+    """Called by argparse for a mistake on the command line."""
     raise UserError(f'{message}; see {self.prog} --help.')
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-  """Turns an error of the file system into one that names the file; gives its path.
-
-  Raises:
-    UserError: the operating system refused something inside.
-  """
+  """Yields `path`; turns an `OSError` inside into a `UserError` that names it."""
   try:
     yield path
   except OSError as error:
     raise UserError(
-      f'cannot write {path} ({error.strerror or error}); mend this and run the same command again '
-      'to go on.'
+      f'cannot write {path} ({error.strerror or error}); fix this and rerun the same command to '
+      'resume.'
     ) from error
 
 
 def check_not_replaced(path: Path, descriptor: int) -> None:
-  """Checks that a file or directory is still the one that the run began with.
-
-  Args:
-    path: where it should be.
-    descriptor: of the one that the run began with, which is open: its inode is not given away.
+  """Checks that `path` still is the file or directory that `descriptor` was opened for.
 
   Raises:
-    UserError: there is none, or another; perhaps of another run.
+    UserError: it is gone, or another one, such as that of another run.
   """
   try:
     same = os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -94,28 +74,28 @@ def check_not_replaced(path: Path, descriptor: int) -> None:
     same = False
   if not same:
     raise UserError(
-      f'{path} was deleted, moved or replaced during the run, which ends here; run the same '
-      'command again to go on from what is there.'
+      f'{path} was deleted, moved or replaced during the run; rerun the same command to resume '
+      'from what is there now.'
     )
 
 
 def check_links(directory: Path) -> None:
-  """Checks that nothing in the directory of a run, which may come from anybody, leads out of it.
+  """Checks that no symbolic link in a run, which may come from anybody, leads out of it.
 
   Raises:
-    UserError: a link does; to read or write it would be to read or write another file.
+    UserError: a link does.
   """
   root = directory.resolve()
   for path in directory.rglob('*'):
     if path.is_symlink() and not path.resolve().is_relative_to(root):
       raise UserError(
-        f'{path} is a link that leads out of the run; put what it means in its place.'
+        f'{path} is a link that leads out of the run; replace it with what it points to.'
       )
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Turns a `UserError`, a full disk or the like, and a lack of memory into one line and code 2."""
+  """Turns `UserError`, `OSError` and running out of memory into one line and exit code 2."""
   try:
     yield
   except UserError as error:
@@ -124,22 +104,22 @@ def one_line_errors() -> Iterator[None]:
     if isinstance(error, RuntimeError) and 'Out of memory' not in str(error):
       raise
     size = re.search(r'[\d.,]+ (bytes|[KMGTPE]iB)', str(error))
-    when = f' when {size[0]} were asked for' if size else ''
+    allocating = f' allocating {size[0]}' if size else ''
     _fail(
-      f'out of memory{when}; make the network or config.batch_size smaller, or use a machine with '
-      'more.'
+      f'out of memory{allocating}; reduce the network or config.batch_size, or use a machine with '
+      'more memory.'
     )
   except OSError as error:
     if error.strerror is None:  # not from the operating system
       raise
     where = f': {error.filename}' if error.filename else ''
-    _fail(f'{error.strerror}{where}. Mend this and run the same command again to go on.')
+    _fail(f'{error.strerror}{where}; fix this and rerun the same command.')
   except KeyboardInterrupt as error:
     if not isinstance(error, Interrupted):
       error = Interrupted(signal.SIGINT)
     print(error, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    # Not sys.exit: threads of XLA and orbax may be at work, and crash when Python is taken down.
+    # Not sys.exit: threads of XLA and orbax may be running, and crash when Python shuts down.
     os._exit(error.code)
 
 

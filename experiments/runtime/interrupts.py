@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM, between the steps of a run.
+"""Handling of SIGINT and SIGTERM.
 
-Outside of `deferred` a signal ends the program at once. Inside, it is noted, for the training loop
-to write a checkpoint before it ends. A program that does not come to that in time ends without.
+Outside `deferred` a signal ends the program at once. Inside, it is recorded, and the training loop
+writes a checkpoint after the current step. If that takes too long, the program ends without one.
 """
 
 import contextlib
@@ -18,28 +18,24 @@ from typing import NoReturn
 from experiments.runtime.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SECONDS = 25.0  # from the first signal to the end; Slurm and preemptible machines give 30
-_TWICE = 1.0  # seconds; terminals, srun and schedulers may send the same signal more than once
+SECONDS = 25.0  # to write a checkpoint; Slurm and preemptible machines kill after 30
+_TWICE = 1.0  # seconds in which terminals, srun and schedulers may repeat a signal
 _STOP_WATCHING = b'\0'  # no signal has this number
 
 
 class Pending:
-  """What has arrived inside of `deferred`.
-
-  Attributes:
-    signum: number of the first signal, or None.
-  """
+  """The signals received inside `deferred`."""
 
   def __init__(self):
-    self.signum: int | None = None
+    self.signum: int | None = None  # of the first signal
 
   def note(self, signum: int, frame: FrameType | None = None) -> None:
-    """The handler of a signal."""
+    """Signal handler."""
     del frame
     self.signum = self.signum or signum
 
   def check(self) -> None:
-    """Raises `Interrupted` if a signal has arrived."""
+    """Raises `Interrupted` if a signal was received."""
     if self.signum is not None:
       raise Interrupted(self.signum)
 
@@ -49,24 +45,20 @@ _installed = False
 
 
 def check() -> None:
-  """To be called between the parts of long work that can be done again, such as an evaluation.
-
-  Raises:
-    Interrupted: a signal has arrived inside of `deferred`.
-  """
+  """Raises `Interrupted` if a signal was received. For use between the parts of an evaluation."""
   _pending.check()
 
 
 def signum() -> int | None:
-  """Number of the first signal inside of `deferred`, or None."""
+  """Number of the first signal inside `deferred`, or None."""
   return _pending.signum
 
 
 def install() -> None:
-  """Lets either signal end the program with one line, unless it was started to ignore the signal.
+  """Makes both signals end the program with one line, unless it was started to ignore them.
 
-  Not by an exception: that is lost if it comes while JAX or Python calls back, as from the garbage
-  collector, and then the program goes on.
+  A handler that raises would not do: in a callback of JAX or of the garbage collector, exceptions
+  are lost.
   """
   global _installed
   _installed = True
@@ -77,17 +69,16 @@ def install() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Pending]:
-  """Notes signals, for the caller to look at `signum` between steps and to end within `SECONDS`.
+  """Records signals. The caller checks `signum` between steps and stops within `SECONDS`.
 
-  After that time, and at a SIGINT more than a second after the first signal, the process is ended,
-  whatever it does: also inside compiled code, where Python's handlers do not run. A second SIGTERM
-  changes nothing, as schedulers send it again before they kill. Not so in a process that is not a
-  command of ours (that did not `install`), such as a notebook.
+  After that time, or at a SIGINT more than a second after the first signal, the process is ended,
+  even inside compiled code, where Python's handlers do not run. Further SIGTERMs are ignored, as
+  schedulers repeat them. A process without `install`, such as a notebook, is never ended.
 
-  Without effect outside of the main thread, where Python has no signals.
+  Does nothing outside the main thread, where Python has no signal handlers.
 
   Raises:
-    Interrupted: at the end, if a signal has arrived that the caller has not seen.
+    Interrupted: on exit, if a signal was received.
   """
   global _pending
   if threading.current_thread() is not threading.main_thread():
@@ -111,7 +102,7 @@ def deferred() -> Iterator[Pending]:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-  """Has a thread see the signals as well."""
+  """Starts a thread that sees the signals as well."""
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -128,7 +119,7 @@ def _watched() -> Iterator[None]:
 
 
 def _watch(reader: int) -> None:
-  """Reads the numbers of signals as they arrive; ends the process if the main thread does not."""
+  """Reads signal numbers as they arrive, and ends the process if the main thread does not."""
   first: tuple[int, float] | None = None  # signal, time
   while True:
     left = None if first is None else max(0.0, first[1] + SECONDS - time.monotonic())
@@ -146,7 +137,7 @@ def _watch(reader: int) -> None:
 
 
 def _end(error: Interrupted) -> NoReturn:
-  with contextlib.suppress(RuntimeError):  # the signal came while something was printed
+  with contextlib.suppress(RuntimeError):  # the signal came during a print
     sys.stdout.flush()
   os.write(2, f'{error}\n'.encode())
   os._exit(error.code)

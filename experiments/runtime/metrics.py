@@ -24,17 +24,16 @@ Row = dict[str, Any]
 class MetricsLog:
   """Writes rows of metrics, one JSON object per line, and the same scalars to TensorBoard.
 
-  A row has `step`, `epoch` (fractional), `seconds` of training so far, and metrics such as
-  `train/loss`. A resumed run drops the rows after its checkpoint, since it will write them again.
+  A row has `step`, `epoch` (fractional), `seconds` of training, and metrics such as `train/loss`. A
+  resumed run drops the rows after its checkpoint and writes them again.
 
-  TensorBoard gets its records from this thread: when the disk is full, the thread of tensorboardX's
-  `SummaryWriter` dies and the program then waits for it forever.
+  tensorboardX's `SummaryWriter` would not do: its thread dies when the disk is full, and then the
+  program hangs.
 
   Args:
     workdir: directory of the run.
-    resume_step: step of the checkpoint to resume from; 0 for a new run.
-    evaluated: whether the checkpoint was saved after the evaluation of its step. If not, the row of
-      that evaluation is dropped too.
+    resume_step: step of the last row to keep; 0 for a new run.
+    evaluated: whether to keep the row of an evaluation at that step too.
 
   Raises:
     UserError: rows up to `resume_step` are damaged or missing.
@@ -47,7 +46,7 @@ class MetricsLog:
     rows = [row for row in rows if row['step'] < resume_step] + (last if evaluated else last[:1])
     if (rows[-1]['step'] if rows else 0) != resume_step:
       raise UserError(
-        f'{path} lacks the rows up to step {resume_step}, the step of the latest checkpoint; '
+        f'{path} lacks the rows up to step {resume_step}, which the latest checkpoint needs; '
         'restore it, or choose another --workdir.'
       )
     with writing(path), contextlib.ExitStack() as stack:
@@ -71,11 +70,7 @@ class MetricsLog:
     return time.monotonic() - self._start
 
   def write(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-    """Appends a row and flushes it, so that a killed process loses none.
-
-    Raises:
-      UserError: the file cannot be written, or was replaced.
-    """
+    """Appends a row and flushes it. Raises `UserError` if that fails or the file was replaced."""
     check_not_replaced(self._path, self._file.fileno())
     row = {'step': step, 'epoch': round(epoch, 6), 'seconds': round(self.seconds, 3), **metrics}
     values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
@@ -85,11 +80,7 @@ class MetricsLog:
       self._write_event(step=step, summary=Summary(value=values))
 
   def sync(self) -> None:
-    """Waits until the rows are on disk, where they survive a loss of power.
-
-    Raises:
-      UserError: the file cannot be written, or was replaced.
-    """
+    """Waits until the rows are on disk, where they survive a loss of power. Raises as `write`."""
     check_not_replaced(self._path, self._file.fileno())
     with writing(self._path):
       os.fsync(self._file.fileno())
@@ -189,5 +180,5 @@ def _values(metrics: Mapping[str, float]) -> str:
 
 
 def is_part(name: str) -> bool:
-  """Whether a metric is one of a group, such as 'test/kl_3', that is too long for the terminal."""
+  """Whether a metric is one of a group, such as 'test/kl_3', that the terminal does not show."""
   return name.startswith('diagnostics/') or re.search(r'_\d+$', name) is not None

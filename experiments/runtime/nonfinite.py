@@ -1,4 +1,4 @@
-"""Stops a run at the first number that is not finite, and names it."""
+"""Stops a run at the first metric or parameter that is not finite, and names it."""
 
 import contextlib
 import math
@@ -13,20 +13,13 @@ from experiments.runtime.errors import UserError
 
 
 class NotFinite(UserError):
-  """A metric is not finite.
-
-  Args:
-    name: of the metric.
-    value: NaN or an infinity.
-    step: when it was computed.
-    where: more about it.
-  """
+  """A metric is not finite; `where` is what `describe` says of the parameters."""
 
   def __init__(self, name: str, value: float, step: int, where: str = ''):
     super().__init__(
-      f'{name} is {value} at step {step}{where and f" ({where})"}; the checkpoints before it '
-      'remain. Lower the learning rate, or look at the data and the initialization; the same '
-      'command with JAX_DEBUG_NANS=True in front stops at the operation that made it.'
+      f'{name} is {value} at step {step}{where and f" ({where})"}; the checkpoints before it are '
+      'kept. Lower the learning rate, or look at the data and the initialization; to find the '
+      'operation, rerun the same command with JAX_DEBUG_NANS=True in front.'
     )
     self.name, self.value, self.step = name, value, step
 
@@ -35,7 +28,7 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
   """Checks the metrics of a step.
 
   Raises:
-    NotFinite: one is not finite.
+    NotFinite: a value is not finite.
   """
   for name, value in values.items():
     if not math.isfinite(value):
@@ -46,7 +39,7 @@ def check_parameters(step: int, params: Any) -> None:
   """Checks the parameters after a step, by their sum.
 
   Raises:
-    NotFinite: one is not finite; the message names it.
+    NotFinite: a parameter is not finite; the message names it.
   """
   with described(params):
     check_finite(step, {'the sum of the parameters': float(_sum_of(params))})
@@ -54,7 +47,7 @@ def check_parameters(step: int, params: Any) -> None:
 
 @contextlib.contextmanager
 def described(params: Any) -> Iterator[None]:
-  """Adds to a `NotFinite` which parameters are not finite."""
+  """Adds `describe(params)` to a `NotFinite` raised inside."""
   try:
     yield
   except NotFinite as error:
@@ -62,7 +55,7 @@ def described(params: Any) -> Iterator[None]:
 
 
 def describe(params: Any) -> str:
-  """'conv1.kernel is the first of 3 parameters that are not finite', or that all are."""
+  """E.g. '3 parameters are not finite, the first is conv1.kernel'."""
   bad = [
     jax.tree_util.keystr(path, simple=True, separator='.').removesuffix('.value')
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)

@@ -1,4 +1,4 @@
-"""What a long evaluation has measured so far, kept in a file so that it can go on."""
+"""Results of a long evaluation so far, kept in a file so that it can be resumed."""
 
 import contextlib
 import json
@@ -7,32 +7,28 @@ from pathlib import Path
 
 
 class PartialResults:
-  """The numbers of each part that is done, in a line of their own.
+  """The values of each finished part, one JSON line per part.
 
   Args:
-    path: of the file.
-    key: JSON values that say what is measured; lines with others do not count. With the checksum of
-      a checkpoint rather than its step, and the digest of the data rather than their name: there
-      may be another of that step, from a training in the same directory, and other data.
-
-  Attributes:
-    done: index of the first number of a part → its numbers.
+    path: file of the lines.
+    key: JSON values that identify the evaluation; other lines are ignored. Use the checksum of a
+      checkpoint, not its step, and the digest of the data, not its name: others may share those.
   """
 
   def __init__(self, path: Path, key: Mapping[str, int | float | str]):
     self._key = dict(key)
-    self.done: dict[int, list[float]] = {}
+    self.done: dict[int, list[float]] = {}  # start index of a part → its values
     for line in path.read_text().splitlines() if path.exists() else []:
-      with contextlib.suppress(ValueError):  # a line that was cut off
+      with contextlib.suppress(ValueError):  # a truncated line
         row = json.loads(line)
         if {name: row.get(name) for name in key} == self._key:
           self.done[row['start']] = row['values']
     self._file = path.open('a')
 
   def add(self, start: int, values: list[float]) -> None:
-    """Writes down the numbers of a part."""
+    """Appends the values of a part."""
     self.done[start] = values
-    # A line break before it: the last line may have been cut off.
+    # The line break comes first, as the last line may be truncated.
     self._file.write('\n' + json.dumps({**self._key, 'start': start, 'values': values}))
     self._file.flush()
 

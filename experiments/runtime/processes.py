@@ -1,10 +1,9 @@
-"""Several processes that train one run: how they find each other, and how they end.
+"""Several processes that train one run: how they connect, and how they end.
 
-Each runs the same command on devices of its own. What they do between start and end is in
-`devices`: arrays lie on the devices of all. A process that ends before its time takes the others
-with it, as they need it for their next step; the same commands go on from the last checkpoint.
+Each runs the same command on its own devices; arrays are spread over the devices of all. A process
+that dies takes the others with it, as they need it for their next step.
 
-As `environment`, this file must not import JAX before the environment is prepared.
+Does not import JAX before its environment is prepared.
 """
 
 import contextlib
@@ -20,51 +19,40 @@ from typing import NoReturn
 
 from experiments.runtime.errors import Interrupted, UserError, one_line_errors
 
-_SECONDS = 300.0  # for all to come together
+_SECONDS = 300.0  # for all to connect
 AUTO = 'auto'
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """The place of this process among those of a run.
+  """The place of this process among those of a run."""
 
-  Attributes:
-    coordinator: HOST:PORT that process 0 opens and the others come to.
-    count: number of processes.
-    index: of this one, from 0.
-  """
-
-  coordinator: str
+  coordinator: str  # HOST:PORT of process 0
   count: int
-  index: int
+  index: int  # from 0
 
 
 def find(coordinator: str | None, count: int | None, index: int | None) -> Place | str | None:
-  """What the command line and Slurm say about other processes.
-
-  Args:
-    coordinator: of --coordinator: HOST:PORT, 'auto' or None.
-    count: of --num-processes.
-    index: of --process-id.
+  """Finds the place of this process from --coordinator, --num-processes, --process-id or Slurm.
 
   Returns:
-    The place of this process; `AUTO` if JAX is to find it, as on Slurm; None if it is alone. It is
-    alone in a step of Slurm with one task, such as a job of a sweep.
+    A `Place`; `AUTO` if JAX is to find it, as on Slurm; None for a single process, such as a Slurm
+    step with one task.
 
   Raises:
-    UserError: a part is missing or out of range.
+    UserError: a flag is missing or out of range.
   """
   given = {'--coordinator': coordinator, '--num-processes': count, '--process-id': index}
   if coordinator == AUTO and count is index is None:
     return AUTO
   missing = [flag for flag, value in given.items() if value is None]
   if len(missing) == len(given):
-    # Set by srun for what it starts. SLURM_NTASKS is there in a batch script as well, which is one
-    # process whatever the number of tasks of the job.
+    # Set by srun. SLURM_NTASKS is also set in the batch script, which is a single process whatever
+    # the number of tasks of the job.
     return AUTO if int(os.environ.get('SLURM_STEP_NUM_TASKS', '1')) > 1 else None
   if missing:
     raise UserError(
-      f'{missing[0]} is missing: each of several processes is given --coordinator HOST:PORT, '
+      f'{missing[0]} is missing; each of several processes needs --coordinator HOST:PORT, '
       '--num-processes and --process-id.'
     )
   host, _, port = coordinator.rpartition(':')
@@ -81,18 +69,15 @@ def find(coordinator: str | None, count: int | None, index: int | None) -> Place
 
 @contextlib.contextmanager
 def joined(place: Place | str | None) -> Iterator[None]:
-  """Brings the processes together, for what is done inside; prints the output of process 0 only.
+  """Connects the processes; silences the output of all but process 0.
 
-  A process in which something fails says so and ends at once, with the exit code that it would have
-  alone: waiting for the others, it would keep them waiting for it. If all do, because of a signal
-  or of numbers that are not finite, they end together.
-
-  Args:
-    place: of this process; None: it is alone.
+  A process that fails inside prints its error and exits at once: it would wait for the others, and
+  they for it. A signal or a number that is not finite stops all in the same step, and they end
+  together.
 
   Raises:
-    Interrupted: by a signal to one of them.
-    UserError: they do not come together.
+    Interrupted: one of them received a signal.
+    UserError: they cannot connect.
   """
   if place is None:
     yield
@@ -126,7 +111,7 @@ def _connect(place: Place | str) -> None:
       'num_processes': place.count,
       'process_id': place.index,
     }
-  # It would take SIGTERM for itself.
+  # It would handle SIGTERM itself.
   jax.config.update('jax_enable_preemption_service', False)
   failure: list[Exception] = []
 
@@ -136,7 +121,7 @@ def _connect(place: Place | str) -> None:
     except Exception as error:
       failure.append(error)
 
-  # In a thread, as it takes no signals, and at the end of its time takes the program down.
+  # In a thread, as it blocks signals, and aborts the program when its time is up.
   thread = threading.Thread(target=initialize, daemon=True)
   thread.start()
   thread.join(_SECONDS)
@@ -144,20 +129,16 @@ def _connect(place: Place | str) -> None:
     where = f' at {place.coordinator}' if isinstance(place, Place) else ''
     _end(
       UserError(
-        f'the processes did not come together{where} in {_SECONDS:.0f} s; start all of them, with '
-        'the same --coordinator, and see that process 0 can be reached there.'
+        f'the processes did not connect{where} within {_SECONDS:.0f} s; start all of them with the '
+        'same --coordinator, and check that process 0 can be reached there.'
       )
     )
   if failure:
-    raise UserError(f'the processes cannot come together: {failure[0]}') from failure[0]
+    raise UserError(f'the processes cannot connect: {failure[0]}') from failure[0]
 
 
 def _check_address(place: Place) -> None:
-  """What JAX would wait for, or crash at.
-
-  Raises:
-    UserError: the host is unknown, or the port is taken.
-  """
+  """Raises `UserError` for an unknown host or a taken port: JAX would hang or crash."""
   host, _, port = place.coordinator.rpartition(':')
   try:
     if place.index:
@@ -173,12 +154,12 @@ def _check_address(place: Place) -> None:
 
 
 def _end(error: BaseException) -> NoReturn:
-  """Ends this process as the error does, but without waiting for the others."""
+  """Exits with the message and code of an error, without waiting for other processes."""
   code: object = 1
-  if 'Gloo' in str(error):  # between CPUs; other devices have errors of their own
+  if 'Gloo' in str(error):  # between CPUs; other devices have their own errors
     error = UserError(
-      'another process of the run has ended or lags behind, and with it this one ends; start all '
-      f'of them again to go on from the last checkpoint ({str(error)[:200]}).'
+      'another process of the run ended or lags behind, so this one ends too; rerun all of them to '
+      f'resume from the last checkpoint ({str(error)[:200]}).'
     )
   try:
     with one_line_errors():

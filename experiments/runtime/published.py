@@ -1,7 +1,6 @@
-"""CIFAR-10 and MNIST as their authors published them: the archives, and how to read them.
+"""CIFAR-10 and MNIST as published by their authors: the archives, and how to read them.
 
-An archive is known by what is in it: the MD5 sums are those of the published files inside. How they
-were packed does not matter.
+An archive is identified by the MD5 sums of the files inside; how they are packed does not matter.
 """
 
 import dataclasses
@@ -19,43 +18,28 @@ from experiments.runtime.errors import UserError
 Arrays = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C] uint8, labels [N] int32
 Shape = tuple[int, int, int, int]
 
-_MOST_BYTES = 2**26  # of a file inside an archive; more is not read into memory
+_MOST_BYTES = 2**26  # the most that is read of a file inside an archive
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """A file to download.
-
-  Attributes:
-    sha256: of the file.
-    md5: of each file inside, by name.
-  """
+  """A file to download."""
 
   sha256: str
-  md5: Mapping[str, str]
+  md5: Mapping[str, str]  # of the files inside, by name
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A data set as it was published.
+  """A data set as it was published."""
 
-  Attributes:
-    mirrors: addresses of folders that hold the archives.
-    archives: by file name.
-    files: split → names of its files inside the archives, in order.
-    shapes: split → [N, H, W, C].
-    class_names: in the order of the labels.
-    decode: (content of the files of a split, shape) → images and labels.
-    encode: the inverse, (images, labels, number of files) → content of the files.
-  """
-
-  mirrors: tuple[str, ...]
-  archives: Mapping[str, Archive]
-  files: Mapping[str, tuple[str, ...]]
-  shapes: Mapping[str, Shape]
+  mirrors: tuple[str, ...]  # URLs of folders with the archives
+  archives: Mapping[str, Archive]  # by file name
+  files: Mapping[str, tuple[str, ...]]  # split → names of its files inside the archives
+  shapes: Mapping[str, Shape]  # by split
   class_names: tuple[str, ...]
-  decode: Callable[[Sequence[bytes], Shape], Arrays]
-  encode: Callable[[np.ndarray, np.ndarray, int], list[bytes]]
+  decode: Callable[[Sequence[bytes], Shape], Arrays]  # contents of files → images, labels
+  encode: Callable[[np.ndarray, np.ndarray, int], list[bytes]]  # images, labels, number of files
 
 
 def is_there(name: str, folder: Path) -> bool:
@@ -67,7 +51,7 @@ def read(name: str, folder: Path) -> dict[str, Arrays]:
   """Reads both splits from the archives in a folder, in the order of the published files.
 
   Raises:
-    UserError: an archive is damaged, or holds something else.
+    UserError: an archive is damaged, or holds other data.
   """
   source = SOURCES[name]
   files: dict[str, bytes] = {}
@@ -77,7 +61,7 @@ def read(name: str, folder: Path) -> dict[str, Arrays]:
       files |= unpack(path, source.archives[archive])
     except ValueError as error:
       raise UserError(
-        f'{path} is damaged ({error}); run again: python -m experiments.download {name} '
+        f'{path} is damaged ({error}); replace it: python -m experiments.download {name} '
         f'--data_dir {folder.parent}'
       ) from error
   arrays = {}
@@ -89,14 +73,14 @@ def read(name: str, folder: Path) -> dict[str, Arrays]:
       arrays[split] = images, labels
     except ValueError as error:
       raise UserError(
-        f'{folder} holds other {split} data than {name} ({error}); to replace them, run: '
+        f'{folder} holds other {split} data than {name} ({error}); replace it: '
         f'python -m experiments.download {name} --data_dir {folder.parent}'
       ) from error
   return arrays
 
 
 def is_published(name: str, split: str, images: np.ndarray, labels: np.ndarray) -> bool:
-  """Whether the files made of these images and labels are the published ones, bit for bit."""
+  """Whether these images and labels are the published ones, bit for bit."""
   source = SOURCES[name]
   if images.shape != source.shapes[split]:
     return False
@@ -107,7 +91,7 @@ def is_published(name: str, split: str, images: np.ndarray, labels: np.ndarray) 
 
 
 def difference(path: Path, archive: Archive) -> str | None:
-  """What makes a file another than a published archive; None if nothing does."""
+  """Says how a file differs from a published archive; None if it does not."""
   try:
     files = unpack(path, archive)
   except ValueError as error:
@@ -133,7 +117,7 @@ def unpack(path: Path, archive: Archive) -> dict[str, bytes]:
             name = member.name.rpartition('/')[2]
             if name in archive.md5 and member.isreg() and member.size <= _MOST_BYTES:
               files[name] = members.extractfile(member).read()
-        while stream.read(2**20):  # its checksum comes at the end
+        while stream.read(2**20):  # to check the checksum at the end
           pass
       else:
         (name,) = archive.md5
@@ -150,7 +134,7 @@ def _md5(content: bytes) -> str:
 
 
 def _decode_cifar(files: Sequence[bytes], shape: Shape) -> Arrays:
-  """A file has for each image a byte with its label, and red, green and blue as planes."""
+  """Each image is a byte with its label, then its red, green and blue planes."""
   count, height, width, channels = shape
   records = np.frombuffer(b''.join(files), np.uint8)
   size = 1 + height * width * channels
@@ -168,7 +152,7 @@ def _encode_cifar(images: np.ndarray, labels: np.ndarray, num_files: int) -> lis
 
 
 def _decode_mnist(files: Sequence[bytes], shape: Shape) -> Arrays:
-  """A file of images and one of labels, each with a header that says how many of what size."""
+  """A file of images and one of labels, each with a header that gives its shape."""
   image_file, label_file = files
   count, height, width, _ = shape
   image_header, label_header = _mnist_headers(count, height, width)
@@ -200,7 +184,7 @@ _MNIST_FILES = {
   'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'),
 }
 
-# Addresses and SHA-256 as in TensorFlow Datasets.
+# URLs and SHA-256 as in TensorFlow Datasets.
 SOURCES = {
   'cifar10': Source(
     mirrors=('https://www.cs.toronto.edu/~kriz/',),

@@ -1,4 +1,4 @@
-"""A config as text: its variant, its keys in one list, and what a run says at its start."""
+"""Configs as text: the name of the variant, flat keys, and what a run prints at its start."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,12 +16,12 @@ SCHEDULES = {
 
 
 def variant(config: Config) -> str:
-  """'mnist-iaf-wn': the name of the variant of a config, or of one that was read from JSON."""
+  """Name of the variant of a config (also one read from JSON), e.g. 'mnist-iaf-wn'."""
   return variants.name(config['variant'])
 
 
 def flatten(config: Config, prefix: str = '') -> dict[str, Any]:
-  """{'model.width': 96, ...} of nested sections, in their order."""
+  """Flattens nested sections in order: {'model.width': 96, ...}."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, Mapping | config_dict.ConfigDict):
@@ -32,17 +32,17 @@ def flatten(config: Config, prefix: str = '') -> dict[str, Any]:
 
 
 def is_among(key: str, names: Iterable[str]) -> bool:
-  """Whether a key such as 'model.width' is one of `names`, or in a section that is."""
+  """Whether a key such as 'model.width', or a section that contains it, is in `names`."""
   return any(key == name or key.startswith(f'{name}.') for name in names)
 
 
 def is_of_older_format(config: Config) -> bool:
-  """Whether a config is of the time when its keys were not in sections."""
+  """Whether a config is from before its keys were grouped in sections."""
   return isinstance(config.get('variant'), str)
 
 
 def describe(config: config_dict.FrozenConfigDict) -> str:
-  """The protocol, one line per section, without keys that don't change the result."""
+  """The config, one line per section, without keys that don't affect the result."""
   config = json.loads(config.to_json())
   lines = [f'{config["experiment"]} {variant(config)}, protocol {config["protocol"]}']
   plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
@@ -56,7 +56,7 @@ def describe(config: config_dict.FrozenConfigDict) -> str:
 
 
 def describe_data(data: Mapping[str, Any]) -> str:
-  """'data: cifar10, digest cf03efd1d05c', and the splits that differ from the published files."""
+  """E.g. 'data: cifar10, digest cf03efd1d05c', plus any splits that are not as published."""
   differing = [split for split, same in (data.get('published') or {}).items() if not same]
   remark = f'; not the published files: {", ".join(differing)}' if differing else ''
   return f'data: {data["name"]}, digest {data["digest"][:12]}{remark}'

@@ -1,7 +1,6 @@
 """Reads CIFAR-10 and MNIST from a folder of TensorFlow Datasets, without TensorFlow.
 
-Such a folder holds the images in an order of its own. They are put back into the order of the
-published files.
+It stores images in another order; they are returned in that of the published files.
 """
 
 import json
@@ -18,30 +17,27 @@ from experiments.runtime.cache import cached
 from experiments.runtime.errors import UserError
 from experiments.runtime.published import Arrays, Shape
 
-_CODE_VERSION = 2  # of `_decode`; another one makes cached arrays anew
+_CODE_VERSION = 2  # of `_decode`; raise it to invalidate cached arrays
 
 
 def newest(folder: Path) -> Path | None:
-  """The newest version in the folder of a data set; None if there is none."""
+  """Path of the newest version in the folder of a data set; None if there is none."""
   if not folder.is_dir():
     return None
-  # Not `glob`: it takes a folder that cannot be read for an empty one.
+  # Not `glob`, which treats an unreadable folder as empty.
   versions = [folder / name for name in os.listdir(folder)]
   versions = [version for version in versions if (version / 'dataset_info.json').exists()]
-  numbers = lambda version: [int(part) for part in re.findall(r'\d+', version.name)]
-  return max(versions, key=numbers, default=None)
+  return max(versions, key=_version_numbers, default=None)
+
+
+def _version_numbers(folder: Path) -> list[int]:
+  return [int(number) for number in re.findall(r'\d+', folder.name)]
 
 
 def read(name: str, folder: Path, shapes: Mapping[str, Shape]) -> dict[str, Arrays]:
   """Reads both splits in the order of the published files.
 
-  Decoding takes up to a minute. The result is kept in the cache, under the checksum of all files in
-  the folder.
-
-  Args:
-    name: of the data set.
-    folder: NAME/VERSION.
-    shapes: split → [N, H, W, C].
+  Decoding takes up to a minute; the result is cached under the checksum of all files.
 
   Raises:
     UserError: the folder holds another data set, a format that needs TensorFlow, or damaged files.
@@ -54,46 +50,47 @@ def read(name: str, folder: Path, shapes: Mapping[str, Shape]) -> dict[str, Arra
 
 
 def check_format(folder: Path) -> None:
-  """Checks that a folder NAME/VERSION holds that data set, and can be read without TensorFlow.
+  """Checks that a folder NAME/VERSION holds data set NAME in a format that needs no TensorFlow.
 
   Raises:
-    UserError: it holds another, or TFRecord files, the default of TensorFlow Datasets.
+    UserError: it holds another data set, or TFRecord files, the default.
   """
   name = folder.parent.name
   try:
     info = dict(json.loads((folder / 'dataset_info.json').read_text()))
   except (ValueError, TypeError) as error:
-    raise UserError(f'{folder}/dataset_info.json is damaged; copy it anew.') from error
+    raise UserError(f'{folder}/dataset_info.json is damaged; copy it again.') from error
   if info.get('name') != name:
     raise UserError(f'{folder} holds the data set {info.get("name")}; copy or download {name}.')
   file_format = info.get('fileFormat')
   if file_format != 'array_record':
     raise UserError(
       f'{folder} is in the format {file_format}, which only TensorFlow reads; download the '
-      f'published files, which come before it: python -m experiments.download {name} '
+      f'published files, which take precedence: python -m experiments.download {name} '
       f'--data_dir {folder.parents[1]}'
     )
 
 
 def check_features(folder: Path) -> None:
-  """Checks that a folder names no classes but those of TensorFlow Datasets, which imports them.
+  """Checks that a folder names only classes of TensorFlow Datasets, as they are imported.
 
   Raises:
-    UserError: it names others.
+    UserError: it names another class.
   """
   try:
     features = json.loads((folder / 'features.json').read_text())
   except (OSError, ValueError) as error:
-    raise UserError(f'{folder}/features.json is missing or damaged; copy it anew.') from error
+    raise UserError(f'{folder}/features.json is missing or damaged; copy it again.') from error
   for text in _strings(features):
     if '.' in text and not text.startswith('tensorflow_datasets.core.features.'):
       raise UserError(
-        f'{folder}/features.json names {text!r}, which is not of TensorFlow Datasets; copy it anew.'
+        f'{folder}/features.json names {text!r}, which is not part of TensorFlow Datasets; copy it '
+        'again.'
       )
 
 
 def _strings(value: Any) -> Iterator[str]:
-  """All strings in a JSON value that are no keys."""
+  """All strings in a JSON value, except keys."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, dict | list):
@@ -104,10 +101,10 @@ def _strings(value: Any) -> Iterator[str]:
 def _decode(name: str, folder: Path, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
   try:
     stored = {split: _stored(folder, split) for split in shapes}
-  except Exception as error:  # each layer below TFDS has errors of its own kind
+  except Exception as error:  # each layer below TFDS has its own
     raise UserError(
       f'cannot read {folder} ({type(error).__name__}: {str(error)[:200]}); a file is missing or '
-      'truncated: copy or download the folder anew.'
+      'truncated: copy or download the folder again.'
     ) from error
   arrays = {}
   for split, (images, labels, ids) in stored.items():
@@ -115,12 +112,12 @@ def _decode(name: str, folder: Path, shapes: Mapping[str, Shape]) -> dict[str, n
     if images.shape != shape or images.dtype != np.uint8 or not _are_classes(labels):
       raise UserError(
         f'{folder} holds {images.dtype} images {images.shape} for {split}, which should be uint8 '
-        f'{shape}, or labels that are no classes; copy or download it anew.'
+        f'{shape}, or labels outside 0 to 9; copy or download it again.'
       )
     if name == 'cifar10' and len(np.unique(ids)) < len(ids):
       raise UserError(
-        f'{folder} has no ids for {split}, which say in which order its images were published; '
-        'copy or download it anew.'
+        f'{folder} has no unique ids for {split}, which give the published order of its images; '
+        'copy or download it again.'
       )
     # The ids of CIFAR-10, such as 'train_00000', number the published images.
     order = np.argsort(ids, kind='stable') if name == 'cifar10' else _mnist_order(split, shape[0])
@@ -129,13 +126,13 @@ def _decode(name: str, folder: Path, shapes: Mapping[str, Shape]) -> dict[str, n
 
 
 def _stored(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Images, labels and ids (empty ones if there are none) in stored order."""
-  import tensorflow_datasets as tfds  # slow to import, and not needed when the cache has the arrays
+  """Images, labels and ids (empty if there are none) in stored order."""
+  import tensorflow_datasets as tfds  # slow to import, and not needed for cached arrays
 
   source = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
   images, labels, ids = [], [], []
   for start in range(0, len(source), 500):
-    # __getitems__ reads many records at once.
+    # Reads many records at once.
     for example in source.__getitems__(list(range(start, min(start + 500, len(source))))):
       images.append(example['image'])
       labels.append(example['label'])
@@ -144,16 +141,16 @@ def _stored(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _mnist_order(split: str, count: int) -> np.ndarray:
-  """[N] where among the stored images the published ones are, in published order.
+  """[N] index of each published image among the stored ones.
 
-  TensorFlow Datasets stores MNIST's by the hash of their number in the published file.
+  TensorFlow Datasets sorts MNIST by the hash of an image's number in the published file.
   """
   from tensorflow_datasets.core.hashing import Hasher
 
-  numbers = sorted(range(count), key=Hasher(split).hash_key)  # of each stored image
+  numbers = sorted(range(count), key=Hasher(split).hash_key)  # of the stored images
   return np.argsort(numbers)
 
 
 def _are_classes(labels: np.ndarray) -> bool:
-  """Whether each label is one of ten classes."""
+  """Whether all labels are in 0 to 9."""
   return labels.min() >= 0 and labels.max() < 10

@@ -9,29 +9,25 @@ from experiments.runtime.nonfinite import check_finite
 
 
 class Window:
-  """Metrics of the steps since the last row.
-
-  Args:
-    fetched: those of a run that is resumed between two rows.
-  """
+  """Metrics of the steps since the last row; a resumed run passes the `notes` it saved."""
 
   def __init__(self, fetched: list[Mapping[str, float]]):
     self._fetched = fetched
     self._in_flight: tuple[int, Mapping[str, jax.Array]] | None = None
 
   def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Takes the metrics of a step in progress, and waits for those of the step before."""
+    """Adds the metrics of the step in flight; waits for those of the previous step."""
     self._fetch()
     self._in_flight = step, metrics
 
   def means(self) -> dict[str, float]:
-    """Means over the steps, for a row; the next window begins."""
+    """Means over the steps; starts the next window."""
     fetched = self.notes()
     self._fetched = []
     return {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
 
   def notes(self) -> list[Mapping[str, float]]:
-    """What `Window` needs to resume from here."""
+    """Metrics of the steps so far, for `Window` in a resumed run."""
     self._fetch()
     return self._fetched
 

@@ -4,14 +4,12 @@ A 2×2 square of outputs needs a 4×4 tile d of the padded input. With the 3×3 
 
   Y = Aᵀ [ Σ_channels (G g Gᵀ) ⊙ (Bᵀ d B) ] A,
 
-so that 16 products per tile, each of them a matrix product over the channels once the tiles are
-lined up, replace 36. On a CPU the gain is lost if the transformed tiles, four times the size of the
-input, travel through main memory: the batch is worked off in chunks that fit in the cache.
+so 16 products per tile replace 36. Over all tiles, each is a matrix product over the channels. On a
+CPU the gain is lost if the transformed tiles, four times the size of the input, go through main
+memory, so the batch is processed in chunks that fit in the cache.
 
-`conv_general_dilated` takes the arguments of `jax.lax.conv_general_dilated`, and hands every
-convolution that is not covered to it. Its derivative (reverse mode only) is another pair of such
-convolutions: the gradient of the input is the convolution of dY with the turned kernel, and that of
-the kernel is Σ_tiles (Bᵀ d B) ⊗ (A dY Aᵀ), taken back by Gᵀ · G.
+The derivative (reverse mode only) is a pair of such convolutions: the gradient of the input
+convolves dY with the flipped kernel; that of the kernel is Gᵀ [ Σ_tiles (Bᵀ d B) ⊗ (A dY Aᵀ) ] G.
 """
 
 import functools
@@ -23,17 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Rows of the transforms for one dimension; Eq. 6–7 of Lavin & Gray.
+# Transforms of one dimension; Eq. 6–7 of Lavin & Gray.
 _B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
-# Fewer channels than this, and the transforms cost more than the products save.
+# With fewer channels the transforms cost more than the products save.
 MIN_FEATURES = 64
-# Tiles in a chunk: 16 transformed tiles of 192 channels in float32 take 16 MB then.
+# Tiles per chunk. Transformed, with 192 channels in float32, they take 16 MB.
 CHUNK_TILES = 1280
 
-Grid = Sequence[Sequence[jax.Array]]  # one array for each position in a tile: 4×4, 3×3 or 2×2
+Grid = Sequence[Sequence[jax.Array]]  # one array per position in a tile: 4×4, 3×3 or 2×2
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -44,24 +42,17 @@ def conv_general_dilated(
   padding: str | Sequence[tuple[int, int]],
   **kwargs: Any,
 ) -> jax.Array:
-  """As `jax.lax.conv_general_dilated`; 3×3 kernels with stride 1 by F(2×2, 3×3).
+  """`jax.lax.conv_general_dilated`, by F(2×2, 3×3) for 3×3 kernels and stride 1.
 
-  Args:
-    lhs: input; [B, H, W, C] to be covered.
-    rhs: kernel; [3, 3, C, D] to be covered, with at least `MIN_FEATURES` channels C and D.
-    window_strides: strides; 1 to be covered.
-    padding: 'SAME', 'VALID' or ((top, bottom), (left, right)).
-    **kwargs: the other arguments of `jax.lax.conv_general_dilated`.
-
-  Returns:
-    [B, H', W', D] in the dtype of the input. Sums are taken in float32.
+  F(2×2, 3×3) needs an input [B, H, W, C] and a kernel [3, 3, C, D] with C and D of at least
+  `MIN_FEATURES`. Sums are in float32, the result [B, H', W', D] in the dtype of the input.
   """
   if not _is_covered(lhs, rhs, window_strides, kwargs):
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(lhs.shape[1:3], (3, 3), (1, 1), padding)
   pads = tuple((int(before), int(after)) for before, after in padding)
-  # The gradient of the input is padded by 2 − pad: more than 2 would have to crop there.
+  # The gradient of the input is padded by 2 − pad, which must not be negative.
   if min(_output_size(lhs, pads)) < 1 or not all(0 <= p <= 2 for pad in pads for p in pad):
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
   return _conv(lhs, rhs, pads)
@@ -119,7 +110,7 @@ def _conv_bwd(pads: Pads, residuals: tuple[jax.Array, jax.Array], dy: jax.Array)
   def chunk(d_transformed: Grid, chunks: tuple[jax.Array, jax.Array]):
     x, dy = chunks
     x_padded = _pad(x, pads, 2 * rows + 2, 2 * columns + 2)
-    # One padded dY serves both gradients: XLA is slow at cutting the chunk out of dY twice.
+    # Both gradients share one padded dY, as XLA is slow at slicing the chunk out of dY twice.
     dy_padded = _pad(
       dy,
       ((top, bottom), (left, right)),
@@ -152,23 +143,18 @@ def _conv_padded(x: jax.Array, transformed_kernel: Grid, height: int, width: int
 
 
 def _cut(x: jax.Array, size: int, rows: int, columns: int, top: int = 0, left: int = 0) -> Grid:
-  """Square tiles, one every two pixels from (top, left) on.
+  """Cuts square tiles, one every two pixels: size×size grid of [n·rows·columns, C]."""
 
-  Returns:
-    size×size grid of [n·rows·columns, C]: pixel (i, j) of every tile.
-  """
-  pixels = lambda start, count: slice(start, start + 2 * count - 1, 2)
-  return [
-    [
-      x[:, pixels(top + i, rows), pixels(left + j, columns)].reshape(-1, x.shape[-1])
-      for j in range(size)
-    ]
-    for i in range(size)
-  ]
+  def pixels(i: int, j: int) -> jax.Array:
+    vertical = slice(top + i, top + i + 2 * rows - 1, 2)
+    horizontal = slice(left + j, left + j + 2 * columns - 1, 2)
+    return x[:, vertical, horizontal].reshape(-1, x.shape[-1])
+
+  return [[pixels(i, j) for j in range(size)] for i in range(size)]
 
 
 def _pad(x: jax.Array, pads: Pads, height: int, width: int) -> jax.Array:
-  """Zeros around [n, H, W, C] as `pads` has it above and left, then up to height and width."""
+  """Pads [n, H, W, C] above and left by `pads`, below and right up to height and width."""
   (top, _), (left, _) = pads
   bottom, right = height - top - x.shape[1], width - left - x.shape[2]
   return jnp.pad(x.astype(jnp.float32), ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -180,7 +166,7 @@ def _transform_kernel(kernel: jax.Array) -> Grid:
 
 
 def _over_chunks(body: Callable, carry: Any, batch: int, tiles: int, *arrays: jax.Array) -> Any:
-  """Scans `body` over chunks of the batch; → (last carry, results [B, ...])."""
+  """Scans `body` over chunks of the batch; returns (last carry, results [B, ...])."""
   size = max(1, min(batch, CHUNK_TILES // tiles))
   while batch % size:
     size -= 1
@@ -196,7 +182,7 @@ def _transform(matrix: np.ndarray, grid: Grid) -> Grid:
 
 
 def _combine(matrix: np.ndarray, arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
-  """Each row's sum of `arrays`, without the products by 0 and 1 that XLA would carry out."""
+  """matrix · arrays, without the products by 0 and ±1, which XLA would compute."""
   sums = []
   for row in matrix:
     terms = [(weight, array) for weight, array in zip(row, arrays) if weight]
@@ -225,5 +211,5 @@ def _output_size(x: jax.Array, pads: Pads) -> tuple[int, int]:
 
 
 def _half(n: int) -> int:
-  """Tiles that cover n outputs."""
+  """Number of tiles that cover n outputs."""
   return -(-n // 2)

@@ -1,4 +1,4 @@
-"""The directory of a run: its config, its data, its summary, and whether it may be used."""
+"""The directory of a run: config, description of the data, lock, summary, and checks of these."""
 
 import contextlib
 import datetime
@@ -24,16 +24,16 @@ _PACKAGES = ('weightnorm', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
 
 
 def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
-  """Checks that the directory is free, or belongs to a run of the same config. Writes nothing.
+  """Checks that the directory is free, or holds a run of the same config. Writes nothing.
 
-  More epochs than the run was meant to have are the same config, where there is no schedule.
+  The epochs may be raised, unless the experiment has a schedule.
 
   Raises:
-    UserError: the directory holds a run with another config or damaged rows, or something that is
-      no run; or what is written there would end elsewhere.
+    UserError: the directory holds a run with another config or damaged rows, links that lead out
+      of it, or something else.
   """
   if workdir.exists() and not workdir.is_dir():
-    raise UserError(f'{workdir} is in the way: it is no directory; move it.')
+    raise UserError(f'{workdir} is not a directory; move it, or choose another --workdir.')
   check_links(workdir)
   path = workdir / 'config.json'
   new = json.loads(config.to_json())
@@ -51,11 +51,7 @@ def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
 
 
 def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-  """Checks that a run with the config `old` can go on with `new`.
-
-  Raises:
-    UserError: it cannot; the message names what differs.
-  """
+  """Raises a `UserError` with the keys that differ if `old` cannot be resumed with `new`."""
   if settings.is_of_older_format(old):
     raise UserError(
       f'{workdir} holds a run of an older version, whose format this one does not read; choose '
@@ -81,14 +77,10 @@ def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None
 
 
 def check_data(workdir: Path, data: Mapping[str, Any]) -> None:
-  """Checks that what the directory holds, if anything, was made with the same data.
-
-  Args:
-    workdir: directory of the run.
-    data: description of the data, with its `name` and `digest`.
+  """Checks that the run in the directory, if any, was trained on data of the same digest.
 
   Raises:
-    UserError: it was made with other data, or before runs wrote down which.
+    UserError: it was not, or it is from before runs recorded their data.
   """
   path = workdir / 'data.json'
   if not path.exists():
@@ -110,10 +102,7 @@ def check_data(workdir: Path, data: Mapping[str, Any]) -> None:
 def create_workdir(
   workdir: Path, config: config_dict.FrozenConfigDict, data: Mapping[str, Any]
 ) -> None:
-  """Makes the directory of a run and keeps the config and a description of the data in it.
-
-  What is there of these stays as it is.
-  """
+  """Creates the directory of a run with `config.json` and `data.json`; keeps existing files."""
   workdir.mkdir(parents=True, exist_ok=True)
   for name, value in (('config.json', json.loads(config.to_json())), ('data.json', dict(data))):
     if not (workdir / name).exists():
@@ -125,12 +114,10 @@ def create_workdir(
 def prepared(
   workdir: Path, config: config_dict.FrozenConfigDict, data: Mapping[str, Any]
 ) -> Iterator[None]:
-  """Creates and locks the directory of a run; process 0 does so for all.
-
-  The directory is checked again behind the lock: another process may have used it meanwhile.
+  """Creates and locks the directory of a run, in process 0; then checks it again.
 
   Raises:
-    UserError: another process is training in the directory, or it belongs to another run.
+    UserError: another process is training in the directory, or it holds another run.
   """
   check_data(workdir, data)
   if jax.process_index():
@@ -145,7 +132,7 @@ def prepared(
 
 
 def _lengthen(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
-  """Keeps the config of a run that is to be trained for more epochs; it is not finished then."""
+  """Writes a config with more epochs; the run is then no longer finished."""
   path = workdir / 'config.json'
   if json.loads(path.read_text()) != (new := json.loads(config.to_json())):
     with writing(path):
@@ -155,11 +142,7 @@ def _lengthen(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-  """Keeps other processes out of a run; the lock dies with this process.
-
-  Raises:
-    UserError: another process is training in the directory.
-  """
+  """Locks a directory, or raises `UserError`. The lock dies with this process."""
   with (workdir / 'lock').open('w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,11 +154,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def is_done(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
-  """Checks the directory and whether the run in it is finished; if so, prints that.
-
-  Raises:
-    UserError: the directory holds something else, or its summary is damaged.
-  """
+  """Checks the directory as `check_workdir`; returns whether its run is finished, and says so."""
   check_workdir(workdir, config)
   if finished := is_finished(workdir, config):
     print(f'{workdir} is finished; remove it, or choose another --workdir, to train again.')
@@ -183,7 +162,7 @@ def is_done(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
 
 
 def is_finished(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
-  """Whether the run in the directory has reached the end that the config sets.
+  """Whether the run in the directory has finished the epochs of the config.
 
   Raises:
     UserError: its summary is damaged.
@@ -206,15 +185,7 @@ def write_summary(
   num_params: int,
   best: Callable[..., Any] = min,
 ) -> dict[str, Any]:
-  """Writes `summary.json` from the rows of the run and the description of its data.
-
-  Args:
-    workdir: directory of the run.
-    config: its config.
-    best_metric: the metric whose best value makes an evaluation the best.
-    num_params: trained parameters.
-    best: `min` or `max`: which value is the best.
-  """
+  """Writes and returns `summary.json`; `best` is `min` or `max` of `best_metric`."""
   rows = read_rows(workdir / 'metrics.jsonl')
   evaluations = [row for row in rows if best_metric in row]
   summary = {
@@ -238,22 +209,20 @@ def write_summary(
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes a file that is either there whole or not at all."""
+  """Writes a JSON file atomically."""
   temporary = path.with_suffix('.json.tmp')
   temporary.write_text(json.dumps(value, indent=2) + '\n')
   os.replace(temporary, path)
 
 
 def commit() -> str | None:
-  """The commit of the source, with '-dirty' if files differ from it; None outside a checkout."""
+  """Commit of the source, with '-dirty' if files differ from it; None outside a checkout."""
   root = Path(__file__).parents[2]
   if not (root / '.git').exists():  # installed, perhaps inside a checkout of something else
     return None
   try:
-    result = subprocess.run(
-      ['git', 'describe', '--always', '--abbrev=40', '--dirty', '--exclude=*'],
-      cwd=root, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    command = ['git', 'describe', '--always', '--abbrev=40', '--dirty', '--exclude=*']
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
   except (OSError, subprocess.CalledProcessError):
     return None
   return result.stdout.strip()

@@ -36,7 +36,7 @@ def check(directory, codes, experiment, figures):
   assert codes[f'{experiment}, stopped'] == [143, 143], logs  # the signal came to process 1 only
   assert codes[f'{experiment}, resumed'] == [0, 0], logs
   for log in logs:
-    assert 'stopped at step 6 by SIGTERM; the same command goes on.' in log.splitlines()
+    assert 'stopped at step 6 by SIGTERM; rerun the same command to resume.' in log.splitlines()
   first, second = logs
   assert first.count('2 processes with 4 devices\n') == 2
   assert 'resuming at step 6 of 8' in first and 'epoch' not in second
@@ -85,7 +85,7 @@ def test_one_process_reads_what_two_have_written(directory, codes):
 def test_a_process_that_nobody_comes_to_ends_with_one_line(directory, codes):
   assert codes['alone'] == [2]
   (line,) = (directory / 'alone-1.log').read_text().splitlines()
-  assert line.startswith('error: the processes did not come together at localhost:')
+  assert line.startswith('error: the processes did not connect at localhost:')
 
 
 ALL = ('node1:1234', 4, 3)

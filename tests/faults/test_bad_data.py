@@ -35,17 +35,17 @@ DAMAGES = [
   ('rm -r ../3.0.1', 'mnist is not in '),
   ('mv ../../mnist ../../cifar10', 'mnist is not in '),
   ('rm dataset_info.json', 'mnist is not in '),
-  ('truncate -s 99 dataset_info.json', 'dataset_info.json is damaged; copy it anew'),
-  ('truncate -s 0 dataset_info.json', 'dataset_info.json is damaged; copy it anew'),
-  ('echo [1] > dataset_info.json', 'dataset_info.json is damaged; copy it anew'),
-  (r"printf '\xff\xfe' > dataset_info.json", 'dataset_info.json is damaged; copy it anew'),
+  ('truncate -s 99 dataset_info.json', 'dataset_info.json is damaged; copy it again'),
+  ('truncate -s 0 dataset_info.json', 'dataset_info.json is damaged; copy it again'),
+  ('echo [1] > dataset_info.json', 'dataset_info.json is damaged; copy it again'),
+  (r"printf '\xff\xfe' > dataset_info.json", 'dataset_info.json is damaged; copy it again'),
   ('rm dataset_info.json; mkdir dataset_info.json', 'dataset_info.json (Is a directory)'),
   ('sed -i s/mnist/cifar10/ dataset_info.json', 'holds the data set cifar10; copy or download'),
   ('sed -i s/array_record/tfrecord/ dataset_info.json', 'which only TensorFlow reads; download'),
   ('sed -i s/train/validation/ dataset_info.json', 'cannot read'),
   ('rm features.json', 'features.json is missing or damaged'),
   ('truncate -s 99 features.json', 'features.json is missing or damaged'),
-  ('rm mnist-train*', 'a file is missing or truncated: copy or download the folder anew'),
+  ('rm mnist-train*', 'a file is missing or truncated: copy or download the folder again'),
   ('truncate -s 99 mnist-train*', 'a file is missing or truncated'),
   ('truncate -s 0 mnist-train*', 'a file is missing or truncated'),
   ('truncate -s 0 mnist-test*', 'a file is missing or truncated'),
@@ -76,7 +76,7 @@ def test_other_content_is_refused(content, message, mnist, refused):
 def test_labels_that_are_no_classes_are_refused(mnist, refused, monkeypatch):
   archives.publish_tiny(monkeypatch)
   mnist(label=10, counts=archives.COUNTS.values())
-  refused('vae --config=configs/vae.py:mnist-iaf-wn --data_dir=data', 'labels that are no classes')
+  refused('vae --config=configs/vae.py:mnist-iaf-wn --data_dir=data', 'labels outside 0 to 9')
   images, labels = archives.random_split('mnist', 'test')
   files = archives.files_of('mnist', {'test': (images, labels + 10)})
   archives.write(Path('data/mnist'), archives.tiny('mnist') | archives.pack('mnist', files))

@@ -173,7 +173,7 @@ TABLE = {
   'dqn --config=configs/dqn.py:breakout-wn,tiny': [
     (
       '--coordinator=localhost:1 --num-processes=2 --process-id=0',
-      'dqn runs in one process, on one device: start it as one',
+      'dqn runs in one process on one device; start a single process',
     ),
     ('--config.game=pong', "has no key 'game'"),
     ('--config.env.num_env=8', 'Did you mean "num_envs" instead'),
@@ -236,7 +236,7 @@ TABLE = {
     ('mnist --archive=nowhere.gz', 'there is no file '),
     ('mnist --archive=configs --data_dir=x', 'train-images-idx3-ubyte.gz is not among the given'),
     ('cifar10 --archive=configs/cifar.py --data_dir=x', 'is damaged: Not a gzipped file'),
-    ('cifar10 --data_dir=/dev/null', '/dev/null is in the way: it is no directory'),
+    ('cifar10 --data_dir=/dev/null', '/dev/null is not a directory'),
   ],
   'quickstart': [
     ('--seeds=0', '--seeds 0: give 1 or more'),

@@ -60,7 +60,7 @@ def work(tmp_path, refused):
 # What is done, by a shell, and what the line then says; by command.
 TABLE = {
   TRAIN: [
-    ('rm -r run; touch run', 'run is in the way: it is no directory'),
+    ('rm -r run; touch run', 'run is not a directory'),
     ('rm run/*.json; touch run/thesis.tex', 'run is not empty and holds no run; choose another'),
     (
       """sed -i 's/"epochs.: 3/"epochs": 9/' run/config.json""",
@@ -74,12 +74,12 @@ TABLE = {
     ('truncate -s 99 run/config.json', 'run/config.json is damaged'),
     ('truncate -s 0 run/config.json', 'run/config.json is damaged'),
     (r"printf '\xff\xfe' > run/config.json", 'run/config.json is damaged'),
-    ('rm run/config.json; mkdir run/config.json', '/run/config.json. Mend this'),
+    ('rm run/config.json; mkdir run/config.json', '/run/config.json; fix this'),
     ("sed -i '2s/......$//' run/metrics.jsonl", 'run/metrics.jsonl, line 2'),
     ("sed -i '2s/.*//' run/metrics.jsonl", 'run/metrics.jsonl, line 2'),
-    ("sed -i '2s/step/stop/' run/metrics.jsonl", 'run/metrics.jsonl, line 2: no row of metrics'),
-    ('sed -i \'2s/12/"12"/\' run/metrics.jsonl', 'run/metrics.jsonl, line 2: no row of metrics'),
-    ('rm run/metrics.jsonl; mkdir run/metrics.jsonl', '/run/metrics.jsonl. Mend this'),
+    ("sed -i '2s/step/stop/' run/metrics.jsonl", 'run/metrics.jsonl, line 2: not a row of metrics'),
+    ('sed -i \'2s/12/"12"/\' run/metrics.jsonl', 'run/metrics.jsonl, line 2: not a row of metrics'),
+    ('rm run/metrics.jsonl; mkdir run/metrics.jsonl', '/run/metrics.jsonl; fix this'),
     (
       'mkdir run/checkpoints/6; rm run/data.json',
       'run holds a run of an older version, which did not write down its',
@@ -92,7 +92,7 @@ TABLE = {
       'run holds a run on other data: digits with the digest 0123456789ab, and digits is ',
     ),
     ("echo '{' > run/summary.json", 'run/summary.json is damaged'),
-    ('ln -sf ../notes.txt run/lock', 'run/lock is a link that leads out of the run; put what'),
+    ('ln -sf ../notes.txt run/lock', 'run/lock is a link that leads out of the run; replace it'),
     ('ln -s /tmp/no/such run/config.json.tmp', 'run/config.json.tmp is a link that leads out'),
     (
       'rmdir run/checkpoints; ln -s ../elsewhere run/checkpoints',
@@ -202,7 +202,7 @@ TABLE = {
   ],
   SWEEP: [
     ('touch runs', 'Not a directory: runs/cifar/tiny'),
-    (f'mkdir -p runs/cifar/tiny; touch {TRIAL}', f'{TRIAL} is in the way: it is no directory'),
+    (f'mkdir -p runs/cifar/tiny; touch {TRIAL}', f'{TRIAL} is not a directory'),
     (f'mkdir -p runs/cifar/tiny; cp -r run {TRIAL}', f'{TRIAL} holds a run with another config: '),
     (f'mkdir -p {TRIAL}; echo [1] > {TRIAL}/config.json', 'config.json is damaged'),
     (f'mkdir -p {TRIAL}', 'has 1 of these 8 trials already, 0 of them finished; add --resume'),

@@ -57,7 +57,7 @@ def test_the_checkpoint_before_is_used(damage, damaged, capsys, is_whole):
   assert 'resuming at step 12 of 15' in output.out
   (warning,) = output.err.splitlines()
   assert warning.startswith(f'warning: {newest} is damaged (')
-  assert warning.endswith('); it is left out, and kept as 15.damaged.')
+  assert warning.endswith('); it is skipped, and kept as 15.damaged.')
   assert newest.with_name('15.damaged').exists()
   run()  # has nothing to say
   assert not capsys.readouterr().err

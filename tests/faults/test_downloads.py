@@ -130,9 +130,9 @@ def test_a_data_set_is_downloaded_once(name, server, tmp_path, capsys):
   [
     ('cut', 'IncompleteRead'),
     ('missing', '404 Client Error: Not Found'),
-    ('corrupt', 'what came is not the published file'),
-    ('other images', 'what came is not the published file'),
-    ('a page', 'what came is not the published file'),
+    ('corrupt', ': not the published file'),
+    ('other images', ': not the published file'),
+    ('a page', ': not the published file'),
   ],
 )
 def test_what_does_not_come_whole_is_not_kept(fault, message, name, server, tmp_path):

@@ -41,7 +41,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize('step, free', [(1, 0), (1, 16), (1, 40), (9, 4), (9, 40)])
-def test_full_disk(step, free, disk, run, before, is_whole, capfd):
+def test_full_disk(step, free, disk, run, before, is_whole, capfd, caplog):
   """With so many KB left from the given step on."""
   run.workdir = disk[0] / 'run'
   filler = disk[0] / 'filler'
@@ -54,6 +54,7 @@ def test_full_disk(step, free, disk, run, before, is_whole, capfd):
   assert line.startswith(f'error: cannot write {run.workdir}/metrics.jsonl (No space left on') or (
     line.startswith(f'error: cannot write a checkpoint to {run.workdir}/checkpoints (No space left')
   )
+  assert not caplog.records  # a command would print them too
   filler.unlink()
   is_whole(run, run())
   assert not capfd.readouterr().err  # no checkpoint was damaged

@@ -166,7 +166,7 @@ def stop(nursery, experiment, workdir, plan):
   if plan.signum != signal.SIGKILL:
     assert code == 128 + plan.signum, log
     line = log.splitlines()[-1]
-    assert line.startswith('stopped ') and line.endswith('; the same command goes on.')
+    assert line.startswith('stopped ') and line.endswith('; rerun the same command to resume.')
     return signal.Signals(plan.signum).name
   assert code == -signal.SIGKILL, log
   if is_in_checkpoint(workdir):

@@ -238,5 +238,5 @@ def test_interrupted_computation_leaves_nothing(cache_dir, monkeypatch):
 def test_unwritable_cache_is_a_warning(tmp_path, monkeypatch):
   (tmp_path / 'file').write_text('')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-  with pytest.warns(UserWarning, match='computed anew'):
+  with pytest.warns(UserWarning, match='computed again'):
     assert len(cache.cached('thing', {}, arrays)['a']) == 1000

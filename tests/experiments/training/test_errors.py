@@ -43,10 +43,8 @@ def test_lack_of_memory_is_one_line(allocate, size, capsys):
     jax.block_until_ready(allocate())
   assert exit_.value.code == 2
   (line,) = capsys.readouterr().err.splitlines()
-  asked = f' when {size} were asked for' if size else ''
-  assert line.startswith(
-    f'error: out of memory{asked}; make the network or config.batch_size small'
-  )
+  allocating = f' allocating {size}' if size else ''
+  assert line.startswith(f'error: out of memory{allocating}; reduce the network or config.batch')
 
 
 def test_errors_of_the_program_keep_their_traceback():
@@ -62,4 +60,4 @@ def test_interruption_is_one_line(capsys, monkeypatch):
   with one_line_errors():
     raise KeyboardInterrupt
   assert codes == [130]
-  assert capsys.readouterr().err == 'stopped by SIGINT; the same command goes on.\n'
+  assert capsys.readouterr().err == 'stopped by SIGINT; rerun the same command to resume.\n'

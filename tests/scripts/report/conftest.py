@@ -44,7 +44,7 @@ def write():
       log = path.parent / 'logs' / f'{path.name}.log'
       log.parent.mkdir(exist_ok=True)
       log.write_text(
-        'a line\nerror: train/loss is nan at step 7; the checkpoints before it remain.\n'
+        'a line\nerror: train/loss is nan at step 7; the checkpoints before it are kept.\n'
       )
     return path
 

@@ -128,7 +128,9 @@ def test_an_interrupted_sweep_stops_its_trials_and_can_go_on(signal_, config_fil
   assert process.returncode == 130
   assert error == 'interrupted; rerun the same command with --resume to continue.\n'
   log = (workdir.parent / 'logs' / f'{workdir.name}.log').read_text().splitlines()
-  assert re.fullmatch(r'stopped at step \d+ by SIGTERM; the same command goes on\.', log[-1])
+  assert re.fullmatch(
+    r'stopped at step \d+ by SIGTERM; rerun the same command to resume\.', log[-1]
+  )
   with (workdir / 'lock').open('w') as lock:  # nobody trains there any more
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   assert has_checkpoint(workdir)
