@@ -41,7 +41,7 @@ RATE_OF = {
 
 SWEEPS = {
   # Figure 2, over the grid of learning rates; the three seeds are ours.
-  'table1': [
+  'figure2': [
     (variant, {'optimizer.learning_rate': rate, 'seed': seed})
     for seed in (0, 1, 2)
     for rate in RATES

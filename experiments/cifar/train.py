@@ -64,7 +64,7 @@ def run_experiment(
     model = create_model(config, train_x.shape[1:], num_classes, params_key, convolution)
     # As in the authors' code, batch normalization has no data-dependent initialization.
     if config.variant.parameterization != 'bn':
-      indices = data.epoch_batches(data_key, 0, size, config.init.examples)[0]
+      indices = session.epoch_batches(data_key, 0, size, config.init.examples)[0]
       initialize(model, jnp.asarray(train_images[indices]), init_key, config.init.scale)
     optimizer = create_optimizer(config, steps_per_epoch)
     graphdef, state = TrainState.of(model, optimizer, ema=config.ema_epochs > 0)
@@ -82,7 +82,7 @@ def run_experiment(
     )
     state = run.restore(devices.replicate_first(state, mesh))
     for epoch in run.epochs():
-      for indices in run.steps(data.epoch_batches(data_key, epoch, size, config.batch_size)):
+      for indices in run.steps(session.epoch_batches(data_key, epoch, size, config.batch_size)):
         state, metrics = step(state, devices.split(indices, mesh), train_x, train_y, step_key)
         run.step_done(state, metrics)
       run.epoch_done(state, test_metrics(test_sums(state)))
@@ -102,7 +102,10 @@ def compile_steps(
   steps_per_epoch: int,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Compiles `train_step`, which donates its state, and `eval_step`."""
+  """Compiles `train_step`, which donates its state, and `eval_step`.
+
+  Their inputs are split over the devices and their outputs replicated: XLA sums gradients over all.
+  """
   step = functools.partial(
     train_step,
     graphdef=graphdef,

@@ -55,7 +55,7 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
         if run.should_log():
           run.log(learner.state, learner.take_metrics())
         if run.should_save():
-          journal.save(learner.games.save(interrupted=run.is_interrupted))
+          journal.save(learner.games.save(interrupted=run.is_extra_save))
           run.save(learner.state, {'window': learner.window()})
           learner.start_window()
       run.before_evaluation(learner.state)

@@ -63,7 +63,7 @@ def run_experiment(
     step, test_step = compile_steps(config, graphdef, optimizer, mesh)
     state = run.restore(devices.replicate_first(state, mesh))
     for epoch in run.epochs():
-      for indices in run.steps(data.epoch_batches(data_key, epoch, size, config.batch_size)):
+      for indices in run.steps(session.epoch_batches(data_key, epoch, size, config.batch_size)):
         state, metrics = step(state, devices.split(indices, mesh), train_x, step_key)
         run.step_done(state, metrics)
       noise_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
@@ -91,7 +91,10 @@ def compile_steps(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Compiles `train_step`, which donates its state, and `eval_step`."""
+  """Compiles `train_step`, which donates its state, and `eval_step`.
+
+  Their inputs are split over the devices and their outputs replicated: XLA sums gradients over all.
+  """
   step = functools.partial(
     train_step,
     graphdef=graphdef,

@@ -14,7 +14,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration as FILE:SPEC; --config.KEY=VALUE overrides a value.'
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Directory of the run (default: runs/EXPERIMENT/VARIANT/seedK).'
+  'workdir', None, 'Directory of the run (default: runs/EXPERIMENT/VARIANT[-PROTOCOL]/seedK).'
 )
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).'
@@ -28,7 +28,7 @@ _PROCESS_ID = flags.DEFINE_integer('process-id', None, 'Index of this process, f
 _HELP = """\
   --config FILE:SPEC    configuration, as above
   --config.KEY=VALUE    overrides a value; FILE lists the keys and what they mean
-  --workdir DIR         directory of the run (default: runs/EXPERIMENT/VARIANT/seedK)
+  --workdir DIR         directory of the run (default: runs/EXPERIMENT/VARIANT[-PROTOCOL]/seedK)
   --data_dir DIR        folder of the data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)
 
   --coordinator HOST:PORT --num-processes N --process-id I

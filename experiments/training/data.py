@@ -11,7 +11,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.runtime import data_files, published
@@ -116,13 +115,6 @@ def load(name: str, data_dir: Path | str | None = None) -> Dataset:
   if name not in LOADERS:
     raise UserError(f'unknown data set {name!r}; choose one of {", ".join(LOADERS)}.')
   return LOADERS[name](data_dir)
-
-
-def epoch_batches(key: jax.Array, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
-  """Indices [steps, batch_size] of one epoch in a fresh random order; a remainder is left out."""
-  order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
-  steps = num_examples // batch_size
-  return np.asarray(order[: steps * batch_size]).reshape(steps, batch_size)
 
 
 def _from_files(name: str, data_dir: Path | str | None) -> Dataset:

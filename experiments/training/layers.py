@@ -1,4 +1,4 @@
-"""Layers, plain or weight-normalized: the one place where the experiments choose between them."""
+"""Plain or weight-normalized layers: the choice between `nnx` and `wn` for all experiments."""
 
 import functools
 from collections.abc import Callable

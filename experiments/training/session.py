@@ -3,7 +3,7 @@
   with session.open(config, workdir, description, steps_per_epoch, best='test/error') as run:
     state = run.restore(state)
     for epoch in run.epochs():
-      for indices in run.steps(data.epoch_batches(key, epoch, num_examples, batch_size)):
+      for indices in run.steps(session.epoch_batches(key, epoch, num_examples, batch_size)):
         state, metrics = train_step(state, indices)
         run.step_done(state, metrics)
       run.epoch_done(state, evaluate(state))
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from ml_collections import config_dict
 
 from experiments.runtime import interrupts, nonfinite, settings
@@ -136,8 +137,8 @@ class Session:
     self._log = self.resources.enter_context(contextlib.closing(log))
     progress = metrics_lib.Progress(self._workdir, self._total, self.step, self._config.epochs)
     self._progress = self.resources.enter_context(contextlib.closing(progress))
-    evaluated = self.step // self._steps_per_epoch - (not is_evaluated)
-    for epoch in range(evaluated, self._config.epochs):
+    first = self.step // self._steps_per_epoch
+    for epoch in range(first if is_evaluated else first - 1, self._config.epochs):
       self._epoch = epoch
       yield epoch
     if stop := self._agreed.now(self._pending.signum):
@@ -193,14 +194,14 @@ class Session:
   def should_save(self) -> bool:
     """Whether to `save` after this step. Ask once a step; `epoch_done` saves without asking."""
     self._stop = self._agreed(self._pending.signum)
-    is_due = not self._is_end_of_epoch() and (self._is_due() or self.is_interrupted)
+    is_due = not self._is_end_of_epoch() and (self._is_due() or self.is_extra_save)
     if is_due:
       self._log.sync()  # fails if the directory isn't ours any more, before anything is saved
     return is_due
 
   @property
-  def is_interrupted(self) -> bool:
-    """Whether `should_save` because of a signal, at a step where no checkpoint is due."""
+  def is_extra_save(self) -> bool:
+    """Whether `should_save` only because of a signal: an uninterrupted run saves nothing here."""
     return bool(self._stop) and not self._is_due()
 
   def save(
@@ -245,3 +246,10 @@ class Session:
 
   def _is_due(self) -> bool:
     return self._is_end_of_epoch() or self.step % self._config.run.checkpoint_every == 0
+
+
+def epoch_batches(key: jax.Array, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
+  """Indices [steps, batch_size] of one epoch in a fresh random order; a remainder is left out."""
+  order = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+  steps = num_examples // batch_size
+  return np.asarray(order[: steps * batch_size]).reshape(steps, batch_size)

@@ -69,7 +69,7 @@ def run_experiment(
     params_key, init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 4)
 
     model = create_model(config, test_x.shape[1:], params_key)
-    indices = data.epoch_batches(data_key, 0, size, config.init.examples)[0]
+    indices = session.epoch_batches(data_key, 0, size, config.init.examples)[0]
     initialize(
       model,
       jnp.asarray(images[indices]),
@@ -86,7 +86,7 @@ def run_experiment(
     step, test_step = compile_steps(config, graphdef, optimizer, steps_per_epoch, mesh)
     state = run.restore(devices.replicate_first(state, mesh))
     for epoch in run.epochs():
-      for indices in run.steps(data.epoch_batches(data_key, epoch, size, config.batch_size)):
+      for indices in run.steps(session.epoch_batches(data_key, epoch, size, config.batch_size)):
         state, metrics = step(state, devices.split(indices, mesh), train_x, step_key)
         run.step_done(state, metrics)
       noise_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
@@ -115,7 +115,10 @@ def compile_steps(
   steps_per_epoch: int,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Compiled `train_step` and `eval_step`. The first donates its state."""
+  """Compiles `train_step`, which donates its state, and `eval_step`.
+
+  Their inputs are split over the devices and their outputs replicated: XLA sums gradients over all.
+  """
   step = functools.partial(
     train_step,
     graphdef=graphdef,

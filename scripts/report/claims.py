@@ -191,7 +191,7 @@ CLAIMS = (
     'CIFAR-10: `wn` ends near batch normalization, and best with mean-only batch normalization',
     '`wn_mean_bn` 7.31, `bn` 8.05, `plain` 8.43, `wn` 8.46, `mean_bn` 8.52 %',
     _cifar_errors,
-    'python -m scripts.sweep configs/cifar.py:table1',
+    'python -m scripts.sweep configs/cifar.py:figure2',
   ),
   Claim(
     '§5.1, Figure 1',

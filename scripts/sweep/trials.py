@@ -51,7 +51,7 @@ def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, lis
   """Loads a sweep.
 
   Args:
-    sweep: a config file and one of its SWEEPS, such as 'configs/cifar.py:table1'.
+    sweep: a config file and one of its SWEEPS, such as 'configs/cifar.py:figure2'.
     runs: directory of all runs.
     data_dir: passed to every trial.
 

@@ -94,7 +94,7 @@ def start(experiment, workdir, index=None, *, flags=(), env=None, kills_itself=T
     if index is None or kills_itself:
       module.pictures.write = lambda *_: None  # once is enough
     if index and kills_itself:
-      kill_in_second_epoch(module.data)
+      kill_in_second_epoch(module.session)
     overrides = [f'--config.{name}={value}' for name, value in changes.items()]
     config = f'--config=configs/{experiment}.py:{spec}'
     sys.argv = [experiment, config, *overrides, f'--workdir={workdir}', *flags]
@@ -110,15 +110,15 @@ def start(experiment, workdir, index=None, *, flags=(), env=None, kills_itself=T
     os._exit(code)
 
 
-def kill_in_second_epoch(data):
-  original = data.epoch_batches
+def kill_in_second_epoch(session):
+  original = session.epoch_batches
 
   def epoch_batches(key, epoch, *sizes):
     if epoch == 1:
       os.kill(os.getpid(), signal.SIGTERM)
     return original(key, epoch, *sizes)
 
-  data.epoch_batches = epoch_batches
+  session.epoch_batches = epoch_batches
 
 
 def wait(*pids):

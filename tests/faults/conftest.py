@@ -21,7 +21,7 @@ from flax import nnx
 
 from experiments.runtime import orbax_logging
 from experiments.runtime.metrics import read_rows
-from experiments.training import data
+from experiments.training import session
 from experiments.training.state import TrainState
 from tests import loops
 from tests.commands import run_here
@@ -55,7 +55,7 @@ class Run:
     settings = dict(
       train_step=train_step,
       evaluate=evaluate,
-      order=lambda epoch: data.epoch_batches(jax.random.key(0), epoch, 10, 2) / 10,
+      order=lambda epoch: session.epoch_batches(jax.random.key(0), epoch, 10, 2) / 10,
       steps_per_epoch=5,
       epochs=3,
       workdir=self.workdir,

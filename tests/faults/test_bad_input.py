@@ -249,9 +249,9 @@ TABLE = {
     ('', 'the following arguments are required: CONFIG.py:SWEEP'),
     ('nowhere.py:x', "no configuration file 'nowhere.py'; write CONFIG.py:SWEEP"),
     ('configs:x', "no configuration file 'configs'"),
-    ('configs/cifar.py', "unknown sweep ''; choose one of table1"),
+    ('configs/cifar.py', "unknown sweep ''; choose one of figure2"),
     ('configs/cifar.py:tabel1', "unknown sweep 'tabel1'"),
-    ('configs/cifar.py:tabel1', "Did you mean 'table1'?"),
+    ('configs/cifar.py:tabel1', "Did you mean 'figure2'?"),
   ],
   'sweep configs/cifar.py:tiny': [
     ('--job=2', 'unrecognized arguments: --job=2'),

@@ -13,7 +13,7 @@ from flax import nnx
 from experiments.runtime import metrics
 from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import UserError
-from experiments.training import data, devices, evaluation
+from experiments.training import devices, evaluation, session
 from experiments.training.state import TrainState
 from tests import loops
 
@@ -37,7 +37,7 @@ def run(workdir, train_step=train_step, state=None, **changes):
   settings = dict(
     train_step=train_step,
     evaluate=lambda state: {'test/error': float(state.params['w'][...])},
-    order=lambda epoch: data.epoch_batches(jax.random.key(0), epoch, 10, 2) / 10,
+    order=lambda epoch: session.epoch_batches(jax.random.key(0), epoch, 10, 2) / 10,
     steps_per_epoch=STEPS_PER_EPOCH,
     epochs=EPOCHS,
     workdir=workdir,
@@ -178,11 +178,11 @@ def test_training_stops_at_a_metric_that_is_not_finite(tmp_path, value):
 
 def test_order_is_a_fresh_permutation_for_each_epoch():
   key = jax.random.key(3)
-  first, second = (data.epoch_batches(key, epoch, 103, 10) for epoch in (0, 1))
+  first, second = (session.epoch_batches(key, epoch, 103, 10) for epoch in (0, 1))
   assert first.shape == (10, 10)
   assert len(set(first.ravel())) == 100 and first.max() < 103
   assert (first != second).any()
-  np.testing.assert_array_equal(first, data.epoch_batches(key, 0, 103, 10))
+  np.testing.assert_array_equal(first, session.epoch_batches(key, 0, 103, 10))
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 10, 64])

@@ -263,7 +263,7 @@ def test_the_sweeps_of_the_configs_can_be_run(module, name, tmp_path):
     assert values['variant'] == spec.split(',')[0] and overrides.keys() <= values.keys()
     assert {key: values[key] for key in overrides} == overrides
   if module is cifar:
-    sizes = {'table1': 60, 'scaled_rates': 20, 'tiny': 8}  # the others: 5 variants, 3 seeds
+    sizes = {'figure2': 60, 'scaled_rates': 20, 'tiny': 8}  # the others: 5 variants, 3 seeds
     assert len(found) == sizes.get(name, 15)
 
 
