@@ -50,8 +50,11 @@ def traversals(model: ConvVAE, x: jax.Array, count: int = 10) -> np.ndarray:
     mean, _, context = model.encode(x)
     z = mean if model.flow is None else model.flow(mean, context)[0]
     values = jnp.linspace(-3, 3, _STEPS)
-    change = lambda latent: jax.vmap(lambda value: z[0].at[latent].set(value))(values)
-    codes = jax.vmap(change)(jnp.arange(z.shape[-1]))  # [latents, steps, latents]
+
+    def moved(latent: jax.Array) -> jax.Array:
+      return jax.vmap(z[0].at[latent].set)(values)  # [steps, latents]
+
+    codes = jax.vmap(moved)(jnp.arange(z.shape[-1]))  # [latents, steps, latents]
     images = jax.nn.sigmoid(model.decode(codes.reshape(-1, z.shape[-1])))
     return images.reshape(*codes.shape[:2], *images.shape[1:])
 
