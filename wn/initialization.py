@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax
@@ -69,24 +69,9 @@ def data_dependent_init(
   """
   layers = _layers_outside_cells(model)
   _check_positive('std_floor', std_floor)
-  if not callable(init_scale):
-    _check_positive('init_scale', init_scale)
-  pending = {}
-  for name, layer in layers:
-    scale = init_scale(name, layer) if callable(init_scale) else init_scale
-    _check_positive(f'init_scale of {name}', scale)
-    pending[id(layer)] = name, scale
-  run = _Run(std_floor, pending)
-  classes = [(layer, type(layer)) for _, layer in layers]
-  token = _RUN.set(run)
-  try:
-    for layer, cls in classes:
-      convert.set_class(layer, _initializing(cls))
+  run = _Run(std_floor, _pending(layers, init_scale))
+  with _intercepted([layer for _, layer in layers], run):
     model(*inputs, **kwargs)
-  finally:
-    for layer, cls in classes:
-      convert.set_class(layer, cls)
-    _RUN.reset(token)
   if run.pending:
     warnings.warn(
       'data_dependent_init: not initialised, as the forward pass does not call them or calls them '
@@ -104,6 +89,36 @@ class _Run:
 
 
 _RUN: contextvars.ContextVar[_Run | None] = contextvars.ContextVar('_RUN', default=None)
+
+
+def _pending(
+  layers: Sequence[tuple[str, nnx.Module]],
+  init_scale: float | Callable[[str, nnx.Module], float],
+) -> dict[int, tuple[str, float]]:
+  """The name and the scale of each layer, by its id, checked before anything changes."""
+  if not callable(init_scale):
+    _check_positive('init_scale', init_scale)
+  pending = {}
+  for name, layer in layers:
+    scale = init_scale(name, layer) if callable(init_scale) else init_scale
+    _check_positive(f'init_scale of {name}', scale)
+    pending[id(layer)] = name, scale
+  return pending
+
+
+@contextlib.contextmanager
+def _intercepted(layers: Sequence[nnx.Module], run: _Run) -> Iterator[None]:
+  """Lets the layers initialise themselves when they are called."""
+  classes = [(layer, type(layer)) for layer in layers]
+  token = _RUN.set(run)
+  try:
+    for layer, cls in classes:
+      convert.set_class(layer, _initializing(cls))
+    yield
+  finally:
+    for layer, cls in classes:
+      convert.set_class(layer, cls)
+    _RUN.reset(token)
 
 
 @functools.cache
@@ -207,7 +222,10 @@ def _layers_outside_cells(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
   """(name, layer) for each layer that is not part of a recurrent cell."""
   modules = [(path, module) for path, module in nnx.iter_modules(model)]
   cells = [path for path, module in modules if isinstance(module, nnx.RNNCellBase)]
-  in_cell = lambda path: any(path[: len(cell)] == cell for cell in cells)
+
+  def in_cell(path: tuple) -> bool:
+    return any(path[: len(cell)] == cell for cell in cells)
+
   return [
     ('.'.join(map(str, path)) or type(module).__name__, module)
     for path, module in modules
