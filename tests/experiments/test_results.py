@@ -82,7 +82,7 @@ def test_a_last_line_that_is_being_written_is_left_out(tmp_path):
     ('metrics.jsonl', None, 'metrics.jsonl has no rows'),
     ('metrics.jsonl', b'{"step": 1\n{}\n{}\n', 'metrics.jsonl, line 1'),
     ('metrics.jsonl', b'\xff\x00\n\n\n', 'metrics.jsonl, line 1'),
-    ('metrics.jsonl', b'{"step": 1, "epoch": "x", "seconds": 1}\n', 'line 1: no row of metrics'),
+    ('metrics.jsonl', b'{"step": 1, "epoch": "x", "seconds": 1}\n', 'line 1: not a row of metrics'),
     ('summary.json', b'', 'summary.json is damaged'),
     ('summary.json', b'{"config": ', 'summary.json is damaged'),
     ('summary.json', b'\xff\xfe', 'summary.json is damaged'),

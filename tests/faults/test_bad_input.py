@@ -250,8 +250,8 @@ TABLE = {
     ('nowhere.py:x', "no configuration file 'nowhere.py'; write CONFIG.py:SWEEP"),
     ('configs:x', "no configuration file 'configs'"),
     ('configs/cifar.py', "unknown sweep ''; choose one of figure2"),
-    ('configs/cifar.py:tabel1', "unknown sweep 'tabel1'"),
-    ('configs/cifar.py:tabel1', "Did you mean 'figure2'?"),
+    ('configs/cifar.py:figrue2', "unknown sweep 'figrue2'"),
+    ('configs/cifar.py:figrue2', "Did you mean 'figure2'?"),
   ],
   'sweep configs/cifar.py:tiny': [
     ('--job=2', 'unrecognized arguments: --job=2'),
