@@ -78,9 +78,11 @@ def last_epoch(runs: Runs, metric: str) -> int:
 def over_seeds(values: Sequence[float], decimals: int) -> str:
   """'7.1, 7.3', or with three or more seeds the mean and its 95 % interval."""
   if len(values) < 3:
-    return ', '.join(f'{value:.{decimals}f}' for value in values)
-  half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-  return f'{np.mean(values):.{decimals}f} ± {half:.{decimals}f}'
+    text = ', '.join(f'{value:.{decimals}f}' for value in values)
+  else:
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    text = f'{np.mean(values):.{decimals}f} ± {half:.{decimals}f}'
+  return text.replace('-', '−')
 
 
 def compare(

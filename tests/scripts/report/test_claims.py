@@ -35,7 +35,7 @@ def test_verdicts(wn, plain, verdict, tmp_path):
   (claim,) = (claim for claim in claims.CLAIMS if 'DRAW' in claim.text)
   finding = claim.find(tmp_path)
   assert finding.verdict == verdict
-  assert f'`wn` −{wn:.1f}'.replace('−', '-') in finding.ours and '2 epochs' in finding.ours
+  assert f'`wn` −{wn:.1f}' in finding.ours and '2 epochs' in finding.ours
 
 
 def test_nothing_recorded(tmp_path):
