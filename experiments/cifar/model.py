@@ -28,7 +28,7 @@ class ConvNet(nnx.Module):
     block_depth: convolutions in each of the first two blocks, 3 in the paper.
     noise_std: standard deviation of the Gaussian noise added to training inputs.
     dropout_rate: dropout probability.
-    init_std: standard deviation of v, and of plain weights.
+    init_std: standard deviation of v, and of plain weights; `plain_released` has Glorot's.
     bn_momentum: decay rate of running means and variances.
     bn_eps: added to the variance in batch normalisation.
     dtype: of the hidden units. Parameters, norms, statistics and logits are always float32.

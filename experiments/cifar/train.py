@@ -104,7 +104,7 @@ def compile_steps(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
   """Compiles `train_step`, which donates its state, and `eval_step`.
 
-  Their inputs are split over the devices and their outputs replicated: XLA sums gradients over all.
+  Only the indices of a batch are split over devices; outputs are replicated, so XLA sums gradients.
   """
   step = functools.partial(
     train_step,

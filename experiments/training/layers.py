@@ -77,8 +77,8 @@ def promote_all_but_bias(arrays: tuple, dtype: Dtype | None) -> tuple[Any, ...]:
   """A layer's `promote_dtype` that casts input and kernel, but leaves the bias in float32.
 
   The gradient of the bias is a sum over positions and examples, which XLA:CPU takes in the dtype of
-  the bias: in bfloat16 a sum of ones ends at 256. The layer's output is float32: a product in
-  bfloat16, summed in float32 and rounded, plus the bias.
+  the bias: in bfloat16 a sum of ones ends at 256. With a bias the layer's output is float32: a
+  product in bfloat16, summed in float32 and rounded, plus the bias.
   """
   *operands, bias = arrays
   return *dtypes.promote_dtype(operands, dtype=dtype), bias
