@@ -119,6 +119,10 @@ def compare(
   text = ', '.join(f'`{name}` {over_seeds(values[name], decimals)}' for name in ('wn', 'plain'))
   seeds = max(map(len, runs.values()))
   text += f' {unit} ({what.format(epoch=epoch)}, {seeds} seed{"s" if seeds > 1 else ""})'
+  for variant, rows in runs.items():
+    if (last := last_epoch({variant: rows}, metric)) > epoch:
+      later = [scale * at_epoch(seed, metric, last) for seed in rows]
+      text += f'; `{variant.split("-")[-1]}` alone {over_seeds(later, decimals)} after {last}'
   if abs(wn - plain) < difference:
     return Finding(text, NOT_SEEN)
   return Finding(text, CONSISTENT if better(wn, plain) else CONTRADICTED)

@@ -36,6 +36,7 @@ def test_verdicts(wn, plain, verdict, tmp_path):
   finding = claim.find(tmp_path)
   assert finding.verdict == verdict
   assert f'`wn` −{wn:.1f}' in finding.ours and '2 epochs' in finding.ours
+  assert finding.ours.endswith('; `wn` alone −1.0 after 3')
 
 
 def test_nothing_recorded(tmp_path):
