@@ -28,3 +28,19 @@ def train(
         run.step_done(state, metrics)
       run.epoch_done(state, evaluate(state))
   return state
+
+
+class Stopped(Exception):
+  """Raised by `stop_at`."""
+
+
+def stop_at(step, monkeypatch):
+  """Has every session fail at a step, before it is logged; until `monkeypatch.undo()`."""
+  step_done = session.Session.step_done
+
+  def stopping(run, *args):
+    if run.step == step:
+      raise Stopped
+    step_done(run, *args)
+
+  monkeypatch.setattr(session.Session, 'step_done', stopping)

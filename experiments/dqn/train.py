@@ -55,10 +55,12 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
         if run.should_log():
           run.log(learner.state, learner.take_metrics())
         if run.should_save():
+          run.sync()  # before the journal: the directory may be another run's by now
           journal.save(learner.games.save(interrupted=run.is_extra_save))
           run.save(learner.state, {'window': learner.window()})
           learner.start_window()
       run.before_evaluation(learner.state)
+      run.sync()
       journal.save(learner.games.save())
       values = config.evaluation
       env_seeds = environments.seeds(

@@ -194,10 +194,7 @@ class Session:
   def should_save(self) -> bool:
     """Whether to `save` after this step. Ask once a step; `epoch_done` saves without asking."""
     self._stop = self._agreed(self._pending.signum)
-    is_due = not self._is_end_of_epoch() and (self._is_due() or self.is_extra_save)
-    if is_due:
-      self._log.sync()  # fails if the directory isn't ours any more, before anything is saved
-    return is_due
+    return not self._is_end_of_epoch() and (self._is_due() or self.is_extra_save)
 
   @property
   def is_extra_save(self) -> bool:
@@ -218,14 +215,17 @@ class Session:
       metrics: of an evaluation of this state.
     """
     nonfinite.check_parameters(self.step, state.params)
-    self._log.sync()  # a checkpoint is of no use without the rows before it
+    self.sync()  # a checkpoint is of no use without the rows before it
     self._checkpoints.save(state, metrics, {'last_row': self._last_row, **(notes or {})})
     if self._stop:
       raise Interrupted(self._stop)
 
+  def sync(self) -> None:
+    """Puts the rows on the disk. Raises a `UserError` if the directory is another run's by now."""
+    self._log.sync()
+
   def before_evaluation(self, state: State) -> None:
     """At the end of an epoch: a signal that interrupts the evaluation lets this state be saved."""
-    self._log.sync()
     nonfinite.check_parameters(self.step, state.params)
     self._unevaluated = state
 

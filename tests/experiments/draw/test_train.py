@@ -17,9 +17,8 @@ from experiments.draw import train as train_lib
 from experiments.draw.attention import Window
 from experiments.runtime import command_line
 from experiments.runtime.metrics import read_rows
-from experiments.training.session import Session
 from experiments.training.state import TrainState
-from tests import configurations
+from tests import configurations, loops
 
 KEY = jax.random.key(5)
 SPECS = [f'{param}{option},tiny' for param in draw.PARAMS for option in ('', ',noattention')]
@@ -102,17 +101,8 @@ def test_the_gradient_is_clipped_to_its_norm():
 def test_a_resumed_run_is_the_uninterrupted_one(run, tmp_path, monkeypatch):
   config = frozen('wn,tiny', CHANGES)
 
-  class Stop(Exception):
-    pass
-
-  def stopping(run, *args):
-    if run.step == 11:
-      raise Stop
-    step_done(run, *args)
-
-  step_done = Session.step_done
-  monkeypatch.setattr(Session, 'step_done', stopping)
-  with pytest.raises(Stop):
+  loops.stop_at(11, monkeypatch)
+  with pytest.raises(loops.Stopped):
     train_lib.train(config, tmp_path)
   monkeypatch.undo()
   train_lib.train(config, tmp_path)

@@ -21,12 +21,11 @@ from experiments.runtime.errors import UserError
 from experiments.runtime.metrics import read_rows
 from experiments.runtime.settings import flatten
 from experiments.training import data
-from experiments.training.session import Session
 from experiments.training.state import TrainState
 from experiments.vae import likelihood
 from experiments.vae import train as train_lib
 from experiments.vae.validate import validate
-from tests import configurations
+from tests import configurations, loops
 
 KEY = jax.random.key(5)
 DIGITS = [variant for variant in vae.VARIANTS if variant.startswith('digits')]
@@ -187,17 +186,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
   config = frozen('digits-iaf-wn,tiny', changes)
   train_lib.train(config, tmp_path / 'whole')
 
-  class Stop(Exception):
-    pass
-
-  def stopping(run, *args):
-    if run.step == 15:
-      raise Stop
-    step_done(run, *args)
-
-  step_done = Session.step_done
-  monkeypatch.setattr(Session, 'step_done', stopping)
-  with pytest.raises(Stop):
+  loops.stop_at(15, monkeypatch)
+  with pytest.raises(loops.Stopped):
     train_lib.train(config, tmp_path / 'parts')
   monkeypatch.undo()
   train_lib.train(config, tmp_path / 'parts')

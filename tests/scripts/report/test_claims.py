@@ -39,6 +39,32 @@ def test_verdicts(wn, plain, verdict, tmp_path):
   assert finding.ours.endswith('; `wn` alone −1.0 after 3')
 
 
+ERRORS = {'plain': 8.5, 'wn': 8.4, 'bn': 8.1, 'mean_bn': 8.6, 'wn_mean_bn': 7.4}
+
+
+@pytest.mark.parametrize(
+  'errors, epochs, verdict',
+  [
+    (ERRORS, 200, 'reproduced'),
+    (ERRORS, 199, 'consistent so far'),
+    ({**ERRORS, 'plain': 9.5}, 200, 'consistent so far'),
+    ({'wn': 8.4, 'wn_mean_bn': 7.4}, 200, 'consistent so far'),
+    ({'wn': 7.0, 'wn_mean_bn': 7.4}, 200, 'contradicted'),
+  ],
+)
+def test_verdicts_on_the_table_of_errors(errors, epochs, verdict, tmp_path):
+  for variant, error in errors.items():
+    write(tmp_path / 'cifar-paper', variant, 0, [error / 100] * epochs, 'test/error')
+  assert claims.CLAIMS[0].find(tmp_path).verdict == verdict
+
+
+def test_lower_errors_are_better(tmp_path):
+  """And other variants beside the pair don't matter."""
+  for variant, error in (('wn', 0.10), ('plain', 0.12), ('bn', 0.9)):
+    write(tmp_path / 'cifar-fifty', variant, 0, [error], 'test/error')
+  assert claims.CLAIMS[1].find(tmp_path).verdict == 'consistent so far'
+
+
 def test_nothing_recorded(tmp_path):
   assert all(claim.find(tmp_path).verdict == 'not run' for claim in claims.CLAIMS)
   assert '| – | *not run* |' in claims.table(tmp_path)
