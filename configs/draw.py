@@ -4,8 +4,8 @@
     [--config.KEY=VALUE ...]
   python -m experiments.draw --config configs/draw.py:wn  # for example
 
-PARAM is `plain` or `wn`; both start as the same function. With `noattention`, each glimpse reads
-and writes the whole image. PROTOCOL is
+PARAM is `plain` or `wn`, whose v starts as the weights of `plain`. With `noattention`, each glimpse
+reads and writes the whole image. PROTOCOL is
 
   paper   (default) the public implementation that the paper changed, 64 glimpses, 100 epochs. Read
           off Figure 4, bound on log p(x): wn −102.5 nats after 10 epochs, −94 after 20, −85 after
@@ -66,6 +66,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
   model.write_window = 5  # (C) N; unused without attention
   model.peepholes = True  # (C) gates of both LSTMs also see the cell
   model.init_std = 0.01  # (C) of v and of plain weights; all biases start at 0
+  model.initial_g = 1.0  # of wn; as in the authors' layers. 0: ‖v‖, the function of plain
   model.remat = False  # computes each glimpse twice, in a quarter of the memory
   model.dtype = 'float32'  # or 'bfloat16'; of products in the LSTMs, the rest is float32
 

@@ -14,7 +14,7 @@ from experiments.draw import attention
 from experiments.draw.attention import Window
 from experiments.draw.lstm import PeepholeLSTMCell
 from experiments.training import distributions
-from experiments.training.layers import Layers
+from experiments.training.layers import Layers, set_scales
 
 LSTMState = tuple[jax.Array, jax.Array]  # cell and output, [B, units] each
 Carry = tuple[jax.Array, LSTMState, LSTMState]  # canvas [B, H, W, C], encoder, decoder
@@ -60,9 +60,9 @@ class Draw(nnx.Module):
   """p(x|z): independent bits; p(z_t): standard normal; q(z_t|x, z_<t): diagonal Gaussian.
 
   Weights, or v, are drawn from N(0, init_std²); all biases start at 0, even those of forget gates.
-  With the same key, both parameterizations start as the same function. The canvas and both LSTM
-  states start at 0, as in the public implementation that the paper changed; Gregor et al. learn
-  their initial values.
+  With the same key, v starts as the weights of the normal parameterization. The canvas and both
+  LSTM states start at 0, as in the public implementation that the paper changed; Gregor et al.
+  learn their initial values.
 
   Args:
     image_shape: (H, W, C).
@@ -77,6 +77,8 @@ class Draw(nnx.Module):
     peepholes: whether LSTM gates also see the cell, as in the public implementation but not in
       Gregor et al.
     init_std: standard deviation of the initial weights.
+    initial_g: g of all weight-normalized layers at the start; 0: ‖v‖, with which they start as the
+      plain ones.
     remat: whether to recompute glimpses in the backward pass, to save memory.
     dtype: of the products in the LSTMs; everything else has the dtype of the parameters.
     rngs: random streams; uses `params`.
@@ -97,6 +99,7 @@ class Draw(nnx.Module):
     peepholes: bool,
     init_std: float,
     remat: bool,
+    initial_g: float = 0.0,
     dtype: Dtype = 'float32',
     rngs: nnx.Rngs,
   ):
@@ -121,6 +124,8 @@ class Draw(nnx.Module):
     self.mean = linear(encoder_units, latents)
     self.log_std = linear(encoder_units, latents)
     self.decoder = lstm(latents, decoder_units)
+    if initial_g:
+      set_scales(self, initial_g)
 
   def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
     """The bound on log p(x) of binary images x [B, H, W, C]."""

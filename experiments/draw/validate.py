@@ -33,6 +33,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   check_switches(config, ('model.peepholes', 'model.remat'))
   check(config, _AT_LEAST_ONE, lambda value: value >= 1, 'must be 1 or more')
   check(config, _POSITIVE, lambda value: value > 0, 'must be above 0')
+  check(config, ('model.initial_g',), lambda value: value >= 0, 'must be 0 (for ‖v‖) or more')
   check(config, _BELOW_ONE, lambda value: 0 <= value < 1, 'must be at least 0 and below 1')
   # Eq. 24 divides by N − 1.
   check(config, _WINDOWS, lambda size: size >= 2, 'must be 2 or more')

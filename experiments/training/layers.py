@@ -73,6 +73,13 @@ class MaskedLinear(nnx.Linear):
     return nnx.Linear.__call__(view, inputs)
 
 
+def set_scales(model: nnx.Module, g: float) -> None:
+  """Sets g of all units of a model's weight-normalized layers."""
+  for _, layer in nnx.iter_modules(model):
+    if isinstance(layer, wn.WeightNormed):
+      layer.set_scale(jnp.full_like(layer.get_scale(), g))
+
+
 def promote_all_but_bias(arrays: tuple, dtype: Dtype | None) -> tuple[Any, ...]:
   """A layer's `promote_dtype` that casts input and kernel, but leaves the bias in float32.
 

@@ -8,8 +8,11 @@ from flax import nnx
 from scipy import special
 
 import wn
+from configs import draw
+from experiments.draw import train
 from experiments.draw.model import Draw
 from experiments.training import distributions
+from tests import configurations
 
 SHAPE = (6, 8, 1)
 KEY = jax.random.key(3)
@@ -186,3 +189,17 @@ def test_drawings(attention):
     assert float(np.std(drawing.read.center_x)) > 0
   else:
     assert windows == [None, None, None]
+
+
+def test_g_starts_where_the_config_says():
+  model = train.create_model(configurations.frozen(draw, 'wn,tiny'), (8, 8, 1), KEY)
+  layers = [m for _, m in nnx.iter_modules(model) if isinstance(m, wn.WeightNormed)]
+  assert len(layers) > 5
+  for layer in layers:
+    np.testing.assert_array_equal(layer.get_scale(), 1)
+  config = configurations.frozen(draw, 'wn,tiny', {'model.initial_g': 0.0})
+  model = train.create_model(config, (8, 8, 1), KEY)
+  plain = train.create_model(configurations.frozen(draw, 'plain,tiny'), (8, 8, 1), KEY)
+  np.testing.assert_allclose(
+    wn.fold(model).mean.kernel[...], plain.mean.kernel[...], rtol=1e-5, atol=1e-8
+  )
