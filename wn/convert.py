@@ -1,50 +1,195 @@
-"""Converts a plain layer to its weight-normalised namesake, in place, and back.
+"""Converts a plain layer to its weight-normalized namesake, in place, and back.
 
-A weight-normalised layer is its `nnx` namesake plus `scale`, `log_scale` and, in `Linear`, `mask`.
+A weight-normalized layer is its `nnx` namesake plus `scale`, `unit_axis` and `log_scale`.
 Conversion changes only these attributes and the object's class, so references to the layer and its
 other parameters stay valid.
 """
 
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal
+
 from flax import nnx
 
-from wn import layers
+from wn import base, inspection, layers
+from wn.axes import Layer
+from wn.base import WeightNormed
+from wn.normalization import UnitAxis
+from wn.wrapper import WeightNorm
 
-# Exact types only: a subclass may override the forward pass.
-NORMALIZED = {
+_NORMALIZED: dict[type[nnx.Module], type[nnx.Module]] = {
   nnx.Linear: layers.Linear,
+  layers.MaskedLinear: layers.Linear,
   nnx.Conv: layers.Conv,
   nnx.ConvTranspose: layers.ConvTranspose,
+  nnx.LinearGeneral: layers.LinearGeneral,
+  nnx.Einsum: layers.Einsum,
+  nnx.Embed: layers.Embed,
 }
-PLAIN = {normalized: plain for plain, normalized in NORMALIZED.items()}
+_PLAIN = {normalized: plain for plain, normalized in _NORMALIZED.items()}
+_PLAIN[layers.Linear] = nnx.Linear
+LIBRARY_CLASSES = frozenset({*_NORMALIZED, *_PLAIN} - {layers.MaskedLinear})
+REWRITERS = (nnx.WeightNorm, nnx.SpectralNorm, WeightNorm)  # compute the kernels of what they hold
+LAYERS = (nnx.Linear, nnx.Conv, nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum, nnx.Embed)
 
 
-def normalize_layer(layer: nnx.Module, *, log_scale: bool | float = False) -> None:
-  """Makes a plain `nnx` layer weight-normalised, in place: v = w, g = ‖w‖.
+def register(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
+  """Tells `wn.fold` and `wn.unfold` about a layer with its own forward pass.
+
+  Example::
+
+    class CausalConv(nnx.Conv):
+      def __call__(self, x):
+        return super().__call__(jnp.pad(x, ((0, 0), (self.kernel_size[0] - 1, 0), (0, 0))))
+
+    class NormalizedCausalConv(CausalConv, wn.Conv):  # super() in CausalConv is now wn.Conv
+      pass
+
+    wn.register(CausalConv, NormalizedCausalConv)
 
   Args:
-    layer: an instance of one of the classes in `NORMALIZED`.
+    plain: subclass of an `nnx` layer.
+    normalized: subclass of that layer's `wn` namesake with the same forward pass.
+
+  Raises:
+    TypeError: an argument is not such a class.
+  """
+  namesake = namesake_of(plain)
+  if namesake is None or issubclass(plain, WeightNormed):
+    raise TypeError(f'plain must be a subclass of an nnx layer; got {plain}.')
+  if not issubclass(normalized, _NORMALIZED[namesake]):
+    raise TypeError(f'normalized must be a subclass of {_NORMALIZED[namesake]}; got {normalized}.')
+  _NORMALIZED[plain] = normalized
+  _PLAIN[normalized] = plain
+
+
+def modules(
+  model: nnx.Module,
+) -> Iterator[tuple[tuple[Any, ...], nnx.Module, tuple[nnx.Module, ...]]]:
+  """(path, module, the modules that hold it) for every module of a model, itself included.
+
+  A module with several names is held by all that have it under any of them.
+  """
+  holders: dict[int, list[nnx.Module]] = {}
+  found = list(nnx.iter_modules(model))
+  for _, module in found:
+    for path, part in nnx.iter_modules(module):
+      if path:
+        holders.setdefault(id(part), []).append(module)
+  seen: set[int] = set()
+  for path, module in found:
+    if id(module) not in seen:
+      seen.add(id(module))
+      yield path, module, tuple(holders.get(id(module), ()))
+
+
+def namesake_of(cls: type) -> type[nnx.Module] | None:
+  """The class of `nnx` that a layer's class extends, or None."""
+  return next((layer for layer in LAYERS if issubclass(cls, layer)), None)
+
+
+def normalized_class(cls: type[nnx.Module]) -> type[nnx.Module] | None:
+  """The weight-normalized counterpart of a class of plain layers, or None if it is not known.
+
+  A subclass that only adds to its parent, without a forward pass of its own, has one, too.
+  """
+  parent = next((c for c in cls.__mro__ if c in _NORMALIZED), None)
+  if parent is cls or parent is None:
+    return _NORMALIZED.get(cls)
+  normalized = _NORMALIZED[parent]
+  if (
+    issubclass(cls, WeightNormed) or own_methods(cls, parent) or not issubclass(normalized, parent)
+  ):
+    return None
+  return _derived(cls, normalized)
+
+
+@functools.cache
+def _derived(cls: type[nnx.Module], normalized: type[nnx.Module]) -> type[nnx.Module]:
+  """`cls` with the forward pass of `normalized`."""
+  names = {'__module__': cls.__module__, '__qualname__': cls.__qualname__, '__doc__': cls.__doc__}
+  # The class has no name of its own to be pickled by.
+  names['__reduce_ex__'] = lambda self, protocol: (
+    _blank,
+    (cls,),
+    *object.__reduce_ex__(self, protocol)[2:],
+  )
+  derived = type(cls.__name__, (cls, normalized), names)
+  _PLAIN[derived] = cls
+  return derived
+
+
+def _blank(plain: type[nnx.Module]) -> nnx.Module:
+  """An instance of the normalized counterpart of a class, without attributes: for unpickling."""
+  normalized = normalized_class(plain)
+  assert normalized is not None
+  return object.__new__(normalized)
+
+
+def plain_class(cls: type[nnx.Module]) -> type[nnx.Module] | None:
+  """The plain counterpart of a class of weight-normalized layers, or None if it is not known."""
+  parent = next((c for c in cls.__mro__ if c in _PLAIN), None)
+  if parent is None or (parent is not cls and own_methods(cls, parent)):
+    return None
+  return _PLAIN[parent]
+
+
+def own_methods(cls: type[nnx.Module], parent: type[nnx.Module]) -> list[str]:
+  """Methods of a subclass that may compute something else from the kernel than its parent."""
+  classes = cls.__mro__[: cls.__mro__.index(parent)]
+  return [
+    name
+    for c in classes
+    for name, value in vars(c).items()
+    if name == '__call__'
+    or (inspection.names_in(value) & {'kernel', 'embedding'} and name != '__init__')
+  ]
+
+
+def normalize_layer(
+  layer: Layer,
+  *,
+  unit_axis: UnitAxis | Literal['output'] = 'output',
+  log_scale: bool | float = False,
+) -> None:
+  """Makes a plain layer weight-normalized, in place: v = w, g = ‖w‖.
+
+  Args:
+    layer: a layer whose class has a `normalized_class`.
+    unit_axis: as in the constructors of `wn.layers`.
     log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
 
   Raises:
-    ValueError: `log_scale` is negative or not finite; the layer is unchanged.
+    ValueError: an argument is wrong; the layer is unchanged.
   """
-  log_scale = layers.log_factor(log_scale)
-  if isinstance(layer, nnx.Linear):
-    layer.mask = nnx.data(None)
-  set_class(layer, NORMALIZED[type(layer)])
-  layer._create_scale(log_scale, {})
+  plain = type(layer)
+  log_scale = base.log_factor(log_scale)
+  set_class(layer, normalized_class(plain))
+  try:
+    if issubclass(plain, nnx.Linear) and not hasattr(layer, 'mask'):
+      layer.mask = nnx.data(None)
+    layer._create_scale(unit_axis, log_scale, {})
+  except ValueError:
+    set_class(layer, plain)
+    raise
 
 
-def plain_layer(layer: nnx.Module) -> None:
-  """Makes a weight-normalised layer plain, in place: kernel = w."""
+def plain_layer(layer: Layer) -> None:
+  """Makes a weight-normalized layer plain, in place: kernel = w. A mask stays where it is."""
   # A new variable, as another layer may share the old one and have its own g.
-  layer.kernel = layer.kernel.replace(layer.normalized_kernel())
-  del layer.scale, layer.log_scale
-  if isinstance(layer, nnx.Linear):
-    del layer.mask
-  set_class(layer, PLAIN[type(layer)])
+  name = base.kernel_name(layer)
+  setattr(layer, name, base.kernel_of(layer).replace(layer.normalized_kernel()))
+  plain = plain_class(type(layer))
+  assert plain is not None
+  del layer.scale, layer.log_scale, layer.unit_axis
+  if issubclass(plain, nnx.Linear):
+    if layer.mask is None:
+      del layer.mask
+    elif plain is nnx.Linear:
+      plain = layers.MaskedLinear
+  set_class(layer, plain)
 
 
-def set_class(module: nnx.Module, cls: type[nnx.Module]) -> None:
+def set_class(module: nnx.Module, cls: Any) -> None:
   """Sets `module.__class__`, bypassing nnx's `__setattr__`, which would add an attribute."""
   object.__setattr__(module, '__class__', cls)

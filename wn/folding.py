@@ -1,13 +1,21 @@
 """Folds v and g into plain weights, and unfolds them."""
 
-from typing import TypeVar
+import collections
+import functools
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
 
+import jax
 from flax import nnx
 
-from wn import convert, recurrent
-from wn.layers import WeightNormed, log_factor
+from wn import base, convert, inspection, recurrent
+from wn.base import WeightNormed, log_factor
+from wn.normalization import UnitAxis
+from wn.wrapper import WeightNorm
 
 M = TypeVar('M', bound=nnx.Module)
+Path = tuple[Any, ...]
 
 _PLAIN_CELL = {recurrent.LSTMCell: nnx.LSTMCell, recurrent.GRUCell: nnx.GRUCell}
 _NORMALIZED_CELL = {plain: normalized for normalized, plain in _PLAIN_CELL.items()}
@@ -18,49 +26,231 @@ def fold(model: M) -> M:
 
   Use it to export a trained model, or to compute w once outside a loop over time steps. It is
   differentiable: inside a traced function the kernels are functions of the model's v and g. Kernels
-  are float32, or keep their dtype if the layer's `dtype` is None. Shared layers stay shared.
+  are float32, or keep their dtype if the layer's `dtype` is None. Shared layers stay shared. A
+  `wn.Linear` with a mask becomes a `wn.MaskedLinear`, which keeps it in training. A warning names
+  layers whose kernel the model reads itself, as that becomes w.
+
+  Example::
+
+    plain = wn.fold(model)  # nnx.Linear, nnx.Conv, …
+    y = plain(x)            # == model(x)
 
   Args:
     model: any `nnx.Module`, including a single layer or cell. It is not changed.
 
   Raises:
-    TypeError: the model contains an instance of a subclass of a `wn` layer, whose forward pass may
-      differ from the plain layer's.
+    TypeError: the model contains an instance of a subclass of a `wn` layer with its own forward
+      pass that is not known from `wn.register`, or its parameters are not arrays.
   """
   model = nnx.clone(model)
+  read = _layers_read_by_model(model)
   for path, module in list(nnx.iter_modules(model)):
-    if type(module) in convert.PLAIN:
+    cls = type(module)
+    if isinstance(module, WeightNorm):
+      for name in module.names:
+        _check_values('fold', path, module, module.variable(name))
+    if isinstance(module, WeightNormed):
+      _check_values('fold', path, module, base.kernel_of(module))
+      _check_foldable(path, module)
+      if id(module) in read:
+        warnings.warn(
+          f'wn.fold: {read[id(module)]} reads the kernel of {_name(path, module)}, which is v '
+          'before folding and w after it. To read its weight use wn.weight(layer).',
+          stacklevel=2,
+        )
       convert.plain_layer(module)
-    elif type(module) in _PLAIN_CELL:
-      convert.set_class(module, _PLAIN_CELL[type(module)])
-    elif isinstance(module, (WeightNormed, *_PLAIN_CELL)):
-      name = '.'.join(map(str, path)) or 'the model'
+    elif cls in _PLAIN_CELL:
+      convert.set_class(module, _PLAIN_CELL[cls])
+    elif isinstance(module, tuple(_PLAIN_CELL)):
       raise TypeError(
-        f'cannot fold {name}: {type(module).__qualname__} is a subclass of a wn layer, and its '
-        'forward pass may differ.'
+        f'cannot fold {_name(path, module)}: {cls.__qualname__} is a subclass of a wn cell, and '
+        'its forward pass may differ.'
       )
-  return model
+  return _unwrapped(model, {})
 
 
-def unfold(model: M, *, log_scale: bool | float = False) -> M:
-  """Returns a copy of the model with weight-normalised layers and equal outputs: v = w, g = ‖w‖.
+def _check_values(verb: str, path: Path, module: nnx.Module, variable: nnx.Variable) -> None:
+  if isinstance(variable.get_value(), jax.ShapeDtypeStruct):
+    raise TypeError(
+      f'cannot {verb} {_name(path, module)}: its parameters are shapes without values. '
+      f'{verb.capitalize()} inside nnx.eval_shape instead: nnx.eval_shape(lambda: '
+      f'wn.{verb}(create_model())).'
+    )
 
-  Converts every `nnx.Linear`, `nnx.Conv`, `nnx.ConvTranspose`, `nnx.LSTMCell` and `nnx.GRUCell`,
-  but not instances of their subclasses. Outputs are equal up to the rounding of g to the dtype of
-  the parameters. Shared layers stay shared.
+
+def _check_foldable(path: Path, layer: nnx.Module) -> None:
+  if convert.plain_class(type(layer)) is None:
+    raise TypeError(
+      f'cannot fold {_name(path, layer)}: {type(layer).__qualname__} is a subclass of a wn layer '
+      'with its own forward pass. Name its plain counterpart: wn.register(plain, normalized).'
+    )
+
+
+def _unwrapped(node: Any, done: dict[int, tuple[Any, Any]]) -> Any:
+  """A model with every `wn.WeightNorm` replaced, wherever it is, by what it holds.
+
+  Args:
+    node: the model, or a part of it.
+    done: (part, what replaces it) by id(part); filled.
+  """
+  if not isinstance(node, (nnx.Module, list, dict)):
+    return node
+  if id(node) not in done:
+    done[id(node)] = node, node
+    if isinstance(node, WeightNorm):
+      done[id(node)] = node, _unwrapped(node.normalized_module(), done)
+      return done[id(node)][1]
+    if isinstance(node, nnx.Module):
+      items, put = vars(node), functools.partial(setattr, node)
+    elif isinstance(node, list):
+      items, put = dict(enumerate(node)), node.__setitem__
+    else:
+      items, put = node, node.__setitem__
+    for name, value in list(items.items()):
+      new = _unwrapped(value, done)
+      if new is not value:
+        put(name, new)
+  return done[id(node)][1]
+
+
+def unfold(
+  model: M,
+  *,
+  filter: Any = ...,
+  unit_axis: UnitAxis | Literal['output'] = 'output',
+  log_scale: bool | float = False,
+) -> M:
+  """Returns a copy of the model with weight-normalized layers and equal outputs: v = w, g = ‖w‖.
+
+  Converts every `nnx.Linear`, `Conv`, `ConvTranspose`, `LinearGeneral`, `Einsum` and `Embed`, and
+  so attention, the layers in recurrent cells, instances of subclasses without a forward pass of
+  their own, and those known from `wn.register`. Layers that it cannot convert without making the
+  model another function in training are left alone, and a warning names them:
+
+  * layers of other subclasses, and layers inside `nnx.WeightNorm` and `nnx.SpectralNorm`, which
+    rewrite the kernel;
+  * layers whose kernel the model reads itself (`self.encoder.kernel`, as with tied weights), since
+    in a weight-normalized layer `kernel` is v. With `wn.weight(self.encoder)` instead they are
+    converted. Reads through local variables (`layer = self.layers[i]; layer.kernel`) and by
+    functions outside the model's classes are not found.
+  * layers that share their kernel variable with another, which a g for each would untie.
+
+  `wn.summary(model)` shows what is normalized. Outputs are equal up to the rounding of g to the
+  dtype of the parameters. Units with a zero kernel get a random direction and g = 0. Shared layers
+  stay shared.
+
+  Example::
+
+    model = wn.unfold(model)
+    model = wn.unfold(model, filter=nnx.Conv)  # only convolutions
+    model = wn.unfold(model, filter=nnx.Not(nnx.PathContains('head')))
 
   Args:
     model: any `nnx.Module`, including a single layer or cell. It is not changed.
+    filter: which layers to convert: an `nnx` filter, such as a class, `nnx.PathContains(name)`,
+      `nnx.Not(…)`, or a function (path, layer) → bool. By default all.
+    unit_axis: as for the layers; by default the axes of the output features.
     log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
 
   Raises:
-    ValueError: `log_scale` is negative or not finite.
+    ValueError: `log_scale` is negative or not finite, or `unit_axis` does not suit a layer that the
+      filter chooses.
+    TypeError: the model's parameters are not arrays, or `filter` is a string.
   """
   log_scale = log_factor(log_scale)
+  if isinstance(filter, str):
+    raise TypeError(f'filter must be an nnx filter: nnx.PathContains({filter!r}), not {filter!r}.')
+  wanted = nnx.filterlib.to_predicate(filter)
   model = nnx.clone(model)
-  for _, module in list(nnx.iter_modules(model)):
-    if type(module) in convert.NORMALIZED:
-      convert.normalize_layer(module, log_scale=log_scale)
-    elif type(module) in _NORMALIZED_CELL:
-      convert.set_class(module, _NORMALIZED_CELL[type(module)])
+  candidates = list(_candidates(model))
+  chosen = [(path, layer, reason) for path, layer, reason in candidates if wanted(path, layer)]
+  if candidates and not chosen:
+    warnings.warn('wn.unfold: the filter chooses none of the layers', stacklevel=2)
+  left = []
+  for path, layer, reason in chosen:
+    if reason:
+      left.append(f'{_name(path, layer)} ({reason})')
+      continue
+    _check_values('unfold', path, layer, base.kernel_of(layer))
+    try:
+      convert.normalize_layer(layer, unit_axis=unit_axis, log_scale=log_scale)
+    except ValueError as error:
+      raise ValueError(f'{_name(path, layer)}: {error}') from error
+  _normalize_cells(model)
+  _warn_of_other_reads(model)
+  if left:
+    warnings.warn('wn.unfold: left as they are: ' + '; '.join(left), stacklevel=2)
   return model
+
+
+def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
+  """(path, layer, why it cannot be converted or '') of all plain layers."""
+  read = _layers_read_by_model(model)
+  shared = _layers_by_kernel(model)
+  for path, module, ancestors in convert.modules(model):
+    if not isinstance(module, convert.LAYERS) or isinstance(module, WeightNormed):
+      continue
+    rewriter = next((m for m in ancestors if isinstance(m, convert.REWRITERS)), None)
+    if rewriter is not None:
+      yield path, module, f'inside {type(rewriter).__name__}'
+    elif convert.normalized_class(type(module)) is None:
+      yield (
+        path,
+        module,
+        f'{type(module).__qualname__} may have its own forward pass: see wn.register',
+      )
+    elif id(module) in read:
+      yield path, module, f'{read[id(module)]} reads its kernel: use wn.weight(layer) there'
+    elif others := [p for p in shared[id(base.kernel_of(module))] if p != path]:
+      yield path, module, f'shares its kernel with {", ".join(_name(p, module) for p in others)}'
+    else:
+      yield path, module, ''
+
+
+def _layers_by_kernel(model: nnx.Module) -> dict[int, list[Path]]:
+  """id(kernel) → paths of the layers that have it."""
+  paths = collections.defaultdict(list)
+  for path, module in nnx.iter_modules(model):
+    if isinstance(module, convert.LAYERS):
+      paths[id(base.kernel_of(module))].append(path)
+  return paths
+
+
+def _layers_read_by_model(model: nnx.Module) -> dict[int, str]:
+  """id(layer) → the method that reads its kernel."""
+  read = {}
+  for _, module in nnx.iter_modules(model):
+    for method, chain in inspection.kernel_reads(type(module)):
+      layer = inspection.follow(module, chain)
+      if isinstance(layer, convert.LAYERS):
+        read[id(layer)] = method
+  return read
+
+
+def _warn_of_other_reads(model: nnx.Module) -> None:
+  """Warns of methods that read kernels of layers which cannot be told from the code."""
+  methods = {
+    method
+    for _, module, _ in convert.modules(model)
+    for method, chain in inspection.kernel_reads(type(module))
+    if chain is None
+  }
+  if methods:
+    warnings.warn(
+      f'wn.unfold: {", ".join(sorted(methods))} may read the kernel of a layer, which in a '
+      'normalized layer is v. To read its weight use wn.weight(layer).',
+      stacklevel=3,
+    )
+
+
+def _normalize_cells(model: nnx.Module) -> None:
+  """Makes cells of `nnx` with weight-normalized layers those of `wn`."""
+  for _, module in list(nnx.iter_modules(model)):
+    if type(module) in _NORMALIZED_CELL:
+      layers = [m for path, m in nnx.iter_modules(module) if path]
+      if all(isinstance(layer, WeightNormed) for layer in layers if hasattr(layer, 'kernel')):
+        convert.set_class(module, _NORMALIZED_CELL[type(module)])
+
+
+def _name(path: Path, module: nnx.Module) -> str:
+  return '.'.join(map(str, path)) or f'the model ({type(module).__name__})'

@@ -1,221 +1,333 @@
-"""Weight-normalised `Linear`, `Conv` and `ConvTranspose`: `flax.nnx` layers with w = (g/‖v‖) v.
+"""Weight-normalized layers: `flax.nnx` layers with w = (g/‖v‖) v (Eq. 2).
 
 Each class extends its `nnx` namesake, with the same constructor arguments and forward pass.
 `kernel` holds v, `scale` holds g and `bias` holds b. Initially g = ‖v‖, so a new layer computes the
-same function as its plain namesake.
+same function as its plain namesake; a unit whose kernel is zero starts at g = 0 with a random v.
+
+The arguments that all of them add to those of their namesakes:
+
+* `unit_axis`: axis or axes of the kernel that index units, each with a g of its own: PyTorch's
+  `dim`. None: one g for the whole kernel. By default the axes of the output features, as in the
+  paper.
+* `log_scale`: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+* `scale_metadata`: metadata of `scale`, in addition to that of the kernel, which it has with the
+  sharding of the unit axes. `scale` has the kernel's dtype (float32 for 8-bit kernels).
+
+They raise ValueError if `unit_axis` is not a set of axes of the kernel, `mask` is not a 0/1 array
+of the kernel's shape, or `log_scale` is negative or not finite.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from wn.normalization import unit_norm, weight_norm
+from wn import options
+from wn.base import WeightNormed, check_mask, masked_kernel, replace
+from wn.normalization import UnitAxis
+
+_NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
-class WeightNormed:
-  """Base class of the weight-normalised layers.
-
-  Attributes:
-    kernel: v, shaped as in the `nnx` layer.
-    scale: [units] g; if `log_scale` is c > 0, s with g = exp(c s).
-    log_scale: c, or 0 if `scale` holds g.
-    mask: 0/1 array of the kernel's shape, applied to v before the norm, or None.
-  """
-
-  __slots__ = ()  # `wn.convert` changes a layer's class, which needs the memory layout of nnx's
-
-  kernel: nnx.Param[jax.Array]
-  scale: nnx.Param[jax.Array]
-  mask: jax.Array | None
-  log_scale: float
-
-  def masked_kernel(self) -> jax.Array:
-    """v, with the mask applied."""
-    v = self.kernel[...]
-    return v if self.mask is None else v * self.mask.astype(v.dtype)
-
-  def normalized_kernel(self) -> jax.Array:
-    """w = (g/‖v‖) v, in float32, or in the kernel's dtype if the layer's `dtype` is None."""
-    w = weight_norm(self.masked_kernel(), self.get_scale(), unit_axis=unit_axis(self))
-    # With dtype=None nnx computes in the dtype that inputs and parameters promote to.
-    return w.astype(self.kernel[...].dtype) if self.dtype is None else w
-
-  def get_scale(self) -> jax.Array:
-    """g; exp(c s) is computed in float32."""
-    scale = self.scale[...]
-    if not self.log_scale:
-      return scale
-    return jnp.exp(self.log_scale * scale.astype(jnp.promote_types(scale.dtype, jnp.float32)))
-
-  def set_scale(self, g: jax.Array) -> None:
-    """Stores g, or log(g) / c if `log_scale` is c > 0."""
-    self.scale[...] = self._stored(g).astype(self.scale[...].dtype)
-
-  def _stored(self, g: jax.Array) -> jax.Array:
-    return jnp.log(g) / self.log_scale if self.log_scale else g
-
-  def _create_scale(self, log_scale: bool | float, metadata: Mapping[str, Any]) -> None:
-    """Adds `scale` with g = ‖v‖ (1 for zero units), sharded like the kernel's unit axis."""
-    self.log_scale = log_factor(log_scale)
-    _check_mask(self.mask, self.kernel[...].shape)
-    g = unit_norm(self.masked_kernel(), unit_axis=unit_axis(self))
-    partition = self.kernel.get_metadata('out_sharding', None)
-    if partition is not None and 'out_sharding' not in metadata:
-      ndim = self.kernel[...].ndim
-      by_axis = tuple(partition) + (None,) * (ndim - len(partition))
-      metadata = {**metadata, 'out_sharding': (by_axis[unit_axis(self)],)}
-    self.scale = nnx.Param(self._stored(g).astype(self.kernel[...].dtype), **metadata)
-
-
-class KernelView:
-  """A read-only view of a layer with some attributes replaced.
-
-  `nnx.Conv.__call__(KernelView(conv, kernel=w), x)` runs the forward pass of `nnx` on w, with its
-  rules for padding, dilation and dtypes, and does not write to the layer.
-  """
-
-  def __init__(self, layer: nnx.Module, **replaced: Any):
-    self._layer = layer
-    self.__dict__.update(replaced)
-
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._layer, name)
+def _as_array(mask: Any) -> jax.Array | None:
+  return None if mask is None else jnp.asarray(mask)
 
 
 class Linear(nnx.Linear, WeightNormed):
-  """Weight-normalised `nnx.Linear`: y = x·w + b with w = (g/‖v‖) v per output feature (Eq. 1–2).
+  """Weight-normalized `nnx.Linear`: y = x·w + b with w = (g/‖v‖) v per output feature (Eq. 1–2).
 
   Example::
 
     layer = wn.Linear(784, 10, rngs=nnx.Rngs(0))  # was nnx.Linear(784, 10, rngs=nnx.Rngs(0))
 
   Args:
-    *args: in_features and out_features, as for `nnx.Linear`.
+    in_features: size of the last axis of the input.
+    out_features: size of the last axis of the output.
     mask: 0/1 array [in_features, out_features]. Masked weights are zero, are not part of the norm
       and get no gradient.
+    unit_axis: axes of the kernel [in_features, out_features] with a g of their own, or None.
     log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
-    scale_metadata: metadata of `scale`; its sharding defaults to that of the kernel's last axis.
+    scale_metadata: metadata of `scale` in addition to that of the kernel.
+    rngs: random streams; uses `params`.
     **kwargs: as for `nnx.Linear`.
-
-  Raises:
-    ValueError: `mask` does not have the kernel's shape or has values other than 0 and 1, or
-      `log_scale` is negative or not finite.
   """
 
   def __init__(
     self,
-    *args,
+    in_features: int,
+    out_features: int,
+    *,
     mask: jax.Array | None = None,
+    unit_axis: UnitAxis = -1,
     log_scale: bool | float = False,
-    scale_metadata: Mapping[str, Any] = MappingProxyType({}),
-    **kwargs,
+    scale_metadata: Mapping[str, Any] = _NO_METADATA,
+    rngs: nnx.Rngs,
+    **kwargs: Unpack[options.Linear],
   ):
-    super().__init__(*args, **kwargs)
-    self.mask = nnx.data(mask)
-    self._create_scale(log_scale, scale_metadata)
+    super().__init__(in_features, out_features, rngs=rngs, **kwargs)
+    self.mask = nnx.data(_as_array(mask))
+    self._create_scale(unit_axis, log_scale, scale_metadata)
 
-  def __call__(self, inputs: jax.Array, *args, **kwargs) -> jax.Array:
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """Maps [..., in_features] to [..., out_features]; other arguments as for `nnx.Linear`."""
-    view = KernelView(self, kernel=self.normalized_kernel())
-    return nnx.Linear.__call__(view, inputs, *args, **kwargs)
+    view = replace(self, kernel=self.normalized_kernel())
+    return nnx.Linear.__call__(view, inputs, out_sharding)
+
+
+class MaskedLinear(nnx.Linear):
+  """`nnx.Linear` with a mask and without a norm: what `wn.fold` makes of a masked `wn.Linear`.
+
+  Args:
+    in_features: size of the last axis of the input.
+    out_features: size of the last axis of the output.
+    mask: 0/1 array [in_features, out_features]. Masked weights are zero and get no gradient.
+    rngs: random streams; uses `params`.
+    **kwargs: as for `nnx.Linear`.
+  """
+
+  def __init__(
+    self,
+    in_features: int,
+    out_features: int,
+    *,
+    mask: jax.Array,
+    rngs: nnx.Rngs,
+    **kwargs: Unpack[options.Linear],
+  ):
+    super().__init__(in_features, out_features, rngs=rngs, **kwargs)
+    self.mask = nnx.data(_as_array(mask))
+    check_mask(self)
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """Maps [..., in_features] to [..., out_features]."""
+    view = replace(self, kernel=masked_kernel(self))
+    return nnx.Linear.__call__(view, inputs, out_sharding)
 
 
 class Conv(nnx.Conv, WeightNormed):
-  """Weight-normalised `nnx.Conv`; a unit's norm is over the window and the input features.
+  """Weight-normalized `nnx.Conv`; a unit's norm is over the window and the input features.
 
   Example::
 
     layer = wn.Conv(3, 96, (3, 3), rngs=nnx.Rngs(0))  # was nnx.Conv(3, 96, (3, 3), …)
 
   Args:
-    *args: in_features, out_features, kernel_size and strides, as for `nnx.Conv`.
+    in_features: size of the last axis of the input.
+    out_features: size of the last axis of the output.
+    kernel_size: sizes of the window.
+    strides: as for `nnx.Conv`.
+    mask: 0/1 array of the kernel's shape, applied before the norm. A fully masked unit has w = 0
+      and zero gradients.
+    unit_axis: axes of the kernel [*window, in_features, out_features] with a g of their own, or
+      None. One g for each tap of a window of one axis is 0.
     log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
-    scale_metadata: metadata of `scale`; its sharding defaults to that of the kernel's last axis.
-    **kwargs: as for `nnx.Conv`. `mask` must be a 0/1 array. It is applied before the norm; a fully
-      masked unit has w = 0 and zero gradients.
-
-  Raises:
-    ValueError: `mask` does not have the kernel's shape or has values other than 0 and 1, or
-      `log_scale` is negative or not finite.
+    scale_metadata: metadata of `scale` in addition to that of the kernel.
+    rngs: random streams; uses `params`.
+    **kwargs: as for `nnx.Conv`.
   """
 
   def __init__(
     self,
-    *args,
+    in_features: int,
+    out_features: int,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] | None = 1,
+    *,
+    mask: jax.Array | None = None,
+    unit_axis: UnitAxis = -1,
     log_scale: bool | float = False,
-    scale_metadata: Mapping[str, Any] = MappingProxyType({}),
-    **kwargs,
+    scale_metadata: Mapping[str, Any] = _NO_METADATA,
+    rngs: nnx.Rngs,
+    **kwargs: Unpack[options.Conv],
   ):
-    super().__init__(*args, **kwargs)
-    self._create_scale(log_scale, scale_metadata)
+    super().__init__(
+      in_features, out_features, kernel_size, strides, mask=_as_array(mask), rngs=rngs, **kwargs
+    )
+    self._create_scale(unit_axis, log_scale, scale_metadata)
 
-  def __call__(self, inputs: jax.Array, *args, **kwargs) -> jax.Array:
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """Maps [*batch, *spatial, in_features]; other arguments as for `nnx.Conv`."""
-    view = KernelView(self, kernel=self.normalized_kernel(), mask=None)
-    return nnx.Conv.__call__(view, inputs, *args, **kwargs)
+    view = replace(self, kernel=self.normalized_kernel(), mask=None)
+    return nnx.Conv.__call__(view, inputs, out_sharding)
 
 
 class ConvTranspose(nnx.ConvTranspose, WeightNormed):
-  """Weight-normalised `nnx.ConvTranspose`; a unit's norm is over the window and the input features.
+  """Weight-normalized `nnx.ConvTranspose`; a unit's norm is over the window and the input features.
 
   The kernel is [*window, in_features, out_features], or [*window, out_features, in_features] with
   `transpose_kernel=True`.
 
-  Args:
-    *args: in_features, out_features, kernel_size and strides, as for `nnx.ConvTranspose`.
-    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
-    scale_metadata: metadata of `scale`; its sharding defaults to that of the kernel's output axis.
-    **kwargs: as for `nnx.ConvTranspose`; `mask` as in `wn.Conv`.
+  Example::
 
-  Raises:
-    ValueError: `mask` does not have the kernel's shape or has values other than 0 and 1, or
-      `log_scale` is negative or not finite.
+    layer = wn.ConvTranspose(64, 32, (4,), 2, rngs=nnx.Rngs(0))  # g per output feature
+    layer = wn.ConvTranspose(64, 32, (4,), 2, unit_axis=-2, rngs=nnx.Rngs(0))  # as in PyTorch
+
+  Args:
+    in_features: size of the last axis of the input.
+    out_features: size of the last axis of the output.
+    kernel_size: sizes of the window.
+    strides: as for `nnx.ConvTranspose`.
+    mask: as in `wn.Conv`.
+    unit_axis: axes of the kernel with a g of their own, or None; by default that of the output
+      features. PyTorch's default, `dim=0`, is the axis of the input features: −2, or −1 with
+      `transpose_kernel=True`.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    scale_metadata: metadata of `scale` in addition to that of the kernel.
+    rngs: random streams; uses `params`.
+    **kwargs: as for `nnx.ConvTranspose`.
   """
 
   def __init__(
     self,
-    *args,
+    in_features: int,
+    out_features: int,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    *,
+    mask: jax.Array | None = None,
+    unit_axis: UnitAxis | Literal['output'] = 'output',
     log_scale: bool | float = False,
-    scale_metadata: Mapping[str, Any] = MappingProxyType({}),
-    **kwargs,
+    scale_metadata: Mapping[str, Any] = _NO_METADATA,
+    rngs: nnx.Rngs,
+    **kwargs: Unpack[options.ConvTranspose],
   ):
-    super().__init__(*args, **kwargs)
-    self._create_scale(log_scale, scale_metadata)
+    super().__init__(
+      in_features, out_features, kernel_size, strides, mask=_as_array(mask), rngs=rngs, **kwargs
+    )
+    self._create_scale(unit_axis, log_scale, scale_metadata)
 
-  def __call__(self, inputs: jax.Array, *args, **kwargs) -> jax.Array:
-    """Maps [*batch, *spatial, in_features]; other arguments as for `nnx.ConvTranspose`."""
-    view = KernelView(self, kernel=self.normalized_kernel(), mask=None)
-    return nnx.ConvTranspose.__call__(view, inputs, *args, **kwargs)
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps [*batch, *spatial, in_features] to [*batch, *spatial, out_features]."""
+    view = replace(self, kernel=self.normalized_kernel(), mask=None)
+    return nnx.ConvTranspose.__call__(view, inputs)
 
 
-def log_factor(log_scale: bool | float) -> float:
-  """Converts the `log_scale` argument to c in g = exp(c s), or 0 if `scale` holds g.
+class LinearGeneral(nnx.LinearGeneral, WeightNormed):
+  """Weight-normalized `nnx.LinearGeneral`, the layer of attention; a unit is an output feature.
 
-  With Adam, whose step size does not depend on the size of the gradient, a step of α in s
-  multiplies g by exp(c α). The authors' code for inverse autoregressive flow has c = 3; its
-  TensorFlow version stores log(g)/3 at initialisation but reads exp(s).
+  The kernel is [*batch_axis sizes, *in_features, *out_features]; the norm is over the input
+  features and `scale` has the other axes.
+
+  Example::
+
+    query = wn.LinearGeneral(512, (8, 64), rngs=nnx.Rngs(0))  # scale [8, 64]
+
+  Args:
+    in_features: sizes of the axes that are summed over.
+    out_features: sizes of the axes of the output that replace them.
+    unit_axis: axes of the kernel with a g of their own, or None; by default all but the input
+      features.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    scale_metadata: metadata of `scale` in addition to that of the kernel.
+    rngs: random streams; uses `params`.
+    **kwargs: as for `nnx.LinearGeneral`.
   """
-  factor = float(log_scale)
-  if not 0 <= factor < math.inf:
-    raise ValueError(f'log_scale must be finite and at least 0; got {log_scale}.')
-  return factor
+
+  def __init__(
+    self,
+    in_features: int | Sequence[int],
+    out_features: int | Sequence[int],
+    *,
+    unit_axis: UnitAxis | Literal['output'] = 'output',
+    log_scale: bool | float = False,
+    scale_metadata: Mapping[str, Any] = _NO_METADATA,
+    rngs: nnx.Rngs,
+    **kwargs: Unpack[options.LinearGeneral],
+  ):
+    super().__init__(in_features, out_features, rngs=rngs, **kwargs)
+    self._create_scale(unit_axis, log_scale, scale_metadata)
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """Arguments and result as for `nnx.LinearGeneral`."""
+    view = replace(self, kernel=self.normalized_kernel())
+    return nnx.LinearGeneral.__call__(view, inputs, out_sharding)
 
 
-def unit_axis(layer: nnx.Module) -> int:
-  """The axis of the kernel that indexes output units, for `nnx` and `wn` layers."""
-  return -2 if getattr(layer, 'transpose_kernel', False) else -1
+class Einsum(nnx.Einsum, WeightNormed):
+  """Weight-normalized `nnx.Einsum`; the norm is over the axes of the kernel that are summed over.
+
+  Example::
+
+    layer = wn.Einsum('bti,hio->bhto', (8, 64, 16), rngs=nnx.Rngs(0))  # scale [8, 16]
+
+  Args:
+    einsum_str: 'input,kernel->output'.
+    kernel_shape: shape of the kernel.
+    bias_shape: shape of the bias, or None for no bias.
+    unit_axis: axes of the kernel with a g of their own, or None; by default those that the output
+      has.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    scale_metadata: metadata of `scale` in addition to that of the kernel.
+    rngs: random streams; uses `params`.
+    **kwargs: as for `nnx.Einsum`.
+  """
+
+  def __init__(
+    self,
+    einsum_str: str,
+    kernel_shape: Sequence[int],
+    bias_shape: Sequence[int] | None = None,
+    *,
+    unit_axis: UnitAxis | Literal['output'] = 'output',
+    log_scale: bool | float = False,
+    scale_metadata: Mapping[str, Any] = _NO_METADATA,
+    rngs: nnx.Rngs,
+    **kwargs: Unpack[options.Einsum],
+  ):
+    super().__init__(einsum_str, kernel_shape, bias_shape, rngs=rngs, **kwargs)
+    self._create_scale(unit_axis, log_scale, scale_metadata)
+
+  def __call__(
+    self, inputs: jax.Array, einsum_str: str | None = None, out_sharding: Any = None
+  ) -> jax.Array:
+    """Arguments and result as for `nnx.Einsum`."""
+    view = replace(self, kernel=self.normalized_kernel())
+    return nnx.Einsum.__call__(view, inputs, einsum_str, out_sharding)
 
 
-def _check_mask(mask: jax.Array | None, kernel_shape: tuple[int, ...]) -> None:
-  if mask is None:
-    return
-  if mask.shape != kernel_shape:
-    raise ValueError(f'mask must have the shape of the kernel, {kernel_shape}; got {mask.shape}.')
-  if not isinstance(mask, jax.core.Tracer) and not np.isin(np.asarray(mask), (0, 1)).all():
-    raise ValueError('mask must hold only 0 (weight removed) and 1 (weight kept).')
+class Embed(nnx.Embed, WeightNormed):
+  """Weight-normalized `nnx.Embed`; every embedding has a norm of its own.
+
+  `embedding` holds v. A call normalizes the whole table: to look up a few embeddings in a loop,
+  fold the layer first.
+
+  Example::
+
+    layer = wn.Embed(32_000, 512, rngs=nnx.Rngs(0))  # scale [32_000]
+
+  Args:
+    num_embeddings: size of the vocabulary.
+    features: size of an embedding.
+    unit_axis: axes of the table [num_embeddings, features] with a g of their own, or None.
+    log_scale: if c > 0, `scale` holds s with g = exp(c s); True means c = 1. If 0, it holds g.
+    scale_metadata: metadata of `scale` in addition to that of the table.
+    rngs: random streams; uses `params`.
+    **kwargs: as for `nnx.Embed`.
+  """
+
+  def __init__(
+    self,
+    num_embeddings: int,
+    features: int,
+    *,
+    unit_axis: UnitAxis = -2,
+    log_scale: bool | float = False,
+    scale_metadata: Mapping[str, Any] = _NO_METADATA,
+    rngs: nnx.Rngs,
+    **kwargs: Unpack[options.Embed],
+  ):
+    super().__init__(num_embeddings, features, rngs=rngs, **kwargs)
+    self._create_scale(unit_axis, log_scale, scale_metadata)
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """Maps integers [...] to embeddings [..., features]."""
+    view = replace(self, embedding=self.normalized_kernel())
+    return nnx.Embed.__call__(view, inputs, out_sharding)
+
+  def attend(self, query: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """Maps [..., features] to products with all embeddings, [..., num_embeddings]."""
+    view = replace(self, embedding=self.normalized_kernel())
+    return nnx.Embed.attend(view, query, out_sharding)

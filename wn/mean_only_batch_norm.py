@@ -1,4 +1,4 @@
-"""Mean-only batch normalisation (Salimans & Kingma 2016, §4)."""
+"""Mean-only batch normalization (Salimans & Kingma 2016, §4)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,11 +12,11 @@ from flax.typing import Dtype, Initializer, PromoteDtypeFn
 
 
 class MeanOnlyBatchNorm(nnx.Module):
-  """t̃ = t − μ[t] + b: batch normalisation without the division (§4).
+  """t̃ = t − μ[t] + b: batch normalization without the division (§4).
 
   μ[t] is the minibatch mean in training, and a running mean otherwise. The gradient with respect to
   t is the incoming gradient, centred over the minibatch. As in the paper, put it after a layer
-  without a bias: t = w·x, with w weight-normalised.
+  without a bias: t = w·x, with w weight-normalized.
 
   Under `jax.jit` on a mesh the mean is that of the global batch. Under `jax.pmap` or `shard_map`,
   pass `axis_name`. Arguments without a line here are as for `nnx.BatchNorm`.

@@ -1,4 +1,4 @@
-"""The normal parameterisation of the authors' code: w = s W, with s fixed after initialisation.
+"""The normal parameterization of the authors' code: w = s W, with s fixed after initialization.
 
 The paper's baseline trains w itself (§3). With a fixed s, an Adam step in W changes w by s times as
 much, and s differs from unit to unit.
@@ -40,11 +40,11 @@ class Conv(nnx.Conv):
 
 
 def fix_scales(model: nnx.Module, initialized: nnx.Module) -> None:
-  """Sets the scales s and the biases of `model` to those found by initialisation.
+  """Sets the scales s and the biases of `model` to those found by initialization.
 
   Args:
     model: a new model, with kernels W.
-    initialized: a copy of it after data-dependent initialisation, with kernels s W.
+    initialized: a copy of it after data-dependent initialization, with kernels s W.
   """
   for (_, layer), (_, scaled) in zip(
     nnx.iter_modules(model), nnx.iter_modules(initialized), strict=True
@@ -54,6 +54,6 @@ def fix_scales(model: nnx.Module, initialized: nnx.Module) -> None:
       layer.bias[...] = scaled.bias[...]
 
 
-def _scaled(layer: Linear | Conv) -> wn.KernelView:
+def _scaled(layer: Linear | Conv) -> wn.replace:
   scale = layer.fixed_scale[...].reshape((1,) * (layer.kernel[...].ndim - 1) + (-1,))
-  return wn.KernelView(layer, kernel=layer.kernel[...] * scale)
+  return wn.replace(layer, kernel=layer.kernel[...] * scale)

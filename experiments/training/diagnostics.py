@@ -40,7 +40,7 @@ def per_layer(model: nnx.Module, gradients: nnx.State, updated: nnx.State) -> di
     v = layer.masked_kernel() if is_normed else layer.kernel[...]
     dv = gradients[*path, 'kernel']
     step = updated[*path, 'kernel'] - layer.kernel[...]
-    v, dv, step = (jnp.moveaxis(x, wn.unit_axis(layer), -1) for x in (v, dv, step))
+    v, dv, step = (jnp.moveaxis(x, wn.unit_axes(layer), -1) for x in (v, dv, step))
     values = {'v_norm': _norm(v)}
     if is_normed:
       values['g'] = jnp.abs(layer.get_scale())

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
@@ -50,7 +49,7 @@ class Layers:
     common |= {'log_scale': log_scale} if self._is_normalized else {}
     make: Callable[..., Any] = functools.partial
     self.linear = make(library.Linear, **common)
-    self.masked_linear = make(wn.Linear if self._is_normalized else MaskedLinear, **common)
+    self.masked_linear = make(wn.Linear if self._is_normalized else wn.MaskedLinear, **common)
     self.conv = make(library.Conv, **common)
     self.conv_transpose = make(library.ConvTranspose, **common)
 
@@ -58,19 +57,6 @@ class Layers:
     """A recurrent cell such as `nnx.LSTMCell`, whose layers are of this kind."""
     cell = kind(*args, **{**self._cell_arguments, **kwargs})
     return wn.unfold(cell) if self._is_normalized else cell
-
-
-class MaskedLinear(nnx.Linear):
-  """`nnx.Linear` with a 0/1 `mask` [in_features, out_features], as `wn.Linear` has."""
-
-  def __init__(self, *args, mask: jax.Array, **kwargs):
-    super().__init__(*args, **kwargs)
-    self.mask = nnx.data(mask)
-
-  def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Maps inputs [..., in_features] to [..., out_features]."""
-    view = wn.KernelView(self, kernel=self.kernel[...] * self.mask)
-    return nnx.Linear.__call__(view, inputs)
 
 
 def set_scales(model: nnx.Module, g: float) -> None:

@@ -83,5 +83,5 @@ def ema_decay(epochs: float, steps_per_epoch: int) -> float:
 
 
 def num_params(params: nnx.State) -> int:
-  """How many numbers the optimiser trains."""
+  """How many numbers the optimizer trains."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))

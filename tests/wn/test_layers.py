@@ -173,7 +173,7 @@ def test_constructor_passes_every_argument_on(cls):
   plain = NAMESAKES[cls](**kwargs, rngs=nnx.Rngs(3))
   layer = cls(**kwargs, rngs=nnx.Rngs(3))
 
-  own = {'scale', 'log_scale', 'mask'} if cls is wn.Linear else {'scale', 'log_scale'}
+  own = {'scale', 'log_scale', 'unit_axis'} | ({'mask'} if cls is wn.Linear else set())
   assert set(vars(layer)) == set(vars(plain)) | own
   for name, value in vars(plain).items():
     if isinstance(value, nnx.Param):
@@ -449,15 +449,29 @@ def test_fully_masked_unit_is_zero_and_has_zero_gradients(cls, kwargs, in_shape)
 
 
 @for_each_kind
-@pytest.mark.parametrize('log_scale', [False, True])
-def test_zero_kernel_outputs_the_bias_and_can_leave_the_origin(cls, kwargs, in_shape, log_scale):
+def test_zero_kernel_outputs_the_bias_and_can_leave_the_origin(cls, kwargs, in_shape):
   inits = dict(kernel_init=nnx.initializers.zeros, bias_init=nnx.initializers.normal(1.0))
-  layer = cls(**kwargs, **inits, log_scale=log_scale, rngs=nnx.Rngs(0))
-  np.testing.assert_array_equal(layer.scale[...], np.full(6, 0.0 if log_scale else 1.0))
+  layer = cls(**kwargs, **inits, rngs=nnx.Rngs(0))
+  np.testing.assert_array_equal(layer.scale[...], np.zeros(6))
+  norms = np.linalg.norm(units_first(layer, layer.kernel[...]).reshape(6, -1), axis=1)
+  np.testing.assert_allclose(norms, 1, rtol=1e-6)
   x = random(*in_shape)
   y = layer(x)
   np.testing.assert_array_equal(y, jnp.broadcast_to(layer.bias[...], y.shape))
   actual = gradients(layer, x, random(*y.shape, seed=1))
+  assert all(np.isfinite(gradient).all() for gradient in actual.values())
+  assert actual['scale'].all() and not actual['kernel'].any()
+
+
+@for_each_kind
+def test_zero_kernel_with_log_scale_stays_with_a_warning(cls, kwargs, in_shape):
+  """exp(c s) cannot be 0."""
+  with pytest.warns(UserWarning, match='6 of 6 units .* zero kernel.*Use log_scale=0'):
+    layer = cls(**kwargs, kernel_init=nnx.initializers.zeros, log_scale=True, rngs=nnx.Rngs(0))
+  np.testing.assert_array_equal(layer.scale[...], np.zeros(6))
+  x = random(*in_shape)
+  assert not layer(x).any()
+  actual = gradients(layer, x, random(*layer(x).shape, seed=1))
   assert all(np.isfinite(gradient).all() for gradient in actual.values())
   assert actual['kernel'].all()
 

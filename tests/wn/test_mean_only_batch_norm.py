@@ -1,4 +1,4 @@
-"""Mean-only batch normalisation (§4) against float64 NumPy."""
+"""Mean-only batch normalization (§4) against float64 NumPy."""
 
 import functools
 import os
@@ -183,6 +183,7 @@ def test_axis_index_groups_average_within_each_group():
   graphdef, state = nnx.split(layer)
   mesh = jax.make_mesh((4,), ('devices',), axis_types=(jax.sharding.AxisType.Auto,))
 
+  @jax.jit  # without it, jaxlib 0.11 crashes, with Flax's own BatchNorm too
   @functools.partial(
     jax.shard_map, mesh=mesh, in_specs=jax.P('devices'), out_specs=jax.P('devices'), check_vma=False
   )

@@ -124,10 +124,10 @@ def test_weight_norm(kernel):
 def test_weight_norm_refuses_what_does_not_fit(kernel, unit_axis, g_shape):
   v = kernel[0]
   if not -v.ndim <= unit_axis < v.ndim:
-    with pytest.raises(ValueError, match=f'unit_axis={unit_axis} is out of range for v with shape'):
+    with pytest.raises(ValueError, match=f'unit_axis={unit_axis} is out of range for a kernel of'):
       wn.weight_norm(v, kernel[1], unit_axis=unit_axis)
   elif g_shape != [v.shape[unit_axis]]:
-    with pytest.raises(ValueError, match=r'g must have shape .* one scale per index of axis'):
+    with pytest.raises(ValueError, match=r'g must have shape .* one scale per index of unit_axis'):
       wn.weight_norm(v, np.ones(g_shape, np.float32), unit_axis=unit_axis)
 
 
@@ -164,7 +164,7 @@ def check_layer(cls, kwargs, in_shape, log_scale, seed):
   rng = np.random.default_rng(seed)
   layer = create(cls, rng, log_scale=log_scale, **kwargs)
   plain = create(PLAIN[cls], rng, **kwargs)
-  param_dtype, axis = jnp.dtype(kwargs['param_dtype']), wn.unit_axis(layer)
+  param_dtype, axis = jnp.dtype(kwargs['param_dtype']), wn.unit_axes(layer)
   units = kwargs['out_features']
   assert layer.scale.shape == (units,) and layer.kernel.shape == plain.kernel.shape
   assert {p.dtype for p in jax.tree.leaves(nnx.state(layer))} == {param_dtype}

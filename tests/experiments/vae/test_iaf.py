@@ -11,7 +11,7 @@ import scipy.stats
 from flax import nnx
 
 import wn
-from experiments.training.layers import Layers, MaskedLinear
+from experiments.training.layers import Layers
 from experiments.vae.autoregressive import autoregressive_mask
 from experiments.vae.iaf import MADE, Flow, iaf_step
 
@@ -49,7 +49,7 @@ def make_made(variant, depth, features, width, seed=0):
 
 
 def make_flow(variant, steps, features, *, depth=1, initialized=False, perturbed=True, seed=0):
-  """With generic weights, before or after data-dependent initialisation."""
+  """With generic weights, before or after data-dependent initialization."""
   layers = Layers(variant, init_std=0.5, rngs=nnx.Rngs(seed))
   flow = Flow(steps, features, CONTEXT, width=WIDTH, depth=depth, layers=layers)
   if initialized:
@@ -60,7 +60,7 @@ def make_flow(variant, steps, features, *, depth=1, initialized=False, perturbed
 
 
 def compiled(function):
-  """As `nnx.jit`, for functions that read a module, with little optimisation: it is run once."""
+  """As `nnx.jit`, for functions that read a module, with little optimization: it is run once."""
 
   @functools.partial(
     jax.jit, static_argnums=0, compiler_options={'xla_backend_optimization_level': 0}
@@ -164,7 +164,7 @@ def test_gradients_of_masked_weights_are_zero_and_all_others_reached(variant, de
     by_kernel = np.asarray(gradient['kernel'][...])
     assert not by_kernel[~mask].any()
     assert np.isfinite(by_kernel).all()
-    # A weight-normalised unit of one weight has no direction to learn.
+    # A weight-normalized unit of one weight has no direction to learn.
     reachable = mask & (mask.sum(axis=0) > 1) if variant == 'wn' else mask
     assert by_kernel[reachable].all()
 
@@ -312,12 +312,12 @@ def test_density_of_a_flow_integrates_to_one(variant):
   np.testing.assert_allclose(density.sum() * (line[1] - line[0]) ** 2, 1, atol=1e-4)
 
 
-# --- data-dependent initialisation (no warnings: they are errors here) ---
+# --- data-dependent initialization (no warnings: they are errors here) ---
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
 @pytest.mark.parametrize(('steps', 'features', 'depth'), [(1, 1, 1), (3, 5, 2)])
-def test_data_dependent_init_normalises_what_each_step_computes(variant, steps, features, depth):
+def test_data_dependent_init_normalizes_what_each_step_computes(variant, steps, features, depth):
   z, context = inputs(features, seed=0)
   flow = make_flow(variant, steps, features, depth=depth, initialized=True, perturbed=False)
   for i, step in enumerate(flow.steps):
@@ -351,7 +351,7 @@ def test_everything_is_finite_after_data_dependent_init(variant, steps, features
 
 @pytest.mark.parametrize('initialized', [False, True])
 @pytest.mark.parametrize('features', [1, 5])
-def test_both_parameterisations_begin_as_the_same_function(features, initialized):
+def test_both_parameterizations_begin_as_the_same_function(features, initialized):
   z, context = inputs(features)
   (plain_z, plain_change), (wn_z, wn_change) = (
     forward(
@@ -444,19 +444,19 @@ def test_masked_linear_takes_the_arguments_of_nnx_linear():
   """As its docstring says."""
   mask = random_mask()
   x = jnp.ones((8, 5))
-  layer = MaskedLinear(5, 7, mask=jnp.asarray(mask), use_bias=False, rngs=nnx.Rngs(0))
+  layer = wn.MaskedLinear(5, 7, mask=jnp.asarray(mask), use_bias=False, rngs=nnx.Rngs(0))
   np.testing.assert_allclose(
     layer(x), np.ones((8, 5)) @ dense_weight(layer, mask), rtol=1e-5, atol=1e-6
   )
-  layer = MaskedLinear(5, 7, mask=jnp.asarray(mask), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+  layer = wn.MaskedLinear(5, 7, mask=jnp.asarray(mask), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
   assert layer(x).dtype == nnx.Linear(5, 7, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x).dtype
 
 
 @pytest.mark.parametrize(
   ('variant', 'classes'),
-  [('plain', (nnx.Linear, MaskedLinear, nnx.Conv)), ('wn', (wn.Linear, wn.Linear, wn.Conv))],
+  [('plain', (nnx.Linear, wn.MaskedLinear, nnx.Conv)), ('wn', (wn.Linear, wn.Linear, wn.Conv))],
 )
-def test_layers_are_of_the_parameterisation_and_scale_that_was_asked_for(variant, classes):
+def test_layers_are_of_the_parameterization_and_scale_that_was_asked_for(variant, classes):
   layers = Layers(variant, init_std=0.05, rngs=nnx.Rngs(0))
   made = (
     layers.linear(100, 80),

@@ -1,0 +1,50 @@
+"""The axes of a layer's kernel: how many there are, and which index output units."""
+
+from typing import Any
+
+from flax import nnx
+
+Layer = Any  # a layer of nnx or wn; these have no base class of their own
+
+
+def own_ndim(layer: Layer) -> int:
+  """Number of axes of the layer's kernel, without those of a stack of layers (`nnx.vmap`)."""
+  match layer:
+    case nnx.Linear() | nnx.Embed():
+      return 2
+    case nnx.Conv() | nnx.ConvTranspose():
+      return len(layer.kernel_size) + 2
+    case nnx.LinearGeneral():
+      return len(layer.batch_axis) + len(layer.in_features) + len(layer.out_features)
+    case nnx.Einsum():
+      return len(layer.kernel_shape)
+  raise TypeError(f'{type(layer).__name__} is not a layer that wn knows.')
+
+
+def default_unit_axis(layer: Layer) -> tuple[int, ...]:
+  """The axes of the kernel that index output units, counted from the last.
+
+  Of `Embed` the axis of the embeddings: each of them is a unit, also of `attend`.
+  """
+  match layer:
+    case nnx.ConvTranspose() if layer.transpose_kernel:
+      return (-2,)
+    case nnx.Embed():
+      return (-2,)
+    case nnx.LinearGeneral():
+      ndim = own_ndim(layer)
+      batch = range(-ndim, -ndim + len(layer.batch_axis))
+      return *batch, *range(-len(layer.out_features), 0)
+    case nnx.Einsum():
+      kernel, output = einsum_axes(layer.einsum_str)
+      return tuple(i - len(kernel) for i, letter in enumerate(kernel) if letter in output)
+  return (-1,)
+
+
+def einsum_axes(einsum_str: str) -> tuple[str, str]:
+  """The letters of the kernel and of the output of 'input,kernel->output'."""
+  operands, output = einsum_str.replace(' ', '').split('->')
+  kernel = operands.split(',')[1]
+  if '.' in kernel:
+    raise ValueError(f'the kernel of einsum_str={einsum_str!r} must name all its axes.')
+  return kernel, output
