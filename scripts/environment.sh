@@ -15,7 +15,7 @@ find_python() {
   return 1
 }
 
-# make_environment EXTRAS: installs the project into .venv, unless it is already installed.
+# make_environment '[EXTRA]': installs the checkout into .venv, unless it is already installed.
 make_environment() {
   local wanted python
   wanted=$(cat setup.cfg constraints.txt | cksum)

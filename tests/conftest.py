@@ -29,6 +29,12 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
 def pytest_addoption(parser):
+  parser.addoption(
+    '--system',
+    action='store_true',
+    default=os.environ.get('CI') == 'true',
+    help='as root: install the packages of Debian that some tests need, and mount small disks',
+  )
   group = parser.getgroup('the long set of tests/faults')
   group.addoption('--long', action='store_true', help='run it; 10 minutes')
   group.addoption('--kills', type=int, default=100, help='how many, over all experiments')
@@ -102,15 +108,19 @@ def figures(request):
 
 
 @pytest.fixture(scope='session')
-def install():
-  """Makes sure of programs, by Debian's packages if root runs the tests; else skips the test."""
+def install(request):
+  """Makes sure of programs, by Debian's packages if --system allows it; else skips the test."""
 
   def install_(programs, packages):
     missing = [program for program in programs if not shutil.which(program)]
     if not missing:
       return
-    wanted = f'{missing[0]} is missing (Debian: apt-get install {" ".join(packages)})'
-    if os.geteuid() or not shutil.which('apt-get'):
+    wanted = (
+      f'{missing[0]} is missing; on Debian, root can install it with scripts/test --system '
+      f'(apt-get install {" ".join(packages)})'
+    )
+    is_allowed = request.config.getoption('system')
+    if not is_allowed or os.geteuid() or not shutil.which('apt-get'):
       pytest.skip(wanted)
     with filelock.FileLock(Path(tempfile.gettempdir()) / 'weightnorm-tests-apt.lock'):
       for arguments in (['update'], ['install', '--yes', '--no-install-recommends', *packages]):

@@ -141,8 +141,10 @@ def is_whole(whole):
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(tmp_path, request):
   """A file system of 2 MB; call it with options to mount it anew, keeping what is in it."""
+  if not request.config.getoption('system'):
+    pytest.skip('mounts a small disk: only with scripts/test --system')
   path = tmp_path / 'disk'
   path.mkdir()
 
