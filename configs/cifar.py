@@ -1,10 +1,10 @@
-"""CIFAR-10 classification (Salimans & Kingma 2016, §5.1): one network, five parameterisations.
+"""CIFAR-10 classification (Salimans & Kingma 2016, §5.1): one network, five parameterizations.
 
   python -m experiments.cifar --config configs/cifar.py:VARIANT[,PROTOCOL] [--config.KEY=VALUE ...]
   python -m experiments.cifar --config configs/cifar.py:wn,digits  # for example
 
 VARIANT is one of the paper's five, `plain`, `wn`, `bn`, `mean_bn` and `wn_mean_bn`, or
-`plain_released`, the normal parameterisation of the authors' code. PROTOCOL is
+`plain_released`, the normal parameterization of the authors' code. PROTOCOL is
 
   paper   (default) 200 epochs at full width. Test error in Figure 2: plain 8.43, wn 8.46, bn 8.05,
           mean_bn 8.52, wn_mean_bn 7.31 %.
@@ -28,7 +28,7 @@ from configs import variants
 VARIANTS = variants.CIFAR_PARAMETERIZATIONS
 PROTOCOLS = ('paper', 'fifty', 'scaled', 'digits', 'tiny')
 
-RATES = (0.0003, 0.001, 0.003, 0.01)  # (P) the grid for each parameterisation
+RATES = (0.0003, 0.001, 0.003, 0.01)  # (P) the grid for each parameterization
 # (P) Figure 1; `plain_released`: the default of the released script.
 RATE_OF = {
   'plain': 0.0003,
@@ -100,7 +100,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
   model.dtype = 'float32'  # or 'bfloat16'; of hidden units, while state and sums are float32
 
   config.init = init = config_dict.ConfigDict()
-  init.examples = 500  # (C) for data-dependent initialisation
+  init.examples = 500  # (C) for data-dependent initialization
   init.scale = 1.0  # (P)
 
   # Adam; the learning rate is constant for the first half, then decays linearly to 0 (P).

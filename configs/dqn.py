@@ -1,4 +1,4 @@
-"""Deep Q-learning on Atari games (Salimans & Kingma 2016, §5.4): weight-normalised or not.
+"""Deep Q-learning on Atari games (Salimans & Kingma 2016, §5.4): weight-normalized or not.
 
   python -m experiments.dqn --config configs/dqn.py:GAME-PARAM[,PROTOCOL] [--config.KEY=VALUE ...]
   python -m experiments.dqn --config configs/dqn.py:space_invaders-wn  # for example
@@ -11,6 +11,8 @@ GAME is any game of the Arcade Learning Environment in snake_case; the paper's a
           1,779 → 2,179.
   scaled  500,000 agent steps, 2 million frames, with a tenth of the replay memory: about three
           hours on a CPU core.
+  short   the same network and 4,000 agent steps, a few minutes: a look at how it works, too short
+          to learn the game.
   tiny    seconds, for tests.
 
 An agent step is one action, repeated for four frames. All steps below are agent steps, summed over
@@ -28,7 +30,7 @@ from configs import variants
 
 GAMES = variants.DQN_GAMES
 PARAMS = variants.PARAMETERIZATIONS
-PROTOCOLS = ('paper', 'scaled', 'tiny')
+PROTOCOLS = ('paper', 'scaled', 'short', 'tiny')
 
 RATES = (0.0001, 0.0003, 0.001, 0.003)  # (P) the grid
 RATE_OF = {'plain': 0.0001, 'wn': 0.0003}  # (P) "in general"
@@ -57,13 +59,13 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   """The configuration of `spec`, 'GAME-PARAM[,PROTOCOL]'.
 
   Raises:
-    ValueError: unknown parameterisation or protocol, or no game. The experiment checks the game.
+    ValueError: unknown parameterization or protocol, or no game. The experiment checks the game.
   """
   variant, *rest = spec.split(',')
   if len(rest) > 1 or not re.fullmatch(r'\w+-\w+', variant):
     raise ValueError(f'{spec!r}: write GAME-PARAM or GAME-PARAM,PROTOCOL.')
   game, parameterization = variant.split('-')
-  spec_lib.choose('parameterisation', parameterization, PARAMS)
+  spec_lib.choose('parameterization', parameterization, PARAMS)
   protocol = spec_lib.choose('protocol', rest[0], PROTOCOLS) if rest else PROTOCOLS[0]
   config = config_dict.ConfigDict()
   config.experiment = 'dqn'
@@ -82,7 +84,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   model.init_std = 0.05  # (P) §3, of v and of plain weights
   model.dtype = 'float32'  # or 'bfloat16'; of products in hidden layers, the rest is float32
 
-  # Data-dependent initialisation of both parameterisations (P), on observations of random play.
+  # Data-dependent initialization of both parameterizations (P), on observations of random play.
   config.init = init = config_dict.ConfigDict()
   init.examples = 512
   init.scale = 1.0  # (P)
@@ -140,6 +142,19 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
     evaluation.steps = 20_000
     run.log_every = 1_000
     run.checkpoint_every = 25_000
+  elif protocol == 'short':
+    init.examples = 128
+    replay.capacity = 4_000
+    replay.learning_starts = 1_000
+    learning.target_period = 100
+    exploration.delay = 0
+    exploration.steps = 2_000
+    config.epochs = 2
+    config.steps_per_epoch = 2_000
+    evaluation.steps = 500
+    evaluation.max_frames = 4_000
+    run.log_every = 200
+    run.checkpoint_every = 2_000
   elif protocol == 'tiny':
     env.num_envs = 4
     model.features = (2, 3, 4)

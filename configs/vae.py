@@ -1,4 +1,4 @@
-"""Variational autoencoders (Salimans & Kingma 2016, §5.2): weight-normalised or not.
+"""Variational autoencoders (Salimans & Kingma 2016, §5.2): weight-normalized or not.
 
   python -m experiments.vae --config configs/vae.py:DATASET-POSTERIOR-PARAM[,PROTOCOL]
     [--config.KEY=VALUE ...]
@@ -15,7 +15,7 @@ flow). PARAM is `plain` or `wn`. PROTOCOL is
 
 (P) marks values of the paper and (C) those of the authors' code, github.com/openai/iaf; the others
 are ours. (C1) is its Theano version, with the 3.28 bits per dimension, (C2) its TensorFlow version,
-and (C) both. Both train on CIFAR-10, C1 also on binarised MNIST. docs/PROTOCOLS.md says which part
+and (C) both. Both train on CIFAR-10, C1 also on binarized MNIST. docs/PROTOCOLS.md says which part
 follows which.
 """
 
@@ -91,7 +91,7 @@ def get_config(spec: str = 'mnist-iaf-wn') -> config_dict.ConfigDict:
   layers.log_scale = 3.0 if is_cifar10 else 0.0
   layers.dtype = 'float32'  # or 'bfloat16'; of products in hidden layers, the rest is float32
 
-  # Data-dependent initialisation of both parameterisations (P).
+  # Data-dependent initialization of both parameterizations (P).
   config.init = init = config_dict.ConfigDict()
   init.examples = 100  # ours; in (C) a minibatch of 16
   init.scale = 0.1  # (C) standard deviation of pre-activations

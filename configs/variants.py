@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 PARAMETERIZATIONS = ('plain', 'wn')  # of all experiments but CIFAR-10 classification
 
-# §5.1. `plain_released` is the normal parameterisation of the authors' code, not of the paper.
+# §5.1. `plain_released` is the normal parameterization of the authors' code, not of the paper.
 CIFAR_PARAMETERIZATIONS = ('plain', 'wn', 'bn', 'mean_bn', 'wn_mean_bn', 'plain_released')
 CIFAR_PAPER = CIFAR_PARAMETERIZATIONS[:5]  # those of Figures 1 and 2
 

@@ -33,7 +33,7 @@ class ActorLearner:
   bit on a CPU). While the environments step, the network learns from N / `update_period`
   minibatches or, with N < `update_period`, from one every `update_period` / N steps.
 
-  The network is initialised data-dependently (§3) on observations of random play. All random
+  The network is initialized data-dependently (§3) on observations of random play. All random
   numbers except those of the environments follow from the seed and the number of agent steps.
 
   Attributes:

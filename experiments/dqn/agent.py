@@ -23,7 +23,7 @@ class AgentState:
 
   Attributes:
     step: int32, agent steps at the last checkpoint.
-    train: parameters and optimiser state; its `step` counts updates.
+    train: parameters and optimizer state; its `step` counts updates.
     target_params: parameters of the target network.
   """
 
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 def create_network(
   config: config_dict.FrozenConfigDict, num_actions: int, key: jax.Array
 ) -> QNetwork:
-  """Creates the network, before data-dependent initialisation."""
+  """Creates the network, before data-dependent initialization."""
   return QNetwork(
     num_actions,
     parameterization=config.variant.parameterization,

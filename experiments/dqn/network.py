@@ -15,12 +15,12 @@ STACK = 4  # frames in an observation
 
 
 class QNetwork(nnx.Module):
-  """Action values Q(s, ·), every layer in the same parameterisation.
+  """Action values Q(s, ·), every layer in the same parameterization.
 
     [8×8, F₁, stride 4] → [4×4, F₂, stride 2] → [3×3, F₃] → dense → dense
 
-  without padding, with ReLU between the layers. With the same key, both parameterisations have the
-  same v and, after data-dependent initialisation, compute the same function.
+  without padding, with ReLU between the layers. With the same key, both parameterizations have the
+  same v and, after data-dependent initialization, compute the same function.
 
   Args:
     parameterization: one of `configs.variants.PARAMETERIZATIONS`.

@@ -8,4 +8,4 @@ try:
   from ale_py import roms as roms
   from ale_py import vector_env as vector_env
 except ImportError as error:
-  raise UserError(f'{error.name or error} is not installed; run: pip install .[rl]') from error
+  raise UserError(f"{error.name or error} is not installed; run: pip install -e '.[rl]'") from error

@@ -34,7 +34,7 @@ _MULTIPLES_OF_NUM_ENVS = (
   'run.log_every',
   'run.checkpoint_every',
 )
-# Of the network, its optimiser and the evaluation: all that `validate_player` checks.
+# Of the network, its optimizer and the evaluation: all that `validate_player` checks.
 _SIZES = ('model.hidden', 'replay.batch_size', 'evaluation.num_envs')
 _POSITIVE = (
   'model.init_std',

@@ -9,11 +9,11 @@ class PeepholeLSTMCell(nnx.LSTMCell):
 
     i = σ(… + p_i c),  f = σ(… + p_f c),  c' = f c + i g,  o = σ(… + p_o c'),  h' = o tanh(c')
 
-  p_i, p_f and p_o are [units]: no weight vectors to normalise, so `wn.unfold` leaves them alone.
+  p_i, p_f and p_o are [units]: no weight vectors to normalize, so `wn.unfold` leaves them alone.
 
   Args:
     *args: in_features and hidden_features, as for `nnx.LSTMCell`.
-    kernel_init: also initialises the peepholes.
+    kernel_init: also initializes the peepholes.
     rngs: random streams; uses `params`.
     **kwargs: as for `nnx.LSTMCell`.
   """

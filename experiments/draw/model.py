@@ -129,7 +129,7 @@ class Draw(nnx.Module):
 
   def __call__(self, x: jax.Array, key: jax.Array) -> Bound:
     """The bound on log p(x) of binary images x [B, H, W, C]."""
-    model = wn.fold(self)  # computes normalised weights once for all glimpses
+    model = wn.fold(self)  # computes normalized weights once for all glimpses
 
     def glimpse(carry: Carry, noise: jax.Array):
       carry, kl, _ = model._glimpse(carry, x, noise)

@@ -26,7 +26,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
     UserError: a value is out of range; the message names the key.
   """
   check_image_run(config)
-  choose(config, 'data.name', ('mnist', 'digits'))  # whose pixels can be binarised
+  choose(config, 'data.name', ('mnist', 'digits'))  # whose pixels can be binarized
   choose(config, 'variant.parameterization', PARAMETERIZATIONS)
   choose(config, 'variant.option', ('', *DRAW_OPTIONS))
   choose(config, 'model.dtype', DTYPES)
