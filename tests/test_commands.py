@@ -1,8 +1,8 @@
 """Every command of the documents runs as it stands, in an empty folder, on tiny data.
 
 Sizes are made tiny by overrides that are put after what the document says. The commands of the
-README run one after the other, as its reader would: those that look into a run find it where the
-command before them has put it.
+README, and of the pages of the experiments, run one after the other, as a reader would: those that
+look into a run find it where the command before them has put it.
 """
 
 import functools
@@ -19,8 +19,12 @@ from tests import archives
 from tests.commands import run_here
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [
+SEQUENCES = [
   ROOT / 'README.md',
+  ROOT / 'docs' / 'sweeps.md',
+  *sorted((ROOT / 'docs' / 'experiments').glob('*.md')),
+]
+DOCUMENTS = [
   *sorted((ROOT / 'docs').glob('*.md')),
   *sorted((ROOT / 'configs').glob('*.py')),
   *sorted((ROOT / 'experiments').rglob('*.py')),
@@ -56,14 +60,15 @@ def commands(path):
       yield module, tuple(shlex.split(rest))
 
 
-def of_readme():
-  return list(dict.fromkeys(commands(ROOT / 'README.md')))
+def of_sequence(path):
+  return list(dict.fromkeys(commands(path)))
 
 
 def elsewhere():
-  """The commands that stand outside the README only."""
-  found = {command: None for path in DOCUMENTS[1:] for command in commands(path)}
-  return [command for command in found if command not in of_readme()]
+  """The commands that stand outside the sequences only."""
+  before = {command for path in SEQUENCES for command in commands(path)}
+  found = {command: None for path in DOCUMENTS for command in commands(path)}
+  return [command for command in found if command not in before]
 
 
 def tiny(module, arguments):
@@ -81,8 +86,8 @@ def tiny(module, arguments):
     return []
   changes = SMALL_NETWORK[experiment]
   if experiment == 'vae':
-    (dataset,) = [name for name in SMALL_VAE if f':{name}-' in ' '.join(arguments)]
-    changes = f'{changes} {SMALL_VAE[dataset]}'
+    is_cifar10 = ':cifar10-' in ' '.join(arguments)
+    changes = f'{changes} {SMALL_VAE["cifar10" if is_cifar10 else "mnist"]}'
   if experiment == 'draw' and 'noattention' not in ' '.join(arguments):
     changes += ' model.write_window=2'
   if experiment != 'dqn':
@@ -125,19 +130,24 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
     pass
 
 
-def test_the_readme_s_commands_run_in_its_order(reader):
-  names = [module for module, _ in of_readme()]
-  for wanted in ('cifar', 'vae', 'vae.likelihood', 'draw', 'dqn', 'dqn.score'):
-    assert f'experiments.{wanted}' in names
-  assert len(names) > 15
-  for module, arguments in of_readme():
+@pytest.mark.parametrize('path', SEQUENCES, ids=lambda path: path.stem)
+def test_the_commands_of_a_page_run_in_its_order(path, reader):
+  found = of_sequence(path)
+  assert len(found) > 2
+  for module, arguments in found:
     if module.startswith('experiments.dqn') and not find_spec('ale_py'):
       continue  # its extra is not installed
     if module == 'scripts.report':  # what the sweep before it would have trained
       digits = ('--config', 'configs/cifar.py:wn,digits', '--workdir', 'runs/cifar/digits/wn')
       reader('experiments.cifar', digits)
     reader(module, arguments)
-  assert Path('report/index.html').exists()
+
+
+def test_the_pages_name_every_program():
+  names = {module for path in SEQUENCES for module, _ in commands(path)}
+  for wanted in ('cifar', 'vae', 'vae.likelihood', 'draw', 'dqn', 'dqn.score', 'download'):
+    assert f'experiments.{wanted}' in names
+  assert {'scripts.sweep', 'scripts.report'} <= names
 
 
 @pytest.mark.parametrize('module, arguments', elsewhere())

@@ -1,5 +1,6 @@
-"""The notebook runs from top to bottom on a tiny run, and is committed without output."""
+"""The notebooks run from top to bottom, and are committed without output."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,22 +11,24 @@ from nbclient import NotebookClient
 from configs import cifar
 from experiments.cifar.train import train
 
-NOTEBOOK = Path(__file__).parent.parent / 'notebooks' / 'inspect_runs.ipynb'
+NOTEBOOKS = Path(__file__).parent.parent / 'notebooks'
 
 
-@pytest.fixture
-def notebook():
-  return nbformat.read(NOTEBOOK, as_version=4)
+def read(name):
+  return nbformat.read(NOTEBOOKS / f'{name}.ipynb', as_version=4)
 
 
-def test_it_is_committed_without_output(notebook):
+@pytest.mark.parametrize('name', ['inspect_runs', 'weight_normalize_your_model'])
+def test_it_is_committed_without_output(name):
+  notebook = read(name)
   nbformat.validate(notebook)
   for cell in notebook.cells:
     if cell.cell_type == 'code':
       assert not cell.outputs and cell.execution_count is None
 
 
-def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
+def test_runs_are_inspected_from_top_to_bottom(tmp_path, monkeypatch):
+  notebook = read('inspect_runs')
   for variant in ('plain', 'wn'):
     config = cifar.get_config(f'{variant},tiny')
     config.run.diagnostics = True
@@ -39,7 +42,7 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
   text = ''.join(
     output.get('text', '') for cell in notebook.cells for output in cell.get('outputs', [])
   )
-  assert '../runs/cifar/wn' in text  # the weight-normalised run was looked into
+  assert '../runs/cifar/wn' in text  # the weight-normalized run was looked into
   assert 'wn.layers' not in text and 'Conv → flax.nnx' in text
   error, recorded = text.split('test error ')[1].split(' %')[0], text.split('in the summary ')[1]
   assert recorded.startswith(f'{error} %')
@@ -50,3 +53,20 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     if 'image/png' in output.get('data', {})
   ]
   assert len(pictures) == 4  # curves, diagnostics, filters, predictions
+
+
+def test_a_model_is_normalized_from_top_to_bottom():
+  notebook = read('weight_normalize_your_model')
+  NotebookClient(notebook, timeout=600, kernel_name='python3').execute()
+  text = ''.join(
+    output.get('text', '') for cell in notebook.cells for output in cell.get('outputs', [])
+  )
+  plain, normalized = (
+    [float(number) for number in re.findall(r"'([0-9.]+) %'", line)]
+    for line in re.findall(r'^(?:plain|wn) \[.*', text, re.MULTILINE)
+  )
+  # The picture that it draws: normalized weights learn at lower rates.
+  assert all(b < a for a, b in zip(plain[:3], normalized[:3], strict=True))
+  cosine = float(re.search(r'largest \|cos\(v, ∇v\)\| in any step: (\S+)', text)[1])
+  assert cosine < 1e-5
+  assert '‖v‖ never falls: True' in text

@@ -4,7 +4,6 @@ import inspect
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -14,23 +13,21 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 
 
-def test_example_swaps_initialises_trains_and_folds():
+def test_example_says_what_it_prints(capsys):
   (example,) = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
   names = {'__name__': 'example'}
   exec(compile(example, 'README.md', 'exec'), names)
+  before, mean, std = map(float, capsys.readouterr().out.split())
+  assert f'print(model(x).std())  # {before:.1f}:' in example
+  assert abs(mean) < 1e-5 and abs(std - 1) < 1e-5
   model, plain, x = names['model'], names['plain'], names['x']
-  assert type(plain.hidden) is nnx.Linear and type(model.hidden) is wn.Linear
-  np.testing.assert_allclose(plain(x), model(x), rtol=1e-5, atol=1e-6)
-  for gradient in jax.tree.leaves(names['gradients']):
-    assert np.abs(gradient).max() > 0  # g, v and b all train
+  assert type(plain.layers[0]) is nnx.Linear and type(model.layers[0]) is wn.Linear
+  np.testing.assert_allclose(plain(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-def test_links_and_folders_exist():
+def test_links_exist():
   for link in re.findall(r'\]\((?!http)([^)#]+)\)', README):
     assert (ROOT / link).exists(), link
-  layout = README.split('## Layout')[1].split('```')[1]
-  for folder in re.findall(r'^(\w+)/', layout, re.MULTILINE):
-    assert (ROOT / folder).is_dir(), folder
 
 
 def test_every_public_name_is_in_the_table():
