@@ -80,7 +80,7 @@ def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
       seed           int
       learning_rate  float
       finished       bool
-      step           int, optimisation steps (dqn: agent steps)
+      step           int, optimization steps (dqn: agent steps)
       epoch          float, passes over the training set (dqn: evaluations)
       seconds        float, training time so far
       train/loss … test/error …       float; NaN where the row lacks the metric

@@ -1,7 +1,7 @@
-"""Compares weight normalisation with the plain parameterisation on digits, in minutes.
+"""Compares weight normalization with the plain parameterization on digits, in minutes.
 
 Trains a narrow version of the paper's CIFAR-10 network on scikit-learn's 8×8 digits, in three
-parameterisations with the same seeds. Prints the test errors and draws the learning curves.
+parameterizations with the same seeds. Prints the test errors and draws the learning curves.
 
   python -m scripts.quickstart [--seeds 3] [--out runs/quickstart]
 """
@@ -24,7 +24,7 @@ VARIANTS = ('plain', 'wn', 'wn_mean_bn')
 def main() -> None:
   """Runs the command."""
   parser = ArgumentParser(__doc__, 'scripts/quickstart')
-  parser.add_argument('--seeds', type=int, default=3, help='runs per parameterisation')
+  parser.add_argument('--seeds', type=int, default=3, help='runs per parameterization')
   parser.add_argument('--out', type=Path, default=Path('runs/quickstart'))
   parser.add_argument('--protocol', choices=('digits', 'tiny'), default='digits')
   with one_line_errors():
@@ -75,7 +75,7 @@ Next:
 
 
 def error_table(errors: pd.DataFrame) -> str:
-  """Test error by epoch, with one column per parameterisation."""
+  """Test error by epoch, with one column per parameterization."""
   epochs = errors['epoch'].max()
   shown = sorted({1, 2, 3, 4, 5, 7, 10, epochs} & set(errors['epoch']))
   cells = errors[errors['epoch'].isin(shown)].groupby(['epoch', 'variant'], sort=False)['value']

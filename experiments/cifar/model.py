@@ -1,4 +1,4 @@
-"""The network of §5.1, ConvPool-CNN-C, in each parameterisation."""
+"""The network of §5.1, ConvPool-CNN-C, in each parameterization."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from experiments.training.layers import Layers, promote_all_but_bias
 
 
 class ConvNet(nnx.Module):
-  """Nine convolutions and a dense layer, all in the same parameterisation.
+  """Nine convolutions and a dense layer, all in the same parameterization.
 
     noise → 3 × [3×3, F] → pool → dropout → 3 × [3×3, 2F] → pool → dropout → [3×3, 2F, VALID]
     → 2 × [1×1, 2F] → average over positions → dense
@@ -30,13 +30,13 @@ class ConvNet(nnx.Module):
     dropout_rate: dropout probability.
     init_std: standard deviation of v, and of plain weights; `plain_released` has Glorot's.
     bn_momentum: decay rate of running means and variances.
-    bn_eps: added to the variance in batch normalisation.
+    bn_eps: added to the variance in batch normalization.
     dtype: of the hidden units. Parameters, norms, statistics and logits are always float32.
     conv_general_dilated: `jax.lax.conv_general_dilated` or an equivalent.
     rngs: random streams; uses `params`.
 
   Raises:
-    KeyError: unknown parameterisation.
+    KeyError: unknown parameterization.
   """
 
   def __init__(
@@ -90,7 +90,7 @@ class ConvNet(nnx.Module):
 
     Args:
       x: preprocessed images.
-      train: whether to add noise, apply dropout and normalise with minibatch statistics.
+      train: whether to add noise, apply dropout and normalize with minibatch statistics.
       rngs: random streams `noise` and `dropout`; only for training.
     """
     if train:
@@ -105,7 +105,7 @@ class ConvNet(nnx.Module):
 
 
 class Unit(nnx.Module):
-  """A convolution or dense layer, with its normalisation if any."""
+  """A convolution or dense layer, with its normalization if any."""
 
   def __init__(
     self,

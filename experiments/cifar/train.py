@@ -128,7 +128,7 @@ def create_model(
   key: jax.Array,
   conv_general_dilated: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
 ) -> model_lib.ConvNet:
-  """The network, before data-dependent initialisation."""
+  """The network, before data-dependent initialization."""
   return model_lib.ConvNet(
     image_shape,
     num_classes,
@@ -162,7 +162,7 @@ def restore_model(
 def initialize(
   model: model_lib.ConvNet, images: jax.Array, key: jax.Array, init_scale: float
 ) -> None:
-  """Data-dependent initialisation, with noise and dropout as in the authors' code.
+  """Data-dependent initialization, with noise and dropout as in the authors' code.
 
   Sets parameters and the fixed scales of `plain_released`, but no running means. Runs outside
   `jax.jit`: JAX does not cache a compiled program that calls back to Python, here to warn.

@@ -49,7 +49,7 @@ def validate(config: config_dict.FrozenConfigDict, dataset: Dataset | None = Non
   check(config, _NOT_NEGATIVE, lambda value: value >= 0, 'must not be negative')
   check_switches(config, ('data.whiten', 'run.cpu_winograd'))
   if config.variant.parameterization == 'bn' and config.batch_size == 1:
-    raise UserError('config.batch_size=1: batch normalisation needs 2 or more.')
+    raise UserError('config.batch_size=1: batch normalization needs 2 or more.')
   if dataset is None:
     return
 

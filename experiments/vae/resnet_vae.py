@@ -27,7 +27,7 @@ LIKELIHOODS = {
 
 
 class ResNetVAE(nnx.Module):
-  """p(x|z): discretised logistic with one scale; z: layers of maps, each given those above it.
+  """p(x|z): discretized logistic with one scale; z: layers of maps, each given those above it.
 
   Args:
     image_shape: (H, W, C), H and W divisible by 2 to the power of the number of levels.
@@ -56,7 +56,7 @@ class ResNetVAE(nnx.Module):
     self.layers = nnx.List([LatentLayer(h, z, half, is_iaf, layers) for half in halves])
     self.h_top = nnx.Param(jnp.zeros(h))
     self.decoder_out = layers.conv_transpose(h, channels, (5, 5), strides=(2, 2), dtype=None)
-    self.log_scale = nnx.Param(jnp.zeros(()))  # of the discretised logistic
+    self.log_scale = nnx.Param(jnp.zeros(()))  # of the discretized logistic
     self.top_shape = (height >> len(depths), width >> len(depths), h)
     self.edge_bins = edge_bins
 
@@ -114,7 +114,7 @@ class ResNetVAE(nnx.Module):
 def initialize(
   model: ResNetVAE, x: jax.Array, key: jax.Array, *, scale: float, flow_scale: float
 ) -> None:
-  """Data-dependent initialisation, in place, on images x [B, H, W, C].
+  """Data-dependent initialization, in place, on images x [B, H, W, C].
 
   The first top-down layer sees a learned vector, initially zero, so there is nothing to measure:
   its units get the norm `scale`.

@@ -170,7 +170,7 @@ def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
 def create_model(
   config: config_dict.FrozenConfigDict, image_shape: tuple[int, ...], key: jax.Array
 ) -> ConvVAE | ResNetVAE:
-  """Creates the network, before data-dependent initialisation."""
+  """Creates the network, before data-dependent initialization."""
   variant = config.variant
   layers = Layers(variant.parameterization, **config.layers, rngs=nnx.Rngs(params=key))
   network = ConvVAE if is_binary(variant.dataset) else ResNetVAE
@@ -186,9 +186,9 @@ def initialize(
   scale: float,
   flow_scale: float,
 ) -> None:
-  """Data-dependent initialisation, in place, on uint8 images.
+  """Data-dependent initialization, in place, on uint8 images.
 
-  Both parameterisations are initialised so that they begin as the same function.
+  Both parameterizations are initialized so that they begin as the same function.
 
   Args:
     model: is changed in place.

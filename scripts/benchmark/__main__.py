@@ -1,14 +1,14 @@
 """Measures training steps and whole runs.
 
-  python -m scripts.benchmark cifar     one step: our five parameterisations, flax.linen, PyTorch
+  python -m scripts.benchmark cifar     one step: our five parameterizations, flax.linen, PyTorch
   python -m scripts.benchmark scaling   one step against batch size, width and depth
   python -m scripts.benchmark epoch     a whole epoch over the sum of its steps
   python -m scripts.benchmark startup   command to first step, with a cold and a warm cache
   python -m scripts.benchmark dqn       agent steps of deep Q-learning, against a simple loop
 
 Rows are measured in turns, and reported as medians with the fastest and slowest round.
-`pip install .[bench]` adds PyTorch; without it, its rows are left out. `--framework jax --dtype
-float32` measures only those rows of `cifar`.
+`pip install -e '.[bench]'` adds PyTorch; without it, its rows are left out. `--framework jax
+--dtype float32` measures only those rows of `cifar`.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 It has one environment, chooses every action in a separate call, stores whole observations in the
 replay memory, and makes an update after every `update_period` steps, whose loss it reads at once.
 Network, action and update are those of `experiments.dqn`. Only for timing: ε is constant, there is
-no data-dependent initialisation, and the truncation of games is ignored.
+no data-dependent initialization, and the truncation of games is ignored.
 """
 
 import functools

@@ -15,7 +15,7 @@ SIZES = {'batch': (25, 50, 100, 200), 'width': (16, 32, 64, 96), 'depth': (1, 2,
 
 
 def cifar(args: argparse.Namespace) -> None:
-  """Measures a step of every parameterisation and framework.
+  """Measures a step of every parameterization and framework.
 
   Raises:
     UserError: all rows failed.
@@ -26,7 +26,7 @@ def cifar(args: argparse.Namespace) -> None:
   other = [row for row in rows if row.framework != 'torch']
   if len(other) < len(rows) and importlib.util.find_spec('torch') is None:
     rows = other
-    failures.append('PyTorch is not installed; `pip install .[bench]` adds its rows.')
+    failures.append("PyTorch is not installed; `pip install -e '.[bench]'` adds its rows.")
   peak = steps.matmul_gflops()
   results, failed = steps.measure(rows, args.rounds)
   for message in failures + failed:

@@ -8,7 +8,7 @@ RUNS are directories of runs, or any directories above them. Reads `config.json`
 Unfinished and damaged runs are left out, with a message; a run of a sweep that diverged counts as
 diverged.
 
-Runs of one experiment on the same data that differ only in parameterisation, seed and learning
+Runs of one experiment on the same data that differ only in parameterization, seed and learning
 rate form a section. Each section has a directory in --out (a single section uses --out itself)
 with figures as PNG and SVG, tables as Markdown and CSV, and copies of the input files. Figures are
 numbered as in the paper's proceedings version, whose values, read off its curves, are drawn beside

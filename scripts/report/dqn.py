@@ -106,7 +106,7 @@ def _mean_returns(episodes: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def _figure6(
   comparison: Comparison, again: tuple[int, dict[str, list[float]]] | None, episodes: pd.DataFrame
 ) -> pd.DataFrame:
-  """A row for each game and parameterisation.
+  """A row for each game and parameterization.
 
   `again` holds the number of episodes of the re-evaluation, and variant → scores.
   """
@@ -116,7 +116,7 @@ def _figure6(
   cells = []
   for (game, variant), group in highest.groupby(['game', 'variant'], sort=False):
     row = {'game': game, **tables.first_cells(comparison, variant)}
-    row['parameterisation'] = f'`{group["parameterization"].iloc[0]}`'
+    row['parameterization'] = f'`{group["parameterization"].iloc[0]}`'
     row['highest score'] = tables.mean_and_error(group['value'])
     row['last score'] = tables.mean_and_error(_values(last, variant))
     row['training, last tenth'] = tables.mean_and_error(_values(late, variant))

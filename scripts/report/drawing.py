@@ -1,4 +1,4 @@
-"""Draws curves: one colour per parameterisation, the paper's values beside ours."""
+"""Draws curves: one colour per parameterization, the paper's values beside ours."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Results against the learning rate; weight normalisation works over a wider range (§2.1)."""
+"""Results against the learning rate; weight normalization works over a wider range (§2.1)."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ def first_cells(comparison: Comparison, variant: str, *, with_rates: bool = True
   lost = comparison.diverged
   if count := int(((lost['variant'] == variant) & (lost['learning_rate'] == rate)).sum()):
     seeds += f', {count} diverged'
-  cells = {'parameterisation': f'`{variant}`', 'seeds': seeds}
+  cells = {'parameterization': f'`{variant}`', 'seeds': seeds}
   if with_rates:
     tried = ', '.join(f'{r:g}' for r in comparison.rates(variant))
     cells |= {'learning rate': f'{rate:g}', 'tried': tried}
@@ -49,7 +49,7 @@ def by_rate(comparison: Comparison) -> pd.DataFrame:
   both = pd.concat([values, diverged])
   cells = []
   for variant in both['variant'].unique():
-    row = {'parameterisation': f'`{variant}`'}
+    row = {'parameterization': f'`{variant}`'}
     for rate in sorted(both['learning_rate'].unique()):
       finished = _at(values, variant, rate)['value']
       text = mean_and_error(finished)

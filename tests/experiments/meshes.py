@@ -28,7 +28,7 @@ from experiments.training import data
 from tests import configurations
 from tests.experiments import communication
 
-# Statistics of the batch, data-dependent initialisation, dropout, moving averages, recurrence.
+# Statistics of the batch, data-dependent initialization, dropout, moving averages, recurrence.
 RUNS = (
   ('cifar', 'wn_mean_bn,tiny', {'ema_epochs': 1.0, 'model.block_depth': 1}),
   ('cifar', 'bn,tiny', {'model.block_depth': 1, 'run.eval_batch_size': 60}),  # which 8 cannot share

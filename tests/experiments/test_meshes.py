@@ -31,7 +31,7 @@ def directory(tmp_path_factory):
 
 @pytest.mark.parametrize('experiment, spec', [run[:2] for run in meshes.RUNS])
 def test_metrics_are_those_of_one_device(experiment, spec, directory, figures):
-  """Initialisation, noise, statistics, gradients and evaluation are those of the global batch."""
+  """Initialization, noise, statistics, gradients and evaluation are those of the global batch."""
   name = f'{experiment}-{settings.variant(meshes.config_of(experiment, spec))}'
   one, eight = (read_rows(directory / name / count / 'metrics.jsonl') for count in ('1', '8'))
   assert [row['step'] for row in one] == [1, 2, 2]
@@ -45,7 +45,7 @@ def test_a_step_sums_gradients_and_statistics_and_nothing_else(spec, statistics,
   """Each number once: docs/SCALING.md. ∇g follows from ∇w; the other two are loss and error."""
   config = meshes.config_of('cifar', spec)
   create = lambda: train.create_model(config, (16, 16, 1), 10, jax.random.key(0))
-  sizes = collections.Counter()  # of parameters by name; the scale of batch normalisation is no g
+  sizes = collections.Counter()  # of parameters by name; the scale of batch normalization is no g
   for path, leaf in nnx.to_flat_state(nnx.state(nnx.eval_shape(create), nnx.Param)):
     sizes['g' if path[-2:] == ('linear', 'scale') else path[-1]] += leaf.size
   features = sizes['bias']
@@ -56,7 +56,7 @@ def test_a_step_sums_gradients_and_statistics_and_nothing_else(spec, statistics,
 
 
 def test_units_on_different_devices(directory, figures):
-  """Outputs, gradients and data-dependent initialisation of kernels that are split by units."""
+  """Outputs, gradients and data-dependent initialization of kernels that are split by units."""
   result = json.loads((directory / 'units.json').read_text())
   names = ('bias', 'kernel', 'scale')
   assert result['parts'] == {f'{layer}.{n}': 4 for layer in ('conv', 'linear') for n in names}

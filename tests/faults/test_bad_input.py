@@ -84,7 +84,7 @@ TABLE = {
     ('--config.data.upscale=1', 'images of digits are then 8 pixels wide'),
   ],
   'cifar --config=configs/cifar.py:bn,tiny': [
-    ('--config.batch_size=1', 'batch normalisation needs 2 or more'),
+    ('--config.batch_size=1', 'batch normalization needs 2 or more'),
   ],
   'vae': [
     ('--config=configs/vae.py:mnist-iaf', "unknown variant 'mnist-iaf'; choose one of"),
@@ -328,4 +328,4 @@ def test_without_the_extra(package, command, refused, monkeypatch):
   monkeypatch.setitem(sys.modules, package, None)
   for module in [m for m in sys.modules if m.startswith(('experiments.dqn', 'ale_py.'))]:
     monkeypatch.delitem(sys.modules, module)
-  refused(command, f'{package} is not installed; run: pip install .[rl]')
+  refused(command, f"{package} is not installed; run: pip install -e '.[rl]'")

@@ -54,7 +54,9 @@ def test_without_torch_the_other_rows_are_measured(benchmark, tmp_path, monkeypa
   monkeypatch.setattr(single_steps.importlib.util, 'find_spec', lambda name: None)
   benchmark('cifar', '--width', 4, '--batch', 4, '--rounds', 3, '--json', tmp_path / 'x.json')
   output = capsys.readouterr()
-  assert 'left out: PyTorch is not installed; `pip install .[bench]` adds its rows.' in output.err
+  assert (
+    "left out: PyTorch is not installed; `pip install -e '.[bench]'` adds its rows." in output.err
+  )
   assert 'left out: jax unknown float32 winograd failed: ' in output.err
   assert '| jax plain float32 winograd |' in output.out
 
@@ -95,7 +97,7 @@ def test_deeper_network_has_more_layers():
   )
 
 
-def test_rows_name_every_parameterisation_and_both_dtypes():
+def test_rows_name_every_parameterization_and_both_dtypes():
   rows = single_steps._rows(96, 100)
   ours = {row.variant for row in rows if row.framework == 'jax'}
   assert ours == set(CIFAR_PARAMETERIZATIONS)

@@ -1,4 +1,4 @@
-"""The network: size, shapes, pooling, and where the parameterisations differ."""
+"""The network: size, shapes, pooling, and where the parameterizations differ."""
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +104,7 @@ def test_batch_norm_statistics_are_the_authors():
 
 
 @pytest.mark.parametrize('variant', ['plain', 'wn', 'mean_bn', 'wn_mean_bn', 'plain_released'])
-def test_initialisation_normalises_the_logits_with_noise_and_dropout_active(variant):
+def test_initialization_normalizes_the_logits_with_noise_and_dropout_active(variant):
   model = make(variant, width=4)
   images = jax.random.normal(jax.random.key(1), (200, 16, 16, 3))
   key = jax.random.key(2)

@@ -22,7 +22,7 @@ def test_pixels_are_scaled_as_in_the_authors_code():
 
 
 @pytest.mark.parametrize('eps', [1e-5, 1e-2])
-def test_whitened_covariance_is_identity_up_to_the_regulariser(eps):
+def test_whitened_covariance_is_identity_up_to_the_regularizer(eps):
   """Along an eigenvector of eigenvalue λ the whitened variance is λ / (λ + eps)."""
   images = correlated_images()
   white = preprocessing.apply_whitening(images, preprocessing.fit_whitening(images, eps))

@@ -1,4 +1,4 @@
-"""The authors' normal parameterisation, w = s W, against NumPy from the rules of their code."""
+"""The authors' normal parameterization, w = s W, against NumPy from the rules of their code."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_a_layer_computes_s_W_x_plus_b():
   np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5)
 
 
-def test_initialisation_keeps_W_and_fixes_s():
+def test_initialization_keeps_W_and_fixes_s():
   """s = 1/σ[W·x] and b = −μ/σ of the first layer, whose input is known; W stays as it was drawn."""
   images = jax.random.normal(jax.random.key(1), (200, 16, 16, 1))
   model = train.create_model(CONFIG, images.shape[1:], 10, jax.random.key(0))

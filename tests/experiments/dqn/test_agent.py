@@ -1,4 +1,4 @@
-"""The pure functions of the agent by hand: targets, actions, ε, optimiser."""
+"""The pure functions of the agent by hand: targets, actions, ε, optimizer."""
 
 import functools
 from types import MappingProxyType
@@ -127,7 +127,7 @@ def test_actions_are_greedy_but_for_a_share_of_epsilon():
 
 
 def test_the_paper_s_size_and_initial_weights():
-  """1,685,667 parameters with three actions; N(0, 0.05²), before data-dependent initialisation."""
+  """1,685,667 parameters with three actions; N(0, 0.05²), before data-dependent initialization."""
   config = frozen('breakout-plain')
   _, state = agent.create(config, agent.create_network(config, 3, KEY))
   params = nnx.to_pure_dict(state.train.params)

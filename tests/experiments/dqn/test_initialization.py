@@ -1,4 +1,4 @@
-"""Data-dependent initialisation (§3, Eq. 5–6) on frames of the games."""
+"""Data-dependent initialization (§3, Eq. 5–6) on frames of the games."""
 
 import functools
 
@@ -17,7 +17,7 @@ LAYERS = ('conv1', 'conv2', 'conv3', 'dense', 'out')
 
 @functools.cache
 def network_and_examples(spec, *, scale=1.0, seed=0):
-  """A network of the paper's size as training begins, and what it was initialised on."""
+  """A network of the paper's size as training begins, and what it was initialized on."""
   config = dqn.get_config(spec)
   config.update_from_flattened_dict(
     {'init.scale': scale, 'init.examples': 64, 'env.num_envs': 2, 'seed': seed}
@@ -52,7 +52,7 @@ def test_pre_activations_have_mean_0_and_variance_1(game, parameterization):
 
 
 @pytest.mark.parametrize('scale', [1.0, 0.1])
-def test_both_parameterisations_start_as_the_same_function(scale):
+def test_both_parameterizations_start_as_the_same_function(scale):
   networks, sizes = [], []
   for parameterization in ('plain', 'wn'):
     network, examples = network_and_examples(f'breakout-{parameterization}', scale=scale)

@@ -49,7 +49,7 @@ def test_two_steps_are_those_of_the_equations(cell):
     np.testing.assert_allclose(y, h, rtol=1e-5, atol=1e-6)
 
 
-def test_peepholes_are_drawn_trained_and_not_normalised(cell):
+def test_peepholes_are_drawn_trained_and_not_normalized(cell):
   normalized = wn.unfold(cell)
   assert type(normalized.ii) is wn.Linear and type(normalized.ho) is wn.Linear
   np.testing.assert_array_equal(normalized.peephole_o[...], cell.peephole_o[...])

@@ -32,7 +32,7 @@ def make(
 
 
 def trained(attention=True, **kwargs):
-  """A weight-normalised model with random parameters: its scales are not ‖v‖."""
+  """A weight-normalized model with random parameters: its scales are not ‖v‖."""
   model = make(attention, kind='wn', **kwargs)
   rng = np.random.default_rng(7)
   random_like = lambda p: jnp.asarray(rng.normal(scale=0.4, size=p.shape), p.dtype)
@@ -121,7 +121,7 @@ def test_the_bound_is_that_of_the_equations(attention, peepholes):
 
 
 def test_the_scan_is_the_loop_over_glimpses():
-  """Value and gradients of v, g and b; the loop normalises the weights anew in every glimpse."""
+  """Value and gradients of v, g and b; the loop normalizes the weights anew in every glimpse."""
 
   def loop(model):
     carry, kls = model._start(len(X)), []
@@ -147,7 +147,7 @@ def test_the_scan_is_the_loop_over_glimpses():
 
 
 @both
-def test_both_parameterisations_begin_as_the_same_function(attention):
+def test_both_parameterizations_begin_as_the_same_function(attention):
   plain = make(attention)
   normed = make(attention, kind='wn')
   p, q = (jax.jit(lambda m=m: m(X, KEY))() for m in (plain, normed))

@@ -62,7 +62,7 @@ def test_quantities(library):
     np.testing.assert_allclose(of('g'), norm(v).mean(), rtol=1e-5)  # at the start g = ‖v‖
 
 
-def test_v_is_orthogonal_to_its_gradient_under_weight_normalisation_only():
+def test_v_is_orthogonal_to_its_gradient_under_weight_normalization_only():
   for library, bounds in ((wn, (0, 1e-6)), (nnx, (0.01, 1))):
     ((metrics, *_),) = steps(Net(library), optax.sgd(0.1), 1)
     assert bounds[0] <= metrics['diagnostics/conv/v_grad_cosine'] <= bounds[1]

@@ -1,4 +1,4 @@
-"""The convolutional VAE: the bound against NumPy, shapes, initialisation, importance sampling."""
+"""The convolutional VAE: the bound against NumPy, shapes, initialization, importance sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -70,14 +70,14 @@ def test_terms_of_the_bound(flow_steps):
   np.testing.assert_allclose(bound.log_weight, log_likelihood + log_p - log_q, rtol=1e-5)
 
 
-def test_both_parameterisations_begin_as_the_same_function():
+def test_both_parameterizations_begin_as_the_same_function():
   for flow_steps in (0, 2):
     plain, normed = make('plain', flow_steps), make('wn', flow_steps)
     np.testing.assert_allclose(plain(X, KEY).elbo, normed(X, KEY).elbo, rtol=1e-4)
 
 
 @pytest.mark.parametrize('flow_steps', [0, 2])
-def test_initialisation_normalises_every_layer(flow_steps):
+def test_initialization_normalizes_every_layer(flow_steps):
   """Those in the flow at a scale of their own."""
   model = make(flow_steps=flow_steps, scale=0.5, flow_scale=0.1)
   seen = {}

@@ -1,4 +1,4 @@
-"""The ResNet VAE: receptive fields, the bound against NumPy, initialisation, free bits, size."""
+"""The ResNet VAE: receptive fields, the bound against NumPy, initialization, free bits, size."""
 
 import itertools
 
@@ -90,7 +90,7 @@ def test_log_likelihood_is_that_of_the_bins(edge_bins):
   np.testing.assert_allclose(model(X, KEY).log_likelihood, expected, rtol=1e-4)
 
 
-def test_both_parameterisations_begin_as_the_same_function():
+def test_both_parameterizations_begin_as_the_same_function():
   plain, normed = make('plain'), make('wn')
   np.testing.assert_allclose(plain(X, KEY).elbo, normed(X, KEY).elbo, rtol=1e-4)
   for model in (plain, normed):  # also when the top is not zero any more
@@ -99,7 +99,7 @@ def test_both_parameterisations_begin_as_the_same_function():
 
 
 @pytest.mark.parametrize('flow_scale', [0.1, 1.0])
-def test_initialisation_scales_every_layer(flow_scale):
+def test_initialization_scales_every_layer(flow_scale):
   """Those in the flow at a scale of their own; the layers after them see what comes of it."""
   model = make(scale=0.1, flow_scale=flow_scale)
   seen = {}

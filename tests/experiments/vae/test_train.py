@@ -250,7 +250,7 @@ def test_bits_that_are_drawn_anew_differ_at_every_use():
   assert 0.2 < np.mean(np.asarray(first != second)[~is_certain]) < 0.5
 
 
-def test_pixels_of_cifar10_are_not_binarised():
+def test_pixels_of_cifar10_are_not_binarized():
   images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   split = data.Split(images, np.zeros(1, np.int64))
   dataset = data.load('digits').__class__('cifar10', split, split, ())

@@ -44,7 +44,7 @@ def make_section(tmp_path, **kwargs):
   return section
 
 
-def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
+def test_games_and_parameterizations_stand_in_one_table(make_run, tmp_path):
   make_run('space_invaders-plain', 0, (200, 500, 400))
   make_run('space_invaders-plain', 1, (300, 100, 600))
   make_run('space_invaders-wn', 0, (250, 700, 650))
@@ -53,7 +53,7 @@ def test_games_and_parameterisations_stand_in_one_table(make_run, tmp_path):
   assert section.title == 'Figures 5 and 6: Atari games, protocol scaled'
   table = section.tables[0]
   assert list(table.frame) == [
-    'game', 'parameterisation', 'seeds', 'learning rate', 'tried', 'highest score', 'last score',
+    'game', 'parameterization', 'seeds', 'learning rate', 'tried', 'highest score', 'last score',
     'training, last tenth', 'random play', 'paper, 200 million frames', 'Mnih et al. (2015)',
   ]  # fmt: skip
   plain = ['550.00 ± 50.00', '500.00 ± 100.00', '13.75 ± 3.75', '148', '1,779', '1,975']

@@ -21,7 +21,7 @@ def axes_of(rows, **kwargs):
   return drawing.draw([[Panel(rows, 'epoch', '', '', '', **kwargs)]], 'paper (full size)').axes[0]
 
 
-def test_each_parameterisation_has_a_colour_of_its_own():
+def test_each_parameterization_has_a_colour_of_its_own():
   assert set(drawing.COLORS) == set(variants.CIFAR_PARAMETERIZATIONS)
   assert len(set(drawing.COLORS.values())) == len(drawing.COLORS)
 

@@ -62,7 +62,7 @@ def test_a_click_on_a_heading_sorts_by_number(page):
   heading.locator('button').click()
   assert first_column() == ['bn', 'plain', 'wn']
   assert heading.get_attribute('aria-sort') == 'descending'
-  table.locator('th', has_text='parameterisation').locator('button').click()
+  table.locator('th', has_text='parameterization').locator('button').click()
   assert first_column() == ['bn', 'plain', 'wn']
   assert heading.get_attribute('aria-sort') is None
 

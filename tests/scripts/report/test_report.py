@@ -38,7 +38,7 @@ def test_figure_2_has_mean_standard_error_and_the_papers_value(runs, make_run):
   table = section.tables[0]
   assert table.name == 'figure2' and table.caption.startswith('Figure 2: test error in %')
   assert list(table.frame) == [
-    'parameterisation', 'seeds', 'learning rate', 'tried', 'training error', 'test error',
+    'parameterization', 'seeds', 'learning rate', 'tried', 'training error', 'test error',
     'paper, 200 epochs',
   ]  # fmt: skip
   # Standard error of two values: |difference| / 2. In training 0.2 × 2 + 0.8 × 0.5 = 0.8 of it.
@@ -195,7 +195,7 @@ def test_step_times_of_another_size_are_refused(runs, tmp_path):
     step_times.read(step_file(tmp_path / 'x.json', width=96), found)
 
 
-def test_diagnostics_are_drawn_for_each_parameterisation(make_run, runs):
+def test_diagnostics_are_drawn_for_each_parameterization(make_run, runs):
   values = {'v_norm': 2.0, 'g': 1.0, 'v_grad_cosine': 1e-8}
   logged = {f'diagnostics/{layer}/{k}': v for layer in ('a', 'b.c') for k, v in values.items()}
   (section,) = make([*runs, make_run('wn', 1, (30, 20), diagnostics=logged)])
