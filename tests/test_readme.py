@@ -34,3 +34,9 @@ def test_every_public_name_is_in_the_table():
   public = [name for name, value in vars(wn).items() if not inspect.ismodule(value)]
   for name in public:
     assert name.startswith('_') or f'wn.{name}' in README, name
+
+
+def test_every_public_name_has_an_example_in_its_docstring():
+  for name in wn.__all__:
+    if not inspect.ismodule(getattr(wn, name)):
+      assert 'Example::' in getattr(wn, name).__doc__, name

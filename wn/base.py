@@ -21,6 +21,11 @@ M = TypeVar('M', bound=nnx.Module)
 class WeightNormed:
   """Base class of the weight-normalized layers.
 
+  Example::
+
+    if isinstance(layer, wn.WeightNormed):
+      w, g = layer.normalized_kernel(), layer.get_scale()
+
   Attributes:
     kernel: v, shaped as in the `nnx` layer (`wn.Embed`: `embedding`). The weight of the layer, w,
       is `normalized_kernel()`.
@@ -204,9 +209,11 @@ def assign(variable: nnx.Variable, value: jax.Array) -> None:
 def replace(module: M, **attributes: Any) -> M:
   """A shallow copy of a module with some attributes replaced; the module itself is not written.
 
-  Other attributes, variables and submodules are shared with the module. To run a layer on another
-  weight::
+  Other attributes, variables and submodules are shared with the module.
 
+  Example::
+
+    # Runs a layer on another weight.
     nnx.Conv.__call__(wn.replace(conv, kernel=w), x)
 
   Args:
@@ -223,6 +230,10 @@ def weight(layer: Layer) -> jax.Array:
 
   Use it where a model reads a layer's weight itself, as with tied weights: `layer.kernel` is v in a
   weight-normalized layer.
+
+  Example::
+
+    logits = h @ wn.weight(self.encoder).T
 
   Args:
     layer: `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral`, `Einsum` or `Embed`, of `wn` or
@@ -273,6 +284,10 @@ def unit_axes(layer: Layer) -> tuple[int, ...]:
 
   In a stack of layers, made by `nnx.vmap` or `nnx.scan` over a constructor, leading axes index
   layers, and every layer's units are units of their own.
+
+  Example::
+
+    wn.unit_norm(layer.kernel[...], unit_axis=wn.unit_axes(layer))  # ‖v‖ of every unit
 
   Args:
     layer: `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral`, `Einsum` or `Embed`, of `wn` or

@@ -80,6 +80,10 @@ class Linear(nnx.Linear, WeightNormed):
 class MaskedLinear(nnx.Linear):
   """`nnx.Linear` with a mask and without a norm: what `wn.fold` makes of a masked `wn.Linear`.
 
+  Example::
+
+    layer = wn.MaskedLinear(8, 8, mask=jnp.tril(jnp.ones((8, 8))), rngs=nnx.Rngs(0))
+
   Args:
     in_features: size of the last axis of the input.
     out_features: size of the last axis of the output.

@@ -18,6 +18,12 @@ class MeanOnlyBatchNorm(nnx.Module):
   t is the incoming gradient, centred over the minibatch. As in the paper, put it after a layer
   without a bias: t = w·x, with w weight-normalized.
 
+  Example::
+
+    layer = wn.Linear(64, 128, use_bias=False, rngs=rngs)
+    norm = wn.MeanOnlyBatchNorm(128, rngs=rngs)
+    y = norm(layer(x), use_running_average=not train)
+
   Under `jax.jit` on a mesh the mean is that of the global batch. Under `jax.pmap` or `shard_map`,
   pass `axis_name`. Arguments without a line here are as for `nnx.BatchNorm`.
 

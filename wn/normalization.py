@@ -9,6 +9,10 @@ UnitAxis = int | tuple[int, ...] | None
 def unit_norm(v: jax.Array, *, unit_axis: UnitAxis = -1, eps: float = 1e-30) -> jax.Array:
   """‖v‖ of every unit, in float32; 1 for zero units.
 
+  Example::
+
+    norms = wn.unit_norm(v)  # v [3, 3, 64, 96], norms [96]
+
   Args:
     v: kernel of any floating or complex dtype.
     unit_axis: axis or axes of `v` that index units, each of which has a norm of its own over all

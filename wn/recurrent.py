@@ -52,6 +52,10 @@ class GRUCell(nnx.GRUCell):
 
   Each computes all three gates; every unit of every gate has its own g.
 
+  Example::
+
+    rnn = nnx.RNN(wn.GRUCell(32, 64, rngs=nnx.Rngs(0)))
+
   Args:
     in_features: size of an input.
     hidden_features: size of the carry and the output.
