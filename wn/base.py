@@ -1,8 +1,5 @@
 """What all weight-normalized layers share: where v and g are, and how g is stored."""
 
-import math
-import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -12,8 +9,9 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from wn import scales
 from wn.axes import Layer, default_unit_axis, own_ndim
-from wn.normalization import UnitAxis, compute_dtype, norm_axes, unit_norm, weight_norm
+from wn.normalization import UnitAxis, norm_axes, weight_norm
 
 M = TypeVar('M', bound=nnx.Module)
 
@@ -55,7 +53,7 @@ class WeightNormed:
 
   def get_scale(self) -> jax.Array:
     """g; exp(c s) is computed in float32."""
-    return read_scale(self.scale, self.log_scale)
+    return scales.read_scale(self.scale, self.log_scale)
 
   def set_scale(self, g: jax.Array) -> None:
     """Stores g, or log(g) / c if `log_scale` is c > 0.
@@ -66,7 +64,7 @@ class WeightNormed:
     g = jnp.asarray(g)
     if g.shape != self.scale[...].shape:
       raise ValueError(f'g must have shape {self.scale[...].shape}; got {g.shape}.')
-    assign(self.scale, stored_scale(g, self.log_scale))
+    assign(self.scale, scales.stored_scale(g, self.log_scale))
 
   def set_weight(self, w: jax.Array) -> None:
     """Sets v = w and g = ‖w‖, so that the layer's weight is w (a unit of zeros: g = 0).
@@ -81,7 +79,7 @@ class WeightNormed:
     if w.shape != kernel[...].shape:
       raise ValueError(f'w must have the shape of the kernel, {kernel[...].shape}; got {w.shape}.')
     assign(kernel, w)
-    assign(self.scale, stored_scale(_start(self, kernel, self.log_scale), self.log_scale))
+    assign(self.scale, scales.stored_scale(_start(self, kernel, self.log_scale), self.log_scale))
 
   def _create_scale(
     self,
@@ -96,9 +94,9 @@ class WeightNormed:
     unit_axis = default_unit_axis(self) if unit_axis == 'output' else unit_axis
     other_axes = norm_axes(ndim, unit_axis)
     self.unit_axis = tuple(axis - ndim for axis in range(ndim) if axis not in other_axes)
-    self.log_scale = log_factor(log_scale)
+    self.log_scale = scales.log_factor(log_scale)
     g = _start(self, kernel, self.log_scale)
-    self.scale = new_scale(kernel, g, unit_axes(self), self.log_scale, metadata)
+    self.scale = scales.new_scale(kernel, g, unit_axes(self), self.log_scale, metadata)
 
 
 def _start(layer: Layer, kernel: nnx.Variable, log_scale: float) -> jax.Array:
@@ -106,94 +104,10 @@ def _start(layer: Layer, kernel: nnx.Variable, log_scale: float) -> jax.Array:
   mask = getattr(layer, 'mask', None)
   name = f'a {type(layer).__name__}'
   old = kernel[...]
-  g, v = start_at(old, unit_axes(layer), log_scale, name, mask)
+  g, v = scales.start_at(old, unit_axes(layer), log_scale, name, mask)
   if v is not old:
     assign(kernel, v)
   return g
-
-
-def start_at(
-  v: jax.Array, axes: UnitAxis, log_scale: float, name: str, mask: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
-  """(g, v) with which (g/‖v‖) v is the given v, and can be trained.
-
-  A unit of zeros would jump from 0 to ‖w‖ = g in its first step, however small the step. It gets a
-  random direction of norm 1 and g = 0 instead, with which it starts at w = 0 and trains as it
-  should (a fully masked unit keeps v = 0 and g = 1).
-  """
-  other_axes = norm_axes(v.ndim, axes)
-  masked = v if mask is None else v * jnp.asarray(mask).astype(v.dtype)
-  g = unit_norm(masked, unit_axis=axes)
-  is_zero = jnp.all(masked == 0, axis=other_axes)
-  if mask is not None:
-    is_zero &= jnp.any(jnp.asarray(mask) != 0, axis=other_axes)
-  is_traced = isinstance(is_zero, Tracer)
-  if not is_traced and not is_zero.any():
-    return g, v
-  if log_scale:
-    if not is_traced:
-      warn(
-        f'{int(is_zero.sum())} of {is_zero.size} units of {name} with log_scale have a zero '
-        'kernel: g = exp(c s) cannot be 0, so their weight jumps from 0 to ‖w‖ = 1 in the '
-        'first step. Use log_scale=0 for this layer.'
-      )
-    return g, v
-  random = jax.random.normal(jax.random.key(0), v.shape, compute_dtype(v.dtype))
-  if mask is not None:
-    random *= jnp.asarray(mask).astype(random.dtype)
-  random /= jnp.expand_dims(unit_norm(random, unit_axis=axes), other_axes)
-  random = random.astype(v.dtype)
-  return jnp.where(is_zero, 0, g), jnp.where(jnp.expand_dims(is_zero, other_axes), random, v)
-
-
-def warn(message: str) -> None:
-  """A warning at the line that called wn, through whatever functions of wn and flax."""
-  level, frame = 2, sys._getframe(1)
-  while frame and frame.f_globals.get('__name__', '').split('.')[0] in ('wn', 'flax'):
-    level, frame = level + 1, frame.f_back
-  warnings.warn(message, stacklevel=level)
-
-
-def new_scale(
-  kernel: nnx.Variable,
-  g: jax.Array,
-  axes: tuple[int, ...],
-  log_scale: float,
-  metadata: Mapping[str, Any],
-) -> nnx.Param:
-  """The parameter `scale`, with the kernel's metadata, its sharding reduced to `axes`."""
-  # Hooks, such as `on_get_value`, are functions of the kernel's value.
-  inherited = {k: v for k, v in kernel.get_metadata().items() if not k.startswith('on_')}
-  partition = inherited.pop('out_sharding', None)
-  if partition is not None:
-    named = isinstance(partition, jax.sharding.NamedSharding)
-    names = tuple(partition.spec if named else partition)
-    names += (None,) * (kernel[...].ndim - len(names))
-    names = tuple(names[axis] for axis in axes)
-    if named:
-      names = jax.sharding.NamedSharding(partition.mesh, jax.sharding.PartitionSpec(*names))
-    inherited['out_sharding'] = names
-  dtype = kernel[...].real.dtype if jnp.iscomplexobj(kernel[...]) else kernel[...].dtype
-  # 8 bits have 2 to 3 digits of a norm.
-  dtype = jnp.float32 if dtype.itemsize == 1 else dtype
-  return nnx.Param(stored_scale(g, log_scale).astype(dtype), **{**inherited, **metadata})
-
-
-def read_scale(scale: nnx.Variable | jax.Array, log_scale: float) -> jax.Array:
-  """g from `scale`; exp(c s) is computed in float32."""
-  value = scale[...]
-  if not log_scale:
-    return value
-  return jnp.exp(log_scale * value.astype(compute_dtype(value.dtype)))
-
-
-def stored_scale(g: jax.Array, log_scale: float) -> jax.Array:
-  """What `scale` holds for g."""
-  if not log_scale:
-    return g
-  if not isinstance(g, Tracer) and not (g > 0).all():
-    raise ValueError('g must be positive with log_scale, as g = exp(c s).')
-  return jnp.log(g) / log_scale
 
 
 def assign(variable: nnx.Variable, value: jax.Array) -> None:
@@ -242,19 +156,6 @@ def weight(layer: Layer) -> jax.Array:
   if isinstance(layer, WeightNormed):
     return layer.normalized_kernel()
   return masked_kernel(layer)
-
-
-def log_factor(log_scale: bool | float) -> float:
-  """Converts the `log_scale` argument to c in g = exp(c s), or 0 if `scale` holds g.
-
-  With Adam, whose step size does not depend on the size of the gradient, a step of α in s
-  multiplies g by exp(c α). The authors' code for inverse autoregressive flow has c = 3; its
-  TensorFlow version stores log(g)/3 at initialization but reads exp(s).
-  """
-  factor = float(log_scale)
-  if not 0 <= factor < math.inf:
-    raise ValueError(f'log_scale must be finite and at least 0; got {log_scale}.')
-  return factor
 
 
 def is_normalized(layer: Layer) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from wn import base, inspection, layers
+from wn import base, inspection, layers, scales
 from wn.axes import Layer
 from wn.base import WeightNormed
 from wn.normalization import UnitAxis
@@ -163,7 +163,7 @@ def normalize_layer(
     ValueError: an argument is wrong; the layer is unchanged.
   """
   plain = type(layer)
-  log_scale = base.log_factor(log_scale)
+  log_scale = scales.log_factor(log_scale)
   set_class(layer, normalized_class(plain))
   try:
     if issubclass(plain, nnx.Linear) and not hasattr(layer, 'mask'):

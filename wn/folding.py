@@ -10,8 +10,9 @@ import jax
 from flax import nnx
 
 from wn import base, convert, inspection, recurrent
-from wn.base import WeightNormed, log_factor
+from wn.base import WeightNormed
 from wn.normalization import UnitAxis
+from wn.scales import log_factor
 from wn.wrapper import WeightNorm
 
 M = TypeVar('M', bound=nnx.Module)

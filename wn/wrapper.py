@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from wn import base
+from wn import base, scales
 from wn.normalization import UnitAxis, norm_axes, weight_norm
 
 
@@ -49,16 +49,16 @@ class WeightNorm(nnx.Module):
     self.module = module
     self.names = (names,) if isinstance(names, str) else tuple(names)
     self.unit_axis = unit_axis
-    self.log_scale = base.log_factor(log_scale)
-    scales = {}
+    self.log_scale = scales.log_factor(log_scale)
+    by_name = {}
     for name in self.names:
       v = self.variable(name)
-      g, start = base.start_at(v[...], unit_axis, self.log_scale, name)
+      g, start = scales.start_at(v[...], unit_axis, self.log_scale, name)
       base.assign(v, start)
       other_axes = norm_axes(v[...].ndim, unit_axis)
       axes = tuple(axis for axis in range(v[...].ndim) if axis not in other_axes)
-      scales[name] = base.new_scale(v, g, axes, self.log_scale, scale_metadata)
-    self.scales = nnx.Dict(scales)
+      by_name[name] = scales.new_scale(v, g, axes, self.log_scale, scale_metadata)
+    self.scales = nnx.Dict(by_name)
 
   def variable(self, name: str) -> nnx.Variable:
     """The parameter v of a name such as 'kernel' or 'block.kernel'."""
@@ -72,7 +72,7 @@ class WeightNorm(nnx.Module):
   def normalized_kernel(self, name: str) -> jax.Array:
     """w = (g/‖v‖) v of a parameter, in its dtype."""
     v = self.variable(name)[...]
-    g = base.read_scale(self.scales[name], self.log_scale)
+    g = scales.read_scale(self.scales[name], self.log_scale)
     units = () if self.unit_axis is None else self.unit_axis
     units = units if isinstance(units, tuple) else (units,)
     stack = g.ndim - len(units)  # axes of a stack of modules (`nnx.vmap`)

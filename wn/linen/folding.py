@@ -11,7 +11,7 @@ from flax import traverse_util
 from flax.core import meta, tracers, unfreeze
 from jax.core import Tracer
 
-from wn import base
+from wn import scales
 from wn.linen import layers
 from wn.linen.layers import WeightNormed
 
@@ -90,9 +90,9 @@ def unfold(
       continue
     box = params[*path, name]
     v = jnp.asarray(meta.unbox(box))
-    axes, log_scale = layers.unit_axes(layer, v.ndim, ndim), base.log_factor(layer.log_scale)
+    axes, log_scale = layers.unit_axes(layer, v.ndim, ndim), scales.log_factor(layer.log_scale)
     mask = None if mask is None else jnp.broadcast_to(mask, v.shape)
-    g, v = base.start_at(v, axes, log_scale, layers.name_of(path, layer), mask)
+    g, v = scales.start_at(v, axes, log_scale, layers.name_of(path, layer), mask)
     params[*path, name] = box = meta.replace_boxed(box, v)
     params[*path, 'scale'] = layers.new_scale(box, g, axes, log_scale)
   return {**variables, 'params': traverse_util.unflatten_dict(params)}

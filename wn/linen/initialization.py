@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from flax.core import meta, tracers, unfreeze
 
-from wn import base, initialization, layer_initialization
+from wn import initialization, layer_initialization, scales
 from wn.linen import layers
 from wn.linen.layers import WeightNormed
 from wn.normalization import compute_dtype, norm_axes, unit_norm, weight_norm
@@ -162,8 +162,8 @@ def _initialized(
   other_axes = norm_axes(v.ndim, axes)
   norm = unit_norm(v, unit_axis=axes)
   is_normalized = isinstance(layer, WeightNormed)
-  log_scale = base.log_factor(layer.log_scale) if is_normalized else 0
-  old_g = base.read_scale(params['scale'], log_scale) if is_normalized else norm
+  log_scale = scales.log_factor(layer.log_scale) if is_normalized else 0
+  old_g = scales.read_scale(params['scale'], log_scale) if is_normalized else norm
   is_zero = jnp.all(v == 0, axis=other_axes)  # w = 0 for any g
   stays_zero = old_g == 0 if is_normalized else is_zero
 
@@ -181,7 +181,7 @@ def _initialized(
   new = {'bias': -by_feature * mean}
   if is_normalized:
     g = by_feature if is_per_feature else factor * old_g
-    new['scale'] = base.stored_scale(jnp.where(is_finite, g, old_g), log_scale)
+    new['scale'] = scales.stored_scale(jnp.where(is_finite, g, old_g), log_scale)
   else:
     new['kernel'] = params['kernel'] * jnp.expand_dims(factor / norm, other_axes)
   _warn(layer, name, std, std_floor, is_zero, stays_zero, other_axes)

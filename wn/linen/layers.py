@@ -16,7 +16,7 @@ import numpy as np
 from flax.core import meta
 from jax.core import Tracer
 
-from wn import base
+from wn import scales
 from wn.normalization import UnitAxis, norm_axes, unit_norm, weight_norm
 
 WEIGHTS = ('kernel', 'embedding')
@@ -55,14 +55,14 @@ class WeightNormed(nn.Module):
       return super().param(name, init_fn, *init_args, unbox=unbox, **kwargs)
     mask = getattr(self, 'mask', None)
     _check_mask(mask)
-    log_scale = base.log_factor(self.log_scale)
+    log_scale = scales.log_factor(self.log_scale)
     starts = []
 
     def start(*args, **kwargs):
       box = init_fn(*args, **kwargs)
       v = meta.unbox(box)
       name = f'a {type(self).__name__}'
-      g, v = base.start_at(v, unit_axes(self, v.ndim), log_scale, name, mask)
+      g, v = scales.start_at(v, unit_axes(self, v.ndim), log_scale, name, mask)
       starts.append(g)
       return meta.replace_boxed(box, v)
 
@@ -153,7 +153,7 @@ def weight(
     own_ndim: number of axes of one kernel; by default that of v.
   """
   v = jnp.asarray(v)
-  g = base.read_scale(jnp.asarray(scale), base.log_factor(layer.log_scale))
+  g = scales.read_scale(jnp.asarray(scale), scales.log_factor(layer.log_scale))
   w = weight_norm(masked(v, mask), g, unit_axis=unit_axes(layer, v.ndim, own_ndim))
   return w.astype(v.dtype) if layer.dtype is None else w
 
@@ -164,7 +164,7 @@ def new_scale(kernel: Any, g: jax.Array, axes: tuple[int, ...], log_scale: float
   dtype = v.real.dtype if jnp.iscomplexobj(v) else v.dtype
   # 8 bits have 2 to 3 digits of a norm.
   dtype = jnp.float32 if dtype.itemsize == 1 else dtype
-  scale = base.stored_scale(g, log_scale).astype(dtype)
+  scale = scales.stored_scale(g, log_scale).astype(dtype)
   if not isinstance(kernel, nn.Partitioned):
     return scale
   return kernel.replace(value=scale, names=tuple(kernel.names[axis] for axis in axes))
