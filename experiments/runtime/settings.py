@@ -13,6 +13,8 @@ Config = Mapping[str, Any] | config_dict.ConfigDict
 SCHEDULES = {
   'cifar': 'its learning rate falls to 0, and β1 changes, at a share of the epochs it began with',
 }
+# Keys that decide what a run writes, not what it computes: a run may be resumed with other values.
+LOGGING = ('run.log_every', 'run.diagnostics', 'run.checkpoint_every', 'run.keep_checkpoints')
 
 
 def variant(config: Config) -> str:

@@ -26,7 +26,7 @@ _PACKAGES = ('weightnorm', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
 def check_workdir(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
   """Checks that the directory is free, or holds a run of the same config. Writes nothing.
 
-  The epochs may be raised, unless the experiment has a schedule.
+  The epochs may be raised, unless the experiment has a schedule, and `settings.LOGGING` may differ.
 
   Raises:
     UserError: the directory holds a run with another config or damaged rows, links that lead out
@@ -58,7 +58,7 @@ def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None
       'another --workdir.'
     )
   old, new = settings.flatten(old), settings.flatten(new)
-  differing = [key for key in (old | new) if old.get(key) != new.get(key)]
+  differing = [key for key in _differing(old, new) if key not in settings.LOGGING]
   if not differing:
     return
   changes = ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} now)' for k in differing)
@@ -74,6 +74,10 @@ def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None
   raise UserError(
     f'{workdir} holds a run with another config: {changes}. Choose another --workdir.'
   )
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  return [key for key in (old | new) if old.get(key) != new.get(key)]
 
 
 def check_data(workdir: Path, data: Mapping[str, Any]) -> None:
@@ -127,12 +131,12 @@ def prepared(
   with locked(workdir):
     check_workdir(workdir, config)
     check_data(workdir, data)
-    _lengthen(workdir, config)
+    _update(workdir, config)
     yield
 
 
-def _lengthen(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
-  """Writes a config with more epochs; the run is then no longer finished."""
+def _update(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
+  """Writes a config with more epochs, or that logs otherwise; the run is not finished with it."""
   path = workdir / 'config.json'
   if json.loads(path.read_text()) != (new := json.loads(config.to_json())):
     with writing(path):
@@ -156,9 +160,15 @@ def locked(workdir: Path) -> Iterator[None]:
 def is_done(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:
   """Checks the directory as `check_workdir`; returns whether its run is finished, and says so."""
   check_workdir(workdir, config)
-  if finished := is_finished(workdir, config):
-    print(f'{workdir} is finished; remove it, or choose another --workdir, to train again.')
-  return finished
+  if not is_finished(workdir, config):
+    return False
+  print(f'{workdir} is finished; remove it, or choose another --workdir, to train again.')
+  old = settings.flatten(json.loads((workdir / 'config.json').read_text()))
+  new = settings.flatten(json.loads(config.to_json()))
+  for key in _differing(old, new):
+    if key in settings.LOGGING:
+      print(f'It was trained with {key}={old.get(key)}, not {new.get(key)}.')
+  return True
 
 
 def is_finished(workdir: Path, config: config_dict.FrozenConfigDict) -> bool:

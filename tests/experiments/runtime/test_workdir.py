@@ -13,7 +13,7 @@ from experiments.runtime import settings
 from experiments.runtime import workdir as workdir_lib
 from experiments.runtime.errors import UserError
 from experiments.runtime.metrics import read_rows
-from tests import configurations
+from tests import configurations, loops
 
 draw_config = functools.partial(configurations.frozen, draw, 'wn,tiny')
 DATA = {'name': 'digits', 'digest': 'a' * 64}
@@ -69,6 +69,23 @@ def test_another_config_is_named_by_its_keys(tmp_path):
   other = draw_config({'optimizer.learning_rate': 0.5, 'epochs': 9})
   with pytest.raises(UserError, match=r'epochs \(3 there, 9 now\), optimizer.learning_rate \(0.02'):
     workdir_lib.check_workdir(tmp_path, other)
+
+
+def test_a_run_is_resumed_with_other_logging(tmp_path, monkeypatch, capsys):
+  loops.stop_at(4, monkeypatch)
+  with pytest.raises(loops.Stopped):
+    train_draw(draw_config({'run.checkpoint_every': 2}), tmp_path)
+  monkeypatch.undo()
+  changes = {'run.diagnostics': True, 'run.log_every': 1, 'run.checkpoint_every': 3}
+  train_draw(draw_config(changes), tmp_path)
+  assert 'resuming at step 2' in capsys.readouterr().out
+  assert sum(any(name.startswith('diagnostics/') for name in row) for row in rows(tmp_path)) > 2
+  assert json.loads((tmp_path / 'config.json').read_text())['run']['diagnostics'] is True
+  before = rows(tmp_path)
+  train_draw(draw_config(), tmp_path)
+  assert 'is finished' in (said := capsys.readouterr().out)
+  assert 'It was trained with run.diagnostics=True, not False.' in said
+  assert rows(tmp_path) == before and (tmp_path / 'summary.json').exists()
 
 
 def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path):
