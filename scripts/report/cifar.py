@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.report import drawing, evaluations, paper, protocol, tables
+from scripts.report import drawing, evaluations, paper, protocol, seeds, tables
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.section import Content, Picture, Table
+from scripts.report.seeds import over_seeds
 from scripts.report.selection import Usable
 
 TEST = Measure('test/error', 'test error (%)', scale=100)
@@ -31,11 +32,11 @@ def content(usable: Usable) -> Content:
   dataset, epochs = runs[0].data['name'], runs[0].config['epochs']
   about = (
     f'Figure 1: training error on {dataset} (of the minibatches, with noise and dropout, as a mean '
-    'over each epoch) and beside it the test error; mean over seeds, with a band of one standard '
-    f'error, at learning rate {_rates(comparison)}.'
+    f'over each epoch) and beside it the test error; {seeds.ABOUT_FIGURE.format(shape="band")}; '
+    f'learning rate {_rates(comparison)}.'
   )
   about_time = f'Test error; {evaluations.about_time(usable)}.'
-  chosen = f'Figure 2: test error in % after {epochs} epochs, mean over seeds ± standard error'
+  chosen = f'Figure 2: test error in % after {epochs} epochs, {seeds.ABOUT}'
   chosen += ', at the best learning rate of those tried.' if comparison.tried > 1 else '.'
   figures = 'Figures 1 and 2' if dataset == 'cifar10' else 'As Figures 1 and 2'
   return Content(
@@ -85,8 +86,8 @@ def _figure2(comparison: Comparison, training: pd.DataFrame, dataset: str) -> pd
   for variant, group in values.groupby('variant', sort=False):
     last = evaluations.last_epoch(training[training['variant'] == variant])
     row = tables.first_cells(comparison, variant)
-    row['training error'] = tables.mean_and_error(last['value'])
-    row['test error'] = tables.mean_and_error(group['value'])
+    row['training error'] = over_seeds(last['value'])
+    row['test error'] = over_seeds(group['value'])
     if dataset == 'cifar10':
       row['paper, 200 epochs'] = f'{in_paper[variant]:.2f}' if variant in in_paper else '–'
     cells.append(row)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from experiments.runtime.errors import ArgumentParser, one_line_errors
 from experiments.runtime.metrics import Row, read_rows
 from scripts.report import output, paper
+from scripts.report.seeds import over_seeds
 
 Runs = Mapping[str, Sequence[Sequence[Row]]]  # variant → the rows of each seed
 NOT_RUN = 'not run'
@@ -75,14 +75,8 @@ def last_epoch(runs: Runs, metric: str) -> int:
   return int(min(last, default=0))
 
 
-def over_seeds(values: Sequence[float], decimals: int) -> str:
-  """'7.1, 7.3', or with three or more seeds the mean and its 95 % interval."""
-  if len(values) < 3:
-    text = ', '.join(f'{value:.{decimals}f}' for value in values)
-  else:
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    text = f'{np.mean(values):.{decimals}f} ± {half:.{decimals}f}'
-  return text.replace('-', '−')
+def _text(values: Sequence[float], decimals: int) -> str:
+  return over_seeds(values, decimals).replace('-', '−')
 
 
 def compare(
@@ -117,12 +111,12 @@ def compare(
   def values(name: str, epoch: int) -> list[float]:
     return [scale * at_epoch(rows, metric, epoch) for rows in pair[name]]
 
-  text = ', '.join(f'`{name}` {over_seeds(values(name, epoch), decimals)}' for name in pair)
+  text = ', '.join(f'`{name}` {_text(values(name, epoch), decimals)}' for name in pair)
   seeds = max(map(len, pair.values()))
   text += f' {unit} ({what.format(epoch=epoch)}, {seeds} seed{"s" if seeds > 1 else ""})'
   for name, rows in pair.items():
     if (last := last_epoch({name: rows}, metric)) > epoch:
-      text += f'; `{name}` alone {over_seeds(values(name, last), decimals)} after {last}'
+      text += f'; `{name}` alone {_text(values(name, last), decimals)} after {last}'
   advantage = np.mean(values('wn', epoch)) - np.mean(values('plain', epoch))
   if abs(advantage) < difference:
     return Finding(text, NOT_SEEN)
@@ -138,7 +132,7 @@ def _cifar_errors(results: Path) -> Finding:
     name: [100 * at_epoch(rows, 'test/error', epoch) for rows in seeds]
     for name, seeds in runs.items()
   }
-  text = ', '.join(f'`{name}` {over_seeds(errors, 2)}' for name, errors in values.items())
+  text = ', '.join(f'`{name}` {_text(errors, 2)}' for name, errors in values.items())
   text += f' % after {epoch} epochs'
   means = {name: np.mean(errors) for name, errors in values.items()}
   if min(means, key=means.get) != 'wn_mean_bn':

@@ -8,10 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.results import Run
-from scripts.report import drawing, evaluations, paper, protocol, selection, tables
+from scripts.report import drawing, evaluations, paper, protocol, seeds, selection, tables
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.section import Content, Picture, Table
+from scripts.report.seeds import over_seeds
 from scripts.report.selection import Usable
 
 SCORE = Measure('eval/score', 'score', lower_is_better=False)
@@ -37,8 +38,8 @@ def content(usable: Usable) -> Content:
   about = (
     f'Figure 5 (Space Invaders in the paper): score at ε = {config["evaluation"]["epsilon"]:g}, '
     f'the mean over the episodes in {config["evaluation"]["steps"]:,} agent steps, and beside it '
-    'the mean return in training since the last evaluation; mean over seeds, with a band of one '
-    'standard error.'
+    'the mean return in training since the last evaluation; '
+    f'{seeds.ABOUT_FIGURE.format(shape="band")}.'
   )
   figure = _figure5(comparison, episodes, config['steps_per_epoch'])
   again = evaluations.afterwards(comparison.runs, 'score', _score_again)
@@ -56,7 +57,7 @@ def content(usable: Usable) -> Content:
 
 def _about_figure6(config: Mapping[str, Any], again: tuple[int, Any] | None) -> str:
   text = (
-    f'Figure 6: the highest of {config["epochs"]} scores, mean over seeds ± standard error; last: '
+    f'Figure 6: the highest of {config["epochs"]} scores, {seeds.ABOUT}; last: '
     'the final score; training: the episodes of the last tenth of training, during which the '
     'network changes. The highest of several noisy scores is partly luck'
   )
@@ -117,9 +118,9 @@ def _figure6(
   for (game, variant), group in highest.groupby(['game', 'variant'], sort=False):
     row = {'game': game, **tables.first_cells(comparison, variant)}
     row['parameterization'] = f'`{group["parameterization"].iloc[0]}`'
-    row['highest score'] = tables.mean_and_error(group['value'])
-    row['last score'] = tables.mean_and_error(_values(last, variant))
-    row['training, last tenth'] = tables.mean_and_error(_values(late, variant))
+    row['highest score'] = over_seeds(group['value'])
+    row['last score'] = over_seeds(_values(last, variant))
+    row['training, last tenth'] = over_seeds(_values(late, variant))
     row['random play'] = f'{RANDOM[game]:g}' if game in RANDOM else '–'
     paper_score, mnih = in_paper.get(variant), in_paper.get(f'{game}-mnih')
     row['paper, 200 million frames'] = f'{paper_score:,.0f}' if paper_score else '–'

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.report import drawing, evaluations, paper, protocol, tables
+from scripts.report import drawing, evaluations, paper, protocol, seeds, tables
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.section import Content, Picture, Table
+from scripts.report.seeds import over_seeds
 from scripts.report.selection import Usable
 
 BOUND = Measure('test/nll_bound', 'bound on log p(x) in nats', scale=-1, lower_is_better=False)
@@ -35,17 +36,17 @@ def content(usable: Usable) -> Content:
   dataset = runs[0].data['name']
   figure = 'Figure 4' if dataset == 'mnist' else 'As Figure 4'
   about = (
-    f"{figure}: DRAW's bound on log p(x) of the test images of {dataset} in nats, mean over seeds "
-    f'with a band of one standard error; {evaluations.about_time(usable)}.'
+    f"{figure}: DRAW's bound on log p(x) of the test images of {dataset} in nats, "
+    f'{seeds.ABOUT_FIGURE.format(shape="band")}; {evaluations.about_time(usable)}.'
   )
   bound = BOUND.label.capitalize()
-  about_table = f'{bound} by epoch, mean over seeds ± standard error.'
+  about_table = f'{bound} by epoch, {seeds.ABOUT}.'
   made = [Table('bound', _table(comparison, dataset), about_table)]
   speed = updates_to_plain(comparison.chosen)
   if not speed.empty:
     about_speed = (
       'Updates after which `wn` reaches the final bound of `plain`, interpolated linearly between '
-      'evaluations: mean over the seeds of `wn` that reach it.'
+      f'evaluations, for the seeds of `wn` that reach it: {seeds.ABOUT}.'
     )
     made.append(Table('updates', speed, about_speed))
   return Content(
@@ -97,9 +98,9 @@ def updates_to_plain(rows: pd.DataFrame) -> pd.DataFrame:
     cells.append(
       {
         'pair': f'`{variant}`, `{plain}`',
-        'final bound of plain': tables.mean_and_error(last['value']),
+        'final bound of plain': over_seeds(last['value']),
         'its updates': f'{last["updates"].iloc[0]:,}',
-        'updates of wn to reach it': _mean_and_error(reached),
+        'updates of wn to reach it': over_seeds(reached, 0),
         'seeds that reach it': f'{len(reached)} of {len(needed)}',
         'share': f'{reached.mean() / last["updates"].iloc[0]:.2f}' if len(reached) else '–',
       }
@@ -122,10 +123,3 @@ def first_update(run: pd.DataFrame, goal: float) -> float | None:
     return float(updates[0])
   share = (goal - values[i - 1]) / (values[i] - values[i - 1])
   return float(updates[i - 1] + share * (updates[i] - updates[i - 1]))
-
-
-def _mean_and_error(updates: pd.Series) -> str:
-  if updates.empty:
-    return '–'
-  error = f' ± {updates.sem():,.0f}' if len(updates) > 1 else ''
-  return f'{updates.mean():,.0f}{error}'

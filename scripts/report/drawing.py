@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from scripts.report import paper as paper_lib
+from scripts.report import seeds
 
 # The colour-blind safe palette of Okabe & Ito.
 COLORS = {
@@ -93,18 +94,20 @@ def legend(figure: Figure, handles: Mapping[str, Any], last: Sequence[str] = ())
 def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, Any]) -> None:
   """Draws a panel and adds its lines to `handles`."""
   shown: list[tuple[float, float]] = []  # points that the vertical axis must include
+  early: list[float] = []  # values before `fit_from`
   for label, group in panel.rows.groupby('label', sort=False):
     color = COLORS[group['parameterization'].iloc[0]]
     by_x = group.groupby(panel.x)['value']
     x, mean = by_x.mean().index.to_numpy(float), by_x.mean().to_numpy()
-    error = by_x.sem().fillna(0.0).to_numpy()
+    low, high = np.array([seeds.bounds(values) for _, values in by_x]).T
     marker = 'o' if len(x) <= _DOTS else None
     (line,) = axes.plot(x, mean, color=color, ls=style(label), marker=marker, ms=3, label=label)
-    axes.fill_between(x, mean - error, mean + error, color=color, alpha=0.18, lw=0)
+    axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
     handles.setdefault(label, line)
     is_shown = x >= panel.fit_from
-    shown += [*zip(x[is_shown], (mean - error)[is_shown])]
-    shown += [*zip(x[is_shown], (mean + error)[is_shown])]
+    shown += [*zip(x[is_shown], low[is_shown])]
+    shown += [*zip(x[is_shown], high[is_shown])]
+    early += list(mean[~is_shown])
   right = max((x for x, _ in shown), default=1.0)
   if panel.paper is not None:
     first, last = panel.paper['x'].min(), panel.paper['x'].max()
@@ -120,6 +123,9 @@ def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, A
   axes.xaxis.set_major_locator(MaxNLocator('auto', steps=steps, integer=panel.x == 'epoch'))
   if shown:
     _fit(axes, [y for _, y in shown])
+    low, high = axes.get_ylim()
+    if any(not low <= y <= high for y in early):
+      axes.set_xlabel(f'{panel.xlabel} (the first values are off the scale)')
   axes.grid(alpha=0.3)
 
 

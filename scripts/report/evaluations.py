@@ -183,7 +183,7 @@ def about_time(usable: Usable) -> str:
   devices = [(run.summary or {}).get('device', {}) for run in usable.finished]
   kinds = sorted({device.get('kind', '') for device in devices} - {''})
   where = f' on {", ".join(kinds)}' if kinds else ''
-  return f'time is wall-clock time{where}, on a machine that may have had other work'
+  return f'time is wall-clock time{where}, compilation and any other work of the machine included'
 
 
 def _of(run: Run) -> dict[str, Any]:

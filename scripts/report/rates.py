@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
+from scripts.report import seeds
 from scripts.report.drawing import COLORS, legend, style
 from scripts.report.evaluations import Comparison
 from scripts.report.section import Picture, Table, caption
@@ -17,7 +18,7 @@ from scripts.report.tables import by_rate
 
 def picture(comparison: Comparison, what: str, difference: str) -> Picture:
   """The value, called `what`, against the learning rate; `difference` ends the caption."""
-  text = f'{what} against learning rate: mean over seeds, with a bar of one standard error'
+  text = f'{what} against learning rate: {seeds.ABOUT_FIGURE.format(shape="bar")}'
   text += '; crosses are runs that diverged.' if len(comparison.diverged) else '.'
   return Picture('learning_rates', draw(comparison), caption(text, difference))
 
@@ -53,7 +54,8 @@ def _draw_panel(
   rates = sorted(both['learning_rate'].unique())
   for label, group in values.groupby('label', sort=False):
     by_rate = group.groupby('learning_rate')['value']
-    mean, error = by_rate.mean(), by_rate.sem().fillna(0.0)
+    mean, ends = by_rate.mean(), np.array([seeds.bounds(values) for _, values in by_rate])
+    error = np.abs(ends.T - mean.to_numpy())
     color = COLORS[group['parameterization'].iloc[0]]
     line, *_ = axes.errorbar(
       mean.index, mean, error, color=color, ls=style(label), marker='o', ms=5, capsize=3

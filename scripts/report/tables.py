@@ -5,14 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from scripts.report.evaluations import Comparison, last_epoch
-
-
-def mean_and_error(values: pd.Series) -> str:
-  """'12.30 ± 0.40': mean and standard error over seeds; '12.30' for one seed, '–' for none."""
-  if values.empty:
-    return '–'
-  error = f' ± {values.sem():.2f}' if len(values) > 1 else ''
-  return f'{values.mean():.2f}{error}'
+from scripts.report.seeds import over_seeds
 
 
 def first_cells(comparison: Comparison, variant: str, *, with_rates: bool = True) -> dict[str, str]:
@@ -38,7 +31,7 @@ def over_epochs(comparison: Comparison, epochs: Sequence[int]) -> pd.DataFrame:
   for variant, group in rows.groupby('variant', sort=False):
     row = first_cells(comparison, variant, with_rates=comparison.tried > 1)
     for epoch in shown:
-      row[f'epoch {epoch}'] = mean_and_error(group.loc[group['epoch'] == epoch, 'value'])
+      row[f'epoch {epoch}'] = over_seeds(group.loc[group['epoch'] == epoch, 'value'])
     cells.append(row)
   return pd.DataFrame(cells)
 
@@ -52,7 +45,7 @@ def by_rate(comparison: Comparison) -> pd.DataFrame:
     row = {'parameterization': f'`{variant}`'}
     for rate in sorted(both['learning_rate'].unique()):
       finished = _at(values, variant, rate)['value']
-      text = mean_and_error(finished)
+      text = over_seeds(finished)
       if lost := len(_at(diverged, variant, rate)):
         text = f'{text}, {lost} diverged' if len(finished) else 'diverged'
       row[f'{rate:g}'] = f'**{text}**' if rate == comparison.best.get(variant) else text
@@ -74,7 +67,7 @@ def measured_afterwards(comparison: Comparison, values: Mapping[str, list[float]
     found = pd.Series(values.get(variant, []), dtype=float)
     count = sum(run.variant == variant for run in comparison.runs)
     remark = f' ({len(found)} of {count})' if 0 < len(found) < count else ''
-    cells.append(mean_and_error(found) + remark)
+    cells.append(over_seeds(found) + remark)
   return cells
 
 

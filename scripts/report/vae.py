@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.results import Run
-from scripts.report import drawing, evaluations, paper, protocol, tables
+from scripts.report import drawing, evaluations, paper, protocol, seeds, tables
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.section import Content, Picture, Table
@@ -36,13 +36,13 @@ def content(usable: Usable) -> Content:
   comparison = evaluations.compare(usable, measure)
   figure = 'As Figure 3' if dataset == 'digits' else 'Figure 3'
   about = (
-    f'{figure}: {measure.label} of the test images of {dataset}, mean over seeds with a band of '
-    f'one standard error; {evaluations.about_time(usable)}'
+    f'{figure}: {measure.label} of the test images of {dataset}, '
+    f'{seeds.ABOUT_FIGURE.format(shape="band")}; {evaluations.about_time(usable)}'
   )
   if measure is BITS and drawing.paper_points(3, comparison.chosen) is not None:
     about += '; the paper (right) uses nats on another scale, where higher is better'
   bound = measure.label.capitalize()
-  about_table = f'{bound} by epoch, mean over seeds ± standard error.'
+  about_table = f'{bound} by epoch, {seeds.ABOUT}.'
   return Content(
     heading=f'{figure}: VAE on {dataset}',
     comparison=comparison,

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from scripts.report import claims
+from scripts.report import claims, seeds
 from tests.test_readme import README, ROOT
 
 
@@ -71,5 +71,5 @@ def test_nothing_recorded(tmp_path):
 
 
 def test_an_interval_from_three_seeds_on():
-  assert claims.over_seeds([1.0, 2.0], 1) == '1.0, 2.0'
-  assert claims.over_seeds([1.0, 2.0, 3.0], 1) == '2.0 ± 2.5'  # 4.303 / √3
+  assert seeds.over_seeds([1.0, 2.0], 1) == '1.0, 2.0'
+  assert seeds.over_seeds([1.0, 2.0, 3.0], 1) == '2.0 ± 2.5'  # 4.303 / √3

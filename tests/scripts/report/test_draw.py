@@ -53,8 +53,8 @@ def test_bounds_and_the_updates_that_wn_needs(section):
   table, updates = section.tables
   assert table.frame.columns[2:].tolist() == ['epoch 1', 'epoch 2', 'epoch 4', 'paper, 100 epochs']
   assert table.frame.values.tolist() == [
-    ['`plain`', '2', '-200.00 ± 0.00', '-151.00 ± 1.00', '-110.00 ± 1.00', '-89.5'],
-    ['`wn`', '3', '-183.33 ± 3.33', '-130.00 ± 5.77', '-100.00 ± 7.64', '-85.0'],
+    ['`plain`', '2', '-200.00, -200.00', '-150.00, -152.00', '-109.00, -111.00', '-89.5'],
+    ['`wn`', '3', '-183.33 ± 14.34', '-130.00 ± 24.84', '-100.00 ± 32.86', '-85.0'],
     ['`plain-noattention`', '1', '-300.00', '-250.00', '-200.00', '–'],
   ]
   assert section.pictures[0].caption.endswith(
@@ -64,9 +64,9 @@ def test_bounds_and_the_updates_that_wn_needs(section):
   (row,) = updates.frame.to_dict('records')
   assert row == {
     'pair': '`wn`, `plain`',
-    'final bound of plain': '-110.00 ± 1.00',
+    'final bound of plain': '-109.00, -111.00',
     'its updates': '2,000',
-    'updates of wn to reach it': '1,375 ± 125',
+    'updates of wn to reach it': '1500, 1250',
     'seeds that reach it': '2 of 3',
     'share': '0.69',
   }

@@ -67,6 +67,8 @@ def test_axes_fit_what_comes_after_the_start():
   assert start == 3
   low, high = axes_of(rows, fit_from=start).get_ylim()
   assert low == pytest.approx(19.5) and high == pytest.approx(30.5)
+  assert axes_of(rows, fit_from=start).get_xlabel().endswith('(the first values are off the scale)')
+  assert not axes_of(rows).get_xlabel()
   assert axes_of(rows).get_ylim()[1] > 90
   assert axes_of(rows_of('wn', [0.2, 0.1, 0.01])).get_ylim()[0] == pytest.approx(0.0005)
   assert axes_of(rows_of('wn', [5.0, 0.1])).get_ylim()[0] == 0  # an error is not below 0
