@@ -15,16 +15,29 @@ find_python() {
   return 1
 }
 
+# Shows lines of pip as one that changes, on a terminal; nothing elsewhere. Errors are on stderr.
+show_progress() {
+  local line
+  if [ -t 1 ]; then
+    while IFS= read -r line; do
+      printf '\r\033[K%.76s' "$line"
+    done
+    printf '\r\033[K'
+  else
+    cat >/dev/null
+  fi
+}
+
 # make_environment '[EXTRA]': installs the checkout into .venv, unless it is already installed.
 make_environment() {
   local wanted python
   wanted=$(cat setup.cfg constraints.txt | cksum)
   if [ "$(cat ".venv/installed$1" 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python)
-    echo "Installing into $PWD/.venv ..."
+    echo "Installing Python packages into $PWD/.venv, in a minute or two ..."
     "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-      --constraint constraints.txt --editable ".$1"
+    .venv/bin/python -m pip install --progress-bar off --disable-pip-version-check \
+      --constraint constraints.txt --editable ".$1" | show_progress
     echo "$wanted" >".venv/installed$1"
   fi
 }

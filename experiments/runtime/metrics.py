@@ -1,13 +1,14 @@
 """Metrics of a run: rows in `metrics.jsonl`, TensorBoard events, and what the terminal shows."""
 
 import contextlib
+import contextvars
 import json
 import os
 import re
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +141,34 @@ def _is_row(value: Any) -> bool:
   return isinstance(value, dict) and all(isinstance(value.get(k), types[k]) for k in types)
 
 
+_epoch_done: contextvars.ContextVar[Callable[[], object] | None]
+_epoch_done = contextvars.ContextVar('epoch_done', default=None)
+
+
+@contextlib.contextmanager
+def in_silence(epoch_done: Callable[[], object]) -> Iterator[None]:
+  """Has the runs inside print nothing of their progress, and call this after each epoch."""
+  token = _epoch_done.set(epoch_done)
+  try:
+    yield
+  finally:
+    _epoch_done.reset(token)
+
+
 class Progress:
-  """Prints one line per epoch and, on a terminal, a progress bar below."""
+  """Prints one line per epoch and, on a terminal, a progress bar below; none in `in_silence`."""
 
   def __init__(self, workdir: Path, total_steps: int, step: int, epochs: int):
     self._name = name = '/'.join(workdir.parts[-2:])
     self._epochs = epochs
+    self._epoch_done = _epoch_done.get()
     self._bar = tqdm.tqdm(
       total=total_steps,
       initial=step,
       desc=name,
       unit='step',
       dynamic_ncols=True,
-      disable=not sys.stderr.isatty(),
+      disable=bool(self._epoch_done) or not sys.stderr.isatty(),
     )
 
   def step(self, count: int = 1) -> None:
@@ -165,6 +181,9 @@ class Progress:
 
   def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
     """Prints the line of a finished epoch."""
+    if self._epoch_done:
+      self._epoch_done()
+      return
     line = f'{self._name}  epoch {epoch}/{self._epochs}  {_values(metrics)}  ({seconds:.0f} s)'
     self._bar.write(line)
     sys.stdout.flush()
