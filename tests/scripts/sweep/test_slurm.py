@@ -64,9 +64,10 @@ def free_port():
 @pytest.fixture
 def cluster(install, tmp_path_factory, monkeypatch):
   """Starts munge and a Slurm cluster on loopback; yields the environment that leads to it."""
-  install(PROGRAMS, ['slurm-wlm', 'munge'])
   if os.geteuid():
     pytest.skip('only root can start a cluster here')
+  monkeypatch.setenv('PATH', f'{os.environ["PATH"]}:/usr/local/sbin:/usr/sbin')  # as after `su`
+  install(PROGRAMS, ['slurm-wlm', 'munge'])
   directory = tmp_path_factory.mktemp('slurm')
   directory.chmod(0o755)
   for name in ('state', 'spool'):
