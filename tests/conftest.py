@@ -1,6 +1,10 @@
 """Settings for all tests."""
 
+import contextlib
+import ctypes
 import functools
+import gc
+import importlib.metadata
 import json
 import os
 import re
@@ -10,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import filelock
+import psutil
 import pytest
 
 # It configures logging, which closes the streams of the handlers that are there: so before absl's.
@@ -17,6 +22,14 @@ import submitit  # noqa: F401
 
 from experiments.runtime import environment
 
+# XLA takes most of the time of the tests, and without optimizing a third of that. OPTIMIZED=1 has
+# programs compiled as users have them. As variables, they reach the processes that tests start.
+if os.environ.get('OPTIMIZED') != '1':
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+  flags, flag = os.environ.get('XLA_FLAGS', ''), '--xla_cpu_use_fusion_emitters=false'
+  # XLA refuses flags that it does not know.
+  if flag not in flags and importlib.metadata.version('jaxlib').startswith('0.10.'):
+    os.environ['XLA_FLAGS'] = f'{flags} {flag}'
 environment.set_xla_flags()
 
 import jax  # noqa: E402
@@ -26,6 +39,9 @@ from experiments.runtime.errors import UserError  # noqa: E402
 from experiments.training import data  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Compiled programs and traces are kept by JAX; beyond this they are dropped after a test.
+MAX_BYTES = 1.2e9
 
 
 def pytest_addoption(parser):
@@ -54,6 +70,22 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.skip(reason='needs --long'))
 
 
+def pytest_collection_finish():
+  """Has the collector of garbage pass over what will stay."""
+  gc.collect()
+  gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _limit_memory():
+  yield
+  if psutil.Process().memory_info().rss > MAX_BYTES:
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+      ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _compile_once(tmp_path_factory):
   """Keeps compiled programs for the length of the session; many tests compile the same step."""
@@ -62,7 +94,8 @@ def _compile_once(tmp_path_factory):
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(directory)
   os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = '-1'
   jax.config.update('jax_compilation_cache_dir', str(directory))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 @pytest.fixture
