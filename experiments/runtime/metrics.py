@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
@@ -55,13 +56,9 @@ class MetricsLog:
       temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
       os.replace(temporary, path)
       self._file = stack.enter_context(path.open('a'))
-      (workdir / 'tensorboard').mkdir(exist_ok=True)
-      name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
-      events = RecordWriter(str(workdir / 'tensorboard' / f'{name}.{resume_step}'))
-      self._events = stack.enter_context(contextlib.closing(events))
-      self._write_event(file_version='brain.Event:2')
+      self._events = stack.enter_context(contextlib.closing(_Events(workdir, resume_step)))
       # TensorBoard hides what earlier files have from this step on.
-      self._write_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+      self._events.write(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
       self._open = stack.pop_all()
     self._start = time.monotonic() - (rows[-1]['seconds'] if rows else 0.0)
 
@@ -78,7 +75,7 @@ class MetricsLog:
     with writing(self._path):
       self._file.write(json.dumps(row, allow_nan=False) + '\n')
       self._file.flush()
-      self._write_event(step=step, summary=Summary(value=values))
+      self._events.write(step=step, summary=Summary(value=values))
 
   def sync(self) -> None:
     """Waits until the rows are on disk, where they survive a loss of power. Raises as `write`."""
@@ -91,9 +88,39 @@ class MetricsLog:
     with writing(self._path):
       self._open.close()
 
-  def _write_event(self, **fields: Any) -> None:
-    self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
-    self._events.flush()
+
+def write_pictures(workdir: Path, step: int) -> None:
+  """Writes the pictures that a run has made to TensorBoard, too."""
+  values = []
+  for path in sorted([*workdir.glob('*.png'), *workdir.glob('*.gif')]):
+    with Image.open(path) as image:
+      width, height = image.size
+    picture = Summary.Image(
+      width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
+    )
+    values.append(Summary.Value(tag=f'pictures/{path.stem}', image=picture))
+  with writing(workdir / 'tensorboard'), contextlib.closing(_Events(workdir, step)) as events:
+    events.write(step=step, summary=Summary(value=values))
+
+
+class _Events:
+  """A new file of TensorBoard's events."""
+
+  def __init__(self, workdir: Path, step: int):
+    (workdir / 'tensorboard').mkdir(exist_ok=True)
+    name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+    self._writer = RecordWriter(str(workdir / 'tensorboard' / f'{name}.{step}'))
+    with contextlib.ExitStack() as stack:
+      stack.callback(self._writer.close)
+      self.write(file_version='brain.Event:2')
+      stack.pop_all()
+
+  def write(self, **fields: Any) -> None:
+    self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
 
 
 class NoLog(MetricsLog):
@@ -177,14 +204,14 @@ class Progress:
 
   def show(self, metrics: Mapping[str, float]) -> None:
     """Shows the latest training metrics beside the bar."""
-    self._bar.set_postfix_str(_values(metrics))
+    self._bar.set_postfix_str(describe(metrics))
 
   def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
     """Prints the line of a finished epoch."""
     if self._epoch_done:
       self._epoch_done()
       return
-    line = f'{self._name}  epoch {epoch}/{self._epochs}  {_values(metrics)}  ({seconds:.0f} s)'
+    line = f'{self._name}  epoch {epoch}/{self._epochs}  {describe(metrics)}  ({seconds:.0f} s)'
     self._bar.write(line)
     sys.stdout.flush()
 
@@ -193,9 +220,13 @@ class Progress:
     self._bar.close()
 
 
-def _values(metrics: Mapping[str, float]) -> str:
+def describe(metrics: Mapping[str, float]) -> str:
+  """'train/loss 0.2134  test/error 4.12 %': what a terminal shows of metrics."""
   shown = {name: value for name, value in metrics.items() if not is_part(name)}
-  return '  '.join(f'{name} {value:.4g}' for name, value in shown.items())
+  return '  '.join(
+    f'{name} {100 * value:.2f} %' if name.endswith('/error') else f'{name} {value:.4g}'
+    for name, value in shown.items()
+  )
 
 
 def is_part(name: str) -> bool:

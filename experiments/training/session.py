@@ -236,7 +236,11 @@ class Session:
       self.save(self._unevaluated, {'evaluate': True})
 
   def write_summary(self, num_params: int) -> dict[str, Any]:
-    """Writes `summary.json`, which marks the run as finished, and returns its content."""
+    """Writes `summary.json`, which marks the run as finished, and returns its content.
+
+    The pictures in the directory become part of TensorBoard's events.
+    """
+    metrics_lib.write_pictures(self._workdir, self.step)
     return workdir_lib.write_summary(
       self._workdir, self._config, best_metric=self._best, best=self._mode, num_params=num_params
     )

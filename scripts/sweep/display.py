@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from experiments.runtime import metrics
 from scripts.sweep import trials as trials_lib
 from scripts.sweep.trials import Trial
 
@@ -78,5 +79,4 @@ def _new_table(title: str) -> Table:
 def _row(trial: Trial, state: str) -> tuple[str, str, str, str]:
   progress = trials_lib.progress(trial)
   done = f'{100 * progress.fraction:.0f} %' if progress.fraction else ''
-  metrics = '  '.join(f'{name} {value:.4g}' for name, value in progress.metrics.items())
-  return trial.name, state, done, metrics
+  return trial.name, state, done, metrics.describe(progress.metrics)

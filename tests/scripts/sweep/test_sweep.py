@@ -301,7 +301,7 @@ def test_the_live_table(config_file, tmp_path):
     display.show(states)
   screen = text.getvalue()
   assert '1 running, 1 failed, 6 waiting' in screen and 'and 3 more' in screen
-  assert re.search(rf'{found[0].name}\W+running\W+50 %\W+test/error 0\.5', screen)
+  assert re.search(rf'{found[0].name}\W+running\W+50 %\W+test/error 50\.00 %', screen)
   assert screen.index(found[5].name) < screen.index(found[1].name)
 
   text = io.StringIO()
@@ -309,7 +309,7 @@ def test_the_live_table(config_file, tmp_path):
     for _ in range(2):
       display.show(states)
   assert text.getvalue().splitlines() == [
-    f'{found[0].name} running 50 % test/error 0.5',
+    f'{found[0].name} running 50 % test/error 50.00 %',
     f'{found[5].name} failed',
   ]
 
