@@ -32,11 +32,11 @@ def content(usable: Usable) -> Content:
   dataset, epochs = runs[0].data['name'], runs[0].config['epochs']
   about = (
     f'Figure 1: training error on {dataset} (of the minibatches, with noise and dropout, as a mean '
-    f'over each epoch) and beside it the test error; {seeds.ABOUT_FIGURE.format(shape="band")}; '
+    f'over each epoch) and beside it the test error; {seeds.about(comparison.chosen, "band")}; '
     f'learning rate {_rates(comparison)}.'
   )
   about_time = f'Test error; {evaluations.about_time(usable)}.'
-  chosen = f'Figure 2: test error in % after {epochs} epochs, {seeds.ABOUT}'
+  chosen = f'Figure 2: test error in % after {epochs} epochs, {seeds.about(comparison.chosen)}'
   chosen += ', at the best learning rate of those tried.' if comparison.tried > 1 else '.'
   figures = 'Figures 1 and 2' if dataset == 'cifar10' else 'As Figures 1 and 2'
   return Content(
@@ -45,7 +45,7 @@ def content(usable: Usable) -> Content:
     value=f'Test error in % after {epochs} epochs',
     pictures=[
       Picture('figure1', _figure1(comparison, training, dataset), about),
-      Picture('test_error_time', _against_time(comparison, dataset), about_time),
+      Picture('test_error_time', drawing.against_time(comparison, dataset), about_time),
     ],
     tables=[Table('figure2', _figure2(comparison, training, dataset), chosen)],
     data={'training_error': training, 'test_error': comparison.chosen},
@@ -71,13 +71,6 @@ def _figure1(comparison: Comparison, training: pd.DataFrame, dataset: str) -> Fi
     title = measure.label.removesuffix(' (%)')
     panels.append(Panel(rows, 'epoch', title, 'epoch', measure.label, points, fit_from=fit_from))
   return drawing.draw([panels], protocol.paper_label(comparison.runs))
-
-
-def _against_time(comparison: Comparison, dataset: str) -> Figure:
-  rows = evaluations.with_mean_minutes(comparison.chosen)
-  fit_from = drawing.after_the_start(rows, 'minutes')
-  panel = Panel(rows, 'minutes', dataset, 'minutes', TEST.label, fit_from=fit_from)
-  return drawing.draw([[panel]])
 
 
 def _figure2(comparison: Comparison, training: pd.DataFrame, dataset: str) -> pd.DataFrame:

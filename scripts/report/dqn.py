@@ -39,7 +39,7 @@ def content(usable: Usable) -> Content:
     f'Figure 5 (Space Invaders in the paper): score at ε = {config["evaluation"]["epsilon"]:g}, '
     f'the mean over the episodes in {config["evaluation"]["steps"]:,} agent steps, and beside it '
     'the mean return in training since the last evaluation; '
-    f'{seeds.ABOUT_FIGURE.format(shape="band")}.'
+    f'{seeds.about(comparison.chosen, "band")}.'
   )
   figure = _figure5(comparison, episodes, config['steps_per_epoch'])
   again = evaluations.afterwards(comparison.runs, 'score', _score_again)
@@ -49,15 +49,17 @@ def content(usable: Usable) -> Content:
     comparison=comparison,
     value='Highest score',
     pictures=[Picture('figure5', figure, about)],
-    tables=[Table('figure6', figure6, _about_figure6(config, again))],
+    tables=[Table('figure6', figure6, _about_figure6(comparison, config, again))],
     data={'score': comparison.chosen},
     run_pictures=_PICTURES,
   )
 
 
-def _about_figure6(config: Mapping[str, Any], again: tuple[int, Any] | None) -> str:
+def _about_figure6(
+  comparison: Comparison, config: Mapping[str, Any], again: tuple[int, Any] | None
+) -> str:
   text = (
-    f'Figure 6: the highest of {config["epochs"]} scores, {seeds.ABOUT}; last: '
+    f'Figure 6: the highest of {config["epochs"]} scores, {seeds.about(comparison.chosen)}; last: '
     'the final score; training: the episodes of the last tenth of training, during which the '
     'network changes. The highest of several noisy scores is partly luck'
   )

@@ -37,23 +37,27 @@ def content(usable: Usable) -> Content:
   figure = 'Figure 4' if dataset == 'mnist' else 'As Figure 4'
   about = (
     f"{figure}: DRAW's bound on log p(x) of the test images of {dataset} in nats, "
-    f'{seeds.ABOUT_FIGURE.format(shape="band")}; {evaluations.about_time(usable)}.'
+    f'{seeds.about(comparison.chosen, "band")}.'
   )
+  about_time = f'The same against time; {evaluations.about_time(usable)}.'
   bound = BOUND.label.capitalize()
-  about_table = f'{bound} by epoch, {seeds.ABOUT}.'
+  about_table = f'{bound} by epoch, {seeds.about(comparison.chosen)}.'
   made = [Table('bound', _table(comparison, dataset), about_table)]
   speed = updates_to_plain(comparison.chosen)
   if not speed.empty:
     about_speed = (
       'Updates after which `wn` reaches the final bound of `plain`, interpolated linearly between '
-      f'evaluations, for the seeds of `wn` that reach it: {seeds.ABOUT}.'
+      f'evaluations, for the seeds of `wn` that reach it: {seeds.about(comparison.chosen)}.'
     )
     made.append(Table('updates', speed, about_speed))
   return Content(
     heading=f'{figure}: DRAW on {dataset}',
     comparison=comparison,
     value=f'{bound} after the last epoch',
-    pictures=[Picture('figure4', _figure4(comparison, dataset), about)],
+    pictures=[
+      Picture('figure4', _figure4(comparison, dataset), about),
+      Picture('bound_time', drawing.against_time(comparison, dataset), about_time),
+    ],
     tables=made,
     data={'bound_by_run': comparison.chosen},
     run_pictures=_PICTURES,
@@ -62,14 +66,10 @@ def content(usable: Usable) -> Content:
 
 def _figure4(comparison: Comparison, dataset: str) -> Figure:
   rows = comparison.chosen
-  timed = evaluations.with_mean_minutes(rows)
   points = drawing.paper_points(4, rows) if dataset == 'mnist' else None
-  fit = drawing.after_the_start
-  panels = [
-    Panel(rows, 'epoch', dataset, 'epoch', BOUND.label, points, fit_from=fit(rows)),
-    Panel(timed, 'minutes', 'against time', 'minutes', BOUND.label, fit_from=fit(timed, 'minutes')),
-  ]
-  return drawing.draw([panels], protocol.paper_label(comparison.runs))
+  fit_from = drawing.after_the_start(rows)
+  panel = Panel(rows, 'epoch', dataset, 'epoch', BOUND.label, points, fit_from=fit_from)
+  return drawing.draw([[panel]], protocol.paper_label(comparison.runs))
 
 
 def _table(comparison: Comparison, dataset: str) -> pd.DataFrame:

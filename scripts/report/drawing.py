@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.report import paper as paper_lib
 from scripts.report import seeds
+from scripts.report.evaluations import Comparison, with_mean_minutes
 
 # The colour-blind safe palette of Okabe & Ito.
 COLORS = {
@@ -82,6 +83,14 @@ def draw(rows_of_panels: Sequence[Sequence[Panel]], paper_label: str = 'paper') 
       axes.remove()
   legend(figure, handles, last=(paper_label, 'random play'))
   return figure
+
+
+def against_time(comparison: Comparison, title: str) -> Figure:
+  """Draws the value against minutes of training."""
+  rows = with_mean_minutes(comparison.chosen)
+  fit_from = after_the_start(rows, 'minutes')
+  panel = Panel(rows, 'minutes', title, 'minutes', comparison.measure.label, fit_from=fit_from)
+  return draw([[panel]])
 
 
 def legend(figure: Figure, handles: Mapping[str, Any], last: Sequence[str] = ()) -> None:

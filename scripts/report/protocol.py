@@ -61,6 +61,8 @@ def _either(texts: Sequence[str]) -> str:
 def about(runs: Sequence[Run]) -> str:
   """A sentence for captions on how the runs differ from the paper's protocol."""
   changes = departures(runs)
+  if is_prefix(runs):
+    return f"The paper's protocol, its first {runs[0].config['epochs']} epochs."
   if runs[0].config['experiment'] in settings.SCHEDULES and 'epochs=' in changes:
     changes += ', and its schedules scaled to them'
   return f'Unlike the paper: {changes}.' if changes else "The paper's protocol."
@@ -68,4 +70,12 @@ def about(runs: Sequence[Run]) -> str:
 
 def paper_label(runs: Sequence[Run]) -> str:
   """Legend entry for the paper's values in a figure with these runs."""
-  return 'paper (full size)' if departures(runs) else 'paper'
+  return 'paper (full size)' if departures(runs) and not is_prefix(runs) else 'paper'
+
+
+def is_prefix(runs: Sequence[Run]) -> bool:
+  """Whether the runs are the beginnings of the paper's, all of one length."""
+  has_schedule = runs[0].config['experiment'] in settings.SCHEDULES
+  length = f'epochs={runs[0].config["epochs"]} (paper: '
+  changes = departures(runs)
+  return not has_schedule and changes.startswith(length) and ', ' not in changes

@@ -18,7 +18,7 @@ from scripts.report.tables import by_rate
 
 def picture(comparison: Comparison, what: str, difference: str) -> Picture:
   """The value, called `what`, against the learning rate; `difference` ends the caption."""
-  text = f'{what} against learning rate: {seeds.ABOUT_FIGURE.format(shape="bar")}'
+  text = f'{what} against learning rate: {seeds.about(comparison.values, "bar")}'
   text += '; crosses are runs that diverged.' if len(comparison.diverged) else '.'
   return Picture('learning_rates', draw(comparison), caption(text, difference))
 

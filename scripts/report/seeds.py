@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-ABOUT = 'mean over seeds ± 95 % interval, or each of one or two seeds'
-ABOUT_FIGURE = 'mean over seeds; {shape}: 95 % interval of three or more seeds, or the range of two'
 _FEWEST = 3
 
 
@@ -22,6 +20,16 @@ def over_seeds(values: Sequence[float] | pd.Series, decimals: int = 2) -> str:
   if len(values) < _FEWEST:
     return ', '.join(f'{value:.{decimals}f}' for value in values)
   return f'{np.mean(values):.{decimals}f} ± {_half(values):.{decimals}f}'
+
+
+def about(rows: pd.DataFrame, shape: str = '') -> str:
+  """How a table shows the seeds of `rows`, or a figure with a `shape` such as 'band'."""
+  most = rows.groupby('variant')['seed'].nunique().max()
+  if most == 1:
+    return 'one seed each'
+  if most < _FEWEST:
+    return f'mean of the seeds, with their range as a {shape}' if shape else 'each seed'
+  return f'mean over seeds {f"with a {shape} for the" if shape else "±"} 95 % interval'
 
 
 def bounds(values: pd.Series) -> tuple[float, float]:

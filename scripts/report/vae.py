@@ -37,17 +37,21 @@ def content(usable: Usable) -> Content:
   figure = 'As Figure 3' if dataset == 'digits' else 'Figure 3'
   about = (
     f'{figure}: {measure.label} of the test images of {dataset}, '
-    f'{seeds.ABOUT_FIGURE.format(shape="band")}; {evaluations.about_time(usable)}'
+    f'{seeds.about(comparison.chosen, "band")}'
   )
   if measure is BITS and drawing.paper_points(3, comparison.chosen) is not None:
     about += '; the paper (right) uses nats on another scale, where higher is better'
+  about_time = f'The same against time; {evaluations.about_time(usable)}.'
   bound = measure.label.capitalize()
-  about_table = f'{bound} by epoch, {seeds.ABOUT}.'
+  about_table = f'{bound} by epoch, {seeds.about(comparison.chosen)}.'
   return Content(
     heading=f'{figure}: VAE on {dataset}',
     comparison=comparison,
     value=f'{bound} after the last epoch',
-    pictures=[Picture('figure3', _figure3(comparison, dataset), f'{about}.')],
+    pictures=[
+      Picture('figure3', _figure3(comparison, dataset), f'{about}.'),
+      Picture('bound_time', drawing.against_time(comparison, dataset), about_time),
+    ],
     tables=[Table('bound', _table(comparison, dataset), about_table)],
     data={'bound_by_run': comparison.chosen},
     run_pictures=_PICTURES,
@@ -56,14 +60,10 @@ def content(usable: Usable) -> Content:
 
 def _figure3(comparison: Comparison, dataset: str) -> Figure:
   rows, label = comparison.chosen, comparison.measure.label
-  timed = evaluations.with_mean_minutes(rows)
   points = drawing.paper_points(3, rows)
   overlaid = points if dataset == 'mnist' else None
-  fit = drawing.after_the_start
-  panels = [
-    Panel(rows, 'epoch', dataset, 'epoch', label, overlaid, fit_from=fit(rows)),
-    Panel(timed, 'minutes', 'against time', 'minutes', label, fit_from=fit(timed, 'minutes')),
-  ]
+  fit_from = drawing.after_the_start(rows)
+  panels = [Panel(rows, 'epoch', dataset, 'epoch', label, overlaid, fit_from=fit_from)]
   if comparison.measure is BITS and points is not None:
     nats = f'{NATS.label}, another scale'
     panels.append(Panel(rows.iloc[:0], 'epoch', 'the paper', 'epoch', nats, points))

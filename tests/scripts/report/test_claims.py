@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from configs import cifar
 from scripts.report import claims, seeds
 from tests.test_readme import README, ROOT
 
@@ -12,6 +13,11 @@ from tests.test_readme import README, ROOT
 def test_the_table_in_the_readme_is_that_of_the_results():
   block = re.search(r'<!-- claims -->\n\n(.*?)\n\n<!-- /claims -->', README, re.DOTALL)[1]
   assert block == claims.table(ROOT / 'results')
+
+
+def claim_on(text):
+  (claim,) = (claim for claim in claims.CLAIMS if text in claim.text)
+  return claim
 
 
 def write(folder, variant, seed, values, metric='test/nll_bound'):
@@ -32,8 +38,7 @@ def test_verdicts(wn, plain, verdict, tmp_path):
   """In the last epoch that both have."""
   write(tmp_path / 'draw-prefix', 'wn', 0, [200, wn, 1])
   write(tmp_path / 'draw-prefix', 'plain', 0, [200, plain])
-  (claim,) = (claim for claim in claims.CLAIMS if 'DRAW' in claim.text)
-  finding = claim.find(tmp_path)
+  finding = claim_on('DRAW').find(tmp_path)
   assert finding.verdict == verdict
   assert f'`wn` −{wn:.1f}' in finding.ours and '2 epochs' in finding.ours
   assert finding.ours.endswith('; `wn` alone −1.0 after 3')
@@ -55,14 +60,42 @@ ERRORS = {'plain': 8.5, 'wn': 8.4, 'bn': 8.1, 'mean_bn': 8.6, 'wn_mean_bn': 7.4}
 def test_verdicts_on_the_table_of_errors(errors, epochs, verdict, tmp_path):
   for variant, error in errors.items():
     write(tmp_path / 'cifar-paper', variant, 0, [error / 100] * epochs, 'test/error')
-  assert claims.CLAIMS[0].find(tmp_path).verdict == verdict
+  assert claim_on('lowest test error').find(tmp_path).verdict == verdict
 
 
 def test_lower_errors_are_better(tmp_path):
   """And other variants beside the pair don't matter."""
   for variant, error in (('wn', 0.10), ('plain', 0.12), ('bn', 0.9)):
     write(tmp_path / 'cifar-fifty', variant, 0, [error], 'test/error')
-  assert claims.CLAIMS[1].find(tmp_path).verdict == 'consistent so far'
+  assert claim_on('CIFAR-10: `wn` learns faster').find(tmp_path).verdict == 'consistent so far'
+
+
+@pytest.mark.parametrize(
+  'wn, plain, verdict',
+  [
+    ([20, 18, 17, 19], [30, 21, 40, 90], 'consistent so far'),  # 33 against 1 times
+    ([20, 18, 17, 30], [22, 21, 25, 90], 'not seen'),
+    ([20, 30, 31, 90], [22, 21, 25, 90], 'contradicted'),
+    ([20, 18, 17], [30, 21, 40, 90], 'too early'),
+    ([20, 18, 17, 19], [30, 21, None, None], 'consistent so far'),  # it diverged
+  ],
+)
+def test_the_range_of_usable_rates(wn, plain, verdict, tmp_path):
+  for variant, errors in (('wn', wn), ('plain', plain), ('bn', [1])):
+    for rate, error in zip(cifar.RATES, errors):
+      values = [0.9] * 11 + ([] if error is None else [error / 100])
+      folder = tmp_path / 'cifar-scaled' / variant
+      write(folder, f'learning_rate={rate}', 0, values, 'test/error')
+  finding = claim_on('wider range').find(tmp_path)
+  assert finding.verdict == verdict
+  assert f'`wn` {wn[0]:.1f} at 0.0003, {wn[1]:.1f} at 0.001' in finding.ours
+
+
+def test_no_difference_where_the_paper_sees_none_yet(tmp_path):
+  for epochs, verdict in ((79, 'too early'), (80, 'not seen')):
+    for variant in ('mnist-iaf-wn', 'mnist-iaf-plain'):
+      write(tmp_path / str(epochs) / 'vae-mnist', variant, 0, [90.0] * epochs)
+    assert claim_on('VAE').find(tmp_path / str(epochs)).verdict == verdict
 
 
 def test_nothing_recorded(tmp_path):

@@ -74,8 +74,9 @@ def test_bounds_and_the_updates_that_wn_needs(section):
 
 
 def test_the_figure(section):
-  by_epoch, by_minutes = section.pictures[0].figure.axes
+  (by_epoch,), (by_minutes,) = (picture.figure.axes for picture in section.pictures[:2])
   assert by_epoch.get_xlabel() == 'epoch' and by_minutes.get_xlabel() == 'minutes'
+  assert [picture.name for picture in section.pictures[:2]] == ['figure4', 'bound_time']
   lines = {line.get_label(): line for line in by_epoch.lines}
   assert lines['plain'].get_ydata().tolist() == [-200, -151, -121, -110]
   assert lines['plain-noattention'].get_linestyle() == '-.'
