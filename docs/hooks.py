@@ -1,7 +1,7 @@
 """MkDocs hook: what the pages show or name outside docs/.
 
 Pictures from results/ are copied into the site. Links to source files, which the site does not
-have, become the file's name.
+have, become the path of the file.
 """
 
 import os
@@ -27,7 +27,8 @@ def on_page_markdown(markdown, page, config, files):
     if not path.exists():
       raise FileNotFoundError(f'{page.file.src_uri} links to {link}, which does not exist')
     if not is_picture:
-      return text if text.strip('`') == name else f'{text} (`{name}`)'
+      # Also a part of the path, as in [train.py](../experiments/cifar/train.py).
+      return f'`{name}`' if name.endswith(text.strip('`')) else f'{text} (`{name}`)'
     if files.get_file_from_path(name) is None:
       files.append(File.generated(config, name, abs_src_path=str(path)))
     return f'![{text}]({os.path.relpath(docs / name, here)})'
