@@ -82,10 +82,10 @@ Runs:             {out}/VARIANT/seedK/ (metrics.jsonl, summary.json, checkpoints
 
 Next:
   source .venv/bin/activate
-  jupyter lab notebooks/weight_normalize_your_model.ipynb  # the layers, in a model of your own
-  python -m experiments.download cifar10                   # the paper's data, and
-  python -m experiments.cifar --config configs/cifar.py:wn,scaled  # 12 narrow epochs
-  scripts/test                                             # everything is right here?""")
+  pip install -e '.[notebook]' && jupyter lab notebooks         # the layers, in a model of your own
+  python -m experiments.download cifar10                        # the paper's data, and
+  python -m experiments.cifar --config configs/cifar.py:wn,scaled  # its network, made narrow
+  scripts/test                                                  # lint and all tests""")
 
 
 def train_all(

@@ -16,12 +16,12 @@ import filelock
 import platformdirs
 
 # By default XLA:CPU uses its YNN library for convolutions, whose weight gradient is slow (jaxlib
-# 0.10). YNN's matrix products are fast for small minibatches and slow for large ones. The flag has
-# no effect on a GPU or TPU.
+# 0.10 and 0.11). YNN's matrix products are fast for small minibatches and slow for large ones. The
+# flag has no effect on a GPU or TPU.
 CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CPU_FLAG_VALUE = 'LIBRARY_FUSION_TYPE_REDUCE'
 _CPU_FLAG_PRODUCTS = ',LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
-_JAXLIB_WITH_FLAG = '0.10.'  # XLA does not start with a flag that it does not know
+_JAXLIB_WITH_FLAG = ('0.10.', '0.11.')  # XLA does not start with a flag that it does not know
 
 _CACHE_BYTES = 2 * 2**30  # beyond this, the least recently used programs are deleted
 _TRANSPARENT_HUGE_PAGES = Path('/sys/kernel/mm/transparent_hugepage/enabled')
@@ -35,7 +35,7 @@ def prepare(*, ynn_products: bool = False) -> None:
 
 
 def set_xla_flags(*, ynn_products: bool = False) -> None:
-  """Sets XLA's flag for CPUs, for the jaxlib version that it was measured with.
+  """Sets XLA's flag for CPUs, for the jaxlib versions that it was measured with.
 
   Args:
     ynn_products: use YNN for matrix products: faster for minibatches of about ten examples.

@@ -31,7 +31,7 @@ def jaxlib(monkeypatch):
   ],
 )
 def test_flags_of_the_user_stay(monkeypatch, jaxlib, before, after):
-  jaxlib('0.10.2')
+  jaxlib('0.11.2')
   if before is None:
     monkeypatch.delenv('XLA_FLAGS', raising=False)
   else:
@@ -48,7 +48,7 @@ def test_products_can_be_left_to_the_library(monkeypatch, jaxlib):
 
 
 def test_flag_is_not_given_to_a_version_that_may_not_know_it(monkeypatch, jaxlib):
-  jaxlib('0.11.0')
+  jaxlib('0.12.0')
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   environment.set_xla_flags()
   assert 'XLA_FLAGS' not in os.environ
