@@ -56,8 +56,8 @@ def set_compilation_cache() -> None:
   if os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder)) == str(folder):
     remove_unfinished_programs(folder)
   os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(_CACHE_BYTES))
-  # A start compiles many small programs; by default only those that took a second are cached.
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+  # A start compiles hundreds of small programs; by default only those above a second are cached.
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 
 def remove_unfinished_programs(folder: Path) -> None:
