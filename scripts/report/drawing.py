@@ -114,8 +114,9 @@ def _draw_panel(axes: Axes, panel: Panel, paper_label: str, handles: dict[str, A
     axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
     handles.setdefault(label, line)
     is_shown = x >= panel.fit_from
-    shown += [*zip(x[is_shown], low[is_shown])]
-    shown += [*zip(x[is_shown], high[is_shown])]
+    # The axis fits the seeds; an interval may reach beyond, as that of an error below 0.
+    for ends in (by_x.min().to_numpy(), by_x.max().to_numpy()):
+      shown += [*zip(x[is_shown], ends[is_shown])]
     early += list(mean[~is_shown])
   right = max((x for x, _ in shown), default=1.0)
   if panel.paper is not None:

@@ -75,6 +75,12 @@ def test_axes_fit_what_comes_after_the_start():
   assert axes_of(rows_of('wn', [5.0])).get_ylim() == (4.75, 5.25)
 
 
+def test_axes_fit_the_seeds_and_not_their_interval():
+  rows = pd.concat([rows_of('wn', [1.0, 2.0, last]).assign(seed=last) for last in (1, 2, 9)])
+  low, high = axes_of(rows).get_ylim()  # the interval of 1, 2 and 9 goes from −7 to 15
+  assert low >= 0 and high < 10
+
+
 def test_the_paper_is_in_sight_of_a_run_that_ends_before_its_first_point():
   rows = rows_of('wn', [30, 20])
   points = drawing.paper_points(1, rows)
