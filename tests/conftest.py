@@ -22,8 +22,9 @@ import submitit  # noqa: F401
 
 from experiments.runtime import environment
 
-# XLA takes most of the time of the tests, and without optimizing a third of that. OPTIMIZED=1 has
-# programs compiled as users have them. As variables, they reach the processes that tests start.
+# XLA takes most of the time of the tests, and without optimizing less than half of that.
+# OPTIMIZED=1 has programs compiled as users have them. As variables, they reach the processes that
+# tests start.
 if os.environ.get('OPTIMIZED') != '1':
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
   flags, flag = os.environ.get('XLA_FLAGS', ''), '--xla_cpu_use_fusion_emitters=false'

@@ -136,7 +136,7 @@ def prepared(
 
 
 def _update(workdir: Path, config: config_dict.FrozenConfigDict) -> None:
-  """Writes a config with more epochs, or that logs otherwise; the run is not finished with it."""
+  """Writes a config with more epochs or other logging; the run is no longer finished."""
   path = workdir / 'config.json'
   if json.loads(path.read_text()) != (new := json.loads(config.to_json())):
     with writing(path):

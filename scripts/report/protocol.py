@@ -32,11 +32,26 @@ def departures(runs: Sequence[Run]) -> str:
 
   Ignores the learning rate of variants with several, as the paper tried several too.
   """
+  found, expected = _departures(runs)
+  return ', '.join(
+    f'{key}={_either(found[key])} (paper: {_either(expected[key])})' for key in found
+  )
+
+
+def is_prefix(runs: Sequence[Run]) -> bool:
+  """Whether the runs are the beginnings of the paper's, all of one length."""
+  found, _ = _departures(runs)
+  has_schedule = runs[0].config['experiment'] in settings.SCHEDULES
+  return not has_schedule and found.keys() == {'epochs'} and len({*found['epochs']}) == 1
+
+
+def _departures(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+  """Key → values in the runs, and key → values in the paper, where they differ."""
   rates: dict[str, set[float]] = {}
   for run in runs:
     rates.setdefault(run.variant, set()).add(run.learning_rate)
-  found: dict[str, list[str]] = {}  # key → values in the runs
-  expected: dict[str, list[str]] = {}  # key → values in the paper
+  found: dict[str, list[str]] = {}
+  expected: dict[str, list[str]] = {}
   for run in runs:
     paper = paper_config(run.config)
     for key, value in settings.flatten(run.config).items():
@@ -45,9 +60,7 @@ def departures(runs: Sequence[Run]) -> str:
       if key in paper and value != paper[key] and not is_free:
         found.setdefault(key, []).append(_text(value))
         expected.setdefault(key, []).append(_text(paper[key]))
-  return ', '.join(
-    f'{key}={_either(found[key])} (paper: {_either(expected[key])})' for key in found
-  )
+  return found, expected
 
 
 def _text(value: Any) -> str:
@@ -71,11 +84,3 @@ def about(runs: Sequence[Run]) -> str:
 def paper_label(runs: Sequence[Run]) -> str:
   """Legend entry for the paper's values in a figure with these runs."""
   return 'paper (full size)' if departures(runs) and not is_prefix(runs) else 'paper'
-
-
-def is_prefix(runs: Sequence[Run]) -> bool:
-  """Whether the runs are the beginnings of the paper's, all of one length."""
-  has_schedule = runs[0].config['experiment'] in settings.SCHEDULES
-  length = f'epochs={runs[0].config["epochs"]} (paper: '
-  changes = departures(runs)
-  return not has_schedule and changes.startswith(length) and ', ' not in changes

@@ -73,6 +73,14 @@ def test_bounds_and_the_updates_that_wn_needs(section):
   assert section.data['bound_by_run'].shape == (4, 1 + len(BOUNDS))
 
 
+def test_a_run_without_a_schedule_begins_as_the_papers(make_run, tmp_path):
+  make_run('wn', 0, (180, 130), protocol='paper')
+  (made,) = make_sections(tmp_path)
+  assert made.pictures[0].caption.endswith("The paper's protocol, its first 2 epochs. A note.")
+  texts = [text.get_text() for text in made.pictures[0].figure.legends[0].get_texts()]
+  assert texts == ['wn', 'paper']
+
+
 def test_the_figure(section):
   (by_epoch,), (by_minutes,) = (picture.figure.axes for picture in section.pictures[:2])
   assert by_epoch.get_xlabel() == 'epoch' and by_minutes.get_xlabel() == 'minutes'
