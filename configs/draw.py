@@ -83,6 +83,7 @@ def get_config(spec: str = 'wn') -> config_dict.ConfigDict:
 
   config.run = run = config_dict.ConfigDict()
   run.eval_batch_size = 500
+  run.steps_per_call = 1  # more: fewer waits for Python; for GPUs alone
   run.log_every = 50  # steps per row of training metrics
   run.diagnostics = False  # also log norms, gradients and rotation of each layer (§2.1)
   run.checkpoint_every = 500  # steps; also after each epoch

@@ -19,7 +19,7 @@ from experiments.cifar import pictures, preprocessing, released
 from experiments.cifar.validate import validate
 from experiments.runtime import checkpoints
 from experiments.runtime.workdir import is_done
-from experiments.training import data, devices, diagnostics, evaluation, session
+from experiments.training import data, devices, diagnostics, evaluation, session, several_steps
 from experiments.training import state as state_lib
 from experiments.training.state import TrainState
 
@@ -49,7 +49,12 @@ def run_experiment(
   size = config.data.train_examples or len(dataset.train)
   steps_per_epoch = size // config.batch_size
   with session.open(
-    config, workdir, dataset.description, steps_per_epoch, best='test/error'
+    config,
+    workdir,
+    dataset.description,
+    steps_per_epoch,
+    best='test/error',
+    stride=config.run.steps_per_call,
   ) as run:
     values = config.data
     train_images, test_images = preprocessing.prepare(
@@ -82,7 +87,8 @@ def run_experiment(
     )
     state = run.restore(devices.replicate_first(state, mesh))
     for epoch in run.epochs():
-      for indices in run.steps(session.epoch_batches(data_key, epoch, size, config.batch_size)):
+      batches = session.epoch_batches(data_key, epoch, size, config.batch_size)
+      for indices in run.steps(several_steps.group(batches, config.run.steps_per_call)):
         state, metrics = step(state, devices.split(indices, mesh), train_x, train_y, step_key)
         run.step_done(state, metrics)
       run.epoch_done(state, test_metrics(test_sums(state)))
@@ -116,7 +122,11 @@ def compile_steps(
   test_step = functools.partial(eval_step, graphdef=graphdef)
   replicated = devices.replicated(mesh)
   return (
-    jax.jit(step, donate_argnums=0, out_shardings=replicated),
+    jax.jit(
+      several_steps.in_one_call(step, config.run.steps_per_call),
+      donate_argnums=0,
+      out_shardings=replicated,
+    ),
     jax.jit(test_step, out_shardings=replicated),
   )
 

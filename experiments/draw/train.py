@@ -16,7 +16,15 @@ from experiments.draw import pictures
 from experiments.draw.model import Bound, Draw
 from experiments.draw.validate import validate
 from experiments.runtime.workdir import is_done
-from experiments.training import binarize, data, devices, diagnostics, evaluation, session
+from experiments.training import (
+  binarize,
+  data,
+  devices,
+  diagnostics,
+  evaluation,
+  session,
+  several_steps,
+)
 from experiments.training import state as state_lib
 from experiments.training.state import TrainState
 
@@ -48,7 +56,12 @@ def run_experiment(
   size = config.data.train_examples or len(dataset.train)
   steps_per_epoch = size // config.batch_size
   with session.open(
-    config, workdir, dataset.description, steps_per_epoch, best='test/nll_bound'
+    config,
+    workdir,
+    dataset.description,
+    steps_per_epoch,
+    best='test/nll_bound',
+    stride=config.run.steps_per_call,
   ) as run:
     arrays = dataset.train.images[:size], binarize.fixed(dataset.test.images)
     train_x, test_x = devices.replicate(arrays, mesh)
@@ -63,7 +76,8 @@ def run_experiment(
     step, test_step = compile_steps(config, graphdef, optimizer, mesh)
     state = run.restore(devices.replicate_first(state, mesh))
     for epoch in run.epochs():
-      for indices in run.steps(session.epoch_batches(data_key, epoch, size, config.batch_size)):
+      batches = session.epoch_batches(data_key, epoch, size, config.batch_size)
+      for indices in run.steps(several_steps.group(batches, config.run.steps_per_call)):
         state, metrics = step(state, devices.split(indices, mesh), train_x, step_key)
         run.step_done(state, metrics)
       noise_key = jax.random.fold_in(jax.random.key(_TEST_KEY), int(state.step))
@@ -104,7 +118,11 @@ def compile_steps(
   test_step = functools.partial(eval_step, graphdef=graphdef)
   replicated = devices.replicated(mesh)
   return (
-    jax.jit(step, donate_argnums=0, out_shardings=replicated),
+    jax.jit(
+      several_steps.in_one_call(step, config.run.steps_per_call),
+      donate_argnums=0,
+      out_shardings=replicated,
+    ),
     jax.jit(test_step, out_shardings=replicated),
   )
 

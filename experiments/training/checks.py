@@ -60,6 +60,13 @@ def check_image_run(config: config_dict.FrozenConfigDict) -> None:
   check_common(config)
   check(config, ('batch_size', 'run.eval_batch_size'), lambda x: x >= 1, 'must be 1 or more')
   check(config, ('data.train_examples',), lambda value: value >= 0, 'must not be negative')
+  check(config, ('run.steps_per_call',), lambda value: value >= 1, 'must be 1 or more')
+  for key in ('run.log_every', 'run.checkpoint_every'):
+    if (value := require(config, key)) % config.run.steps_per_call:
+      raise UserError(
+        f'config.{key}={value} must be a multiple of config.run.steps_per_call='
+        f'{config.run.steps_per_call}.'
+      )
   check_switches(config, ('run.diagnostics',))
 
 
@@ -89,5 +96,11 @@ def check_examples(
   for key in batches:
     if (size := require(config, key)) > used:
       raise UserError(f'config.{key}={size} is more than the {used} training images.')
-  if config.epochs * (used // config.batch_size) >= 2**31:
+  steps = used // config.batch_size
+  if steps % config.run.steps_per_call:
+    raise UserError(
+      f'config.run.steps_per_call={config.run.steps_per_call} must divide the {steps} steps of an '
+      'epoch.'
+    )
+  if config.epochs * steps >= 2**31:
     raise UserError(f'config.epochs={config.epochs} takes 2**31 steps or more; lower it.')

@@ -41,8 +41,9 @@ def replicate_first(arrays: Tree, mesh: jax.sharding.Mesh) -> Tree:
 
 
 def split(batch: jax.Array, mesh: jax.sharding.Mesh) -> jax.Array:
-  """Splits a batch along its first axis, or replicates it if the devices cannot share it evenly."""
-  spec = PartitionSpec('data') if batch.shape[0] % mesh.size == 0 else PartitionSpec()
+  """Splits indices [B] or [steps, B] over B, or replicates them if B cannot be shared evenly."""
+  axes = *[None] * (batch.ndim - 1), 'data'
+  spec = PartitionSpec(*axes) if batch.shape[-1] % mesh.size == 0 else PartitionSpec()
   return multiprocess.put(batch, NamedSharding(mesh, spec))
 
 

@@ -58,6 +58,15 @@ TABLE = {
     ('--config.data.whiten=maybe', '--config.data.whiten=maybe'),
     ('--config.model.width=0', 'config.model.width=0 must be 1 or more'),
     ('--config.run.log_every=0', 'config.run.log_every=0 must be 1 or more'),
+    ('--config.run.steps_per_call=0', 'config.run.steps_per_call=0 must be 1 or more'),
+    (
+      '--config.run.steps_per_call=2',
+      'config.run.log_every=5 must be a multiple of config.run.steps_per_call=2',
+    ),
+    (
+      '--config.run.steps_per_call=5',
+      'config.run.steps_per_call=5 must divide the 6 steps of an epoch',
+    ),
     ('--config.run.keep_checkpoints=0', 'config.run.keep_checkpoints=0 must be 1 or more'),
     ('--config.optimizer.learning_rate=fast', '--config.optimizer.learning_rate=fast'),
     ('--config.optimizer.learning_rate=0', 'config.optimizer.learning_rate=0.0 must be above 0'),
