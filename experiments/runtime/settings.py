@@ -15,6 +15,8 @@ SCHEDULES = {
 }
 # Keys that decide what a run writes, not what it computes: a run may be resumed with other values.
 LOGGING = ('run.log_every', 'run.diagnostics', 'run.checkpoint_every', 'run.keep_checkpoints')
+# Keys that configs of earlier versions lack, and the values that those runs had in effect.
+ADDED = {'run.steps_per_call': 1}
 
 
 def variant(config: Config) -> str:

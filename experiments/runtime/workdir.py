@@ -58,6 +58,7 @@ def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None
       'another --workdir.'
     )
   old, new = settings.flatten(old), settings.flatten(new)
+  old = {key: value for key, value in settings.ADDED.items() if key in new} | old
   differing = [key for key in _differing(old, new) if key not in settings.LOGGING]
   if not differing:
     return

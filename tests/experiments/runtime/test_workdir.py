@@ -88,6 +88,17 @@ def test_a_run_is_resumed_with_other_logging(tmp_path, monkeypatch, capsys):
   assert rows(tmp_path) == before and (tmp_path / 'summary.json').exists()
 
 
+def test_a_run_from_before_a_key_is_one_with_the_value_it_had_in_effect(tmp_path):
+  workdir_lib.create_workdir(tmp_path, draw_config(), DATA)
+  path = tmp_path / 'config.json'
+  old = json.loads(path.read_text())
+  del old['run']['steps_per_call']
+  path.write_text(json.dumps(old))
+  workdir_lib.check_workdir(tmp_path, draw_config())
+  with pytest.raises(UserError, match=r'run.steps_per_call \(1 there, 2 now\)'):
+    workdir_lib.check_workdir(tmp_path, draw_config({'run.steps_per_call': 2}))
+
+
 def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path):
   config = {'experiment': 'draw', 'variant': 'wn', 'protocol': 'tiny', 'seed': 0}
   (tmp_path / 'config.json').write_text(json.dumps(config))
