@@ -71,6 +71,59 @@ def test_lower_errors_are_better(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'wn, plain, epochs, verdict',
+  [
+    ({50: 3.4, 100: 1.5}, {50: 4.9, 100: 3.2}, 200, 'reproduced'),
+    ({50: 3.4, 100: 1.5}, {50: 4.9, 100: 3.2}, 120, 'consistent so far'),
+    ({50: 3.9, 100: 1.5}, {50: 4.9, 100: 3.2}, 200, 'consistent so far'),
+    ({50: 3.4, 100: 1.5}, {50: 4.9, 100: 3.7}, 200, 'consistent so far'),
+    ({50: 3.4, 100: 3.3}, {50: 4.9, 100: 3.2}, 200, 'contradicted'),
+    ({50: 3.4, 100: 1.5}, {50: 4.9, 100: 3.2}, 99, 'not run'),
+  ],
+)
+def test_verdicts_on_the_training_error(wn, plain, epochs, verdict, tmp_path):
+  """Means over the two rows of an epoch; the paper has 3.3 and 1.6, 4.8 and 3.1 %."""
+  for variant, errors in (('wn', wn), ('plain', plain)):
+    write(tmp_path / 'cifar-paper', variant, 0, [0.1] * epochs, 'test/error')
+    rows = [
+      {'step': 0, 'epoch': epoch - half, 'seconds': 1.0, 'train/error': error / 100 + half / 100}
+      for epoch, percent in errors.items()
+      for half, error in ((0.5, percent - 0.25), (0.0, percent - 0.25))
+    ]
+    with (tmp_path / 'cifar-paper' / variant / 'seed0' / 'metrics.jsonl').open('a') as file:
+      file.writelines(json.dumps(row) + '\n' for row in rows)
+  finding = claim_on('CIFAR-10: `wn` learns faster').find(tmp_path)
+  assert finding.verdict == verdict
+  if verdict != 'not run':
+    assert finding.ours.startswith(f'`wn` {wn[50]:.1f}, `plain` {plain[50]:.1f} % after 50 epochs;')
+
+
+@pytest.mark.parametrize(
+  'errors, epochs, verdict',
+  [
+    ({'wn': 8.5, 'plain': 8.1}, 200, 'reproduced'),
+    ({'wn': 8.5, 'plain': 9.1}, 200, 'contradicted'),
+    ({'wn': 8.5, 'plain': 8.1}, 199, 'not run'),
+    ({'wn': 8.5, 'bn': 8.1}, 200, 'not run'),
+  ],
+)
+def test_verdicts_on_equal_errors(errors, epochs, verdict, tmp_path):
+  for variant, error in errors.items():
+    write(tmp_path / 'cifar-paper', variant, 0, [error / 100] * epochs, 'test/error')
+  assert claim_on('equal test errors').find(tmp_path).verdict == verdict
+
+
+def test_hidden_units_in_bfloat16_are_told(tmp_path):
+  write(tmp_path / 'cifar-paper', 'wn_mean_bn', 0, [0.08], 'test/error')
+  claim = claim_on('lowest test error')
+  assert claim.find(tmp_path).ours == '`wn_mean_bn` 8.00 % after 1 epochs (1 seed)'
+  summary = {'config': {'model': {'dtype': 'bfloat16'}}}
+  path = tmp_path / 'cifar-paper' / 'wn_mean_bn' / 'seed0' / 'summary.json'
+  path.write_text(json.dumps(summary))
+  assert claim.find(tmp_path).ours.endswith('(1 seed, hidden units in bfloat16)')
+
+
+@pytest.mark.parametrize(
   'wn, plain, verdict',
   [
     ([20, 18, 17, 19], [30, 21, 40, 90], 'consistent so far'),  # 33 against 1 times

@@ -1,0 +1,265 @@
+"""What the recorded results say about each claim of the paper; `claims` has the table."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from configs import cifar
+from experiments.runtime.metrics import Row, read_rows
+from scripts.report import paper
+from scripts.report.seeds import over_seeds
+
+Runs = Mapping[str, Sequence[Sequence[Row]]]  # variant → the rows of each seed
+NOT_RUN, REPRODUCED = 'not run', 'reproduced'
+CONSISTENT, NOT_SEEN, CONTRADICTED = 'consistent so far', 'not seen', 'contradicted'
+TOO_EARLY = 'too early'
+_CLOSE = 0.5  # points of an error within which it agrees with the paper's
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """What is recorded about a claim: a text with numbers, and one of the verdicts."""
+
+  ours: str
+  verdict: str
+
+
+def read_runs(folder: Path) -> Runs:
+  """The recorded runs `folder/VARIANT/seedK`."""
+  runs: dict[str, list[list[Row]]] = {}
+  for path in sorted(folder.glob('*/seed*/metrics.jsonl')):
+    runs.setdefault(path.parts[-3], []).append(read_rows(path))
+  return runs
+
+
+def at_epoch(rows: Sequence[Row], metric: str, epoch: float) -> float | None:
+  """The value of a metric in the row of an epoch."""
+  values = [row[metric] for row in rows if metric in row and row['epoch'] == epoch]
+  return values[-1] if values else None
+
+
+def last_epoch(runs: Runs, metric: str) -> int:
+  """The last epoch that all runs have evaluated; 0 if there are none."""
+  last = [
+    max((row['epoch'] for row in rows if metric in row), default=0)
+    for seeds in runs.values()
+    for rows in seeds
+  ]
+  return int(min(last, default=0))
+
+
+def _text(values: Sequence[float], decimals: int) -> str:
+  return over_seeds(values, decimals).replace('-', '−')
+
+
+def compare(
+  runs: Runs,
+  metric: str,
+  *,
+  difference: float,
+  unit: str,
+  what: str,
+  scale: float = 1.0,
+  decimals: int = 1,
+  higher_is_better: bool = True,
+) -> Finding:
+  """`wn` against `plain` after the last epoch that both have.
+
+  Args:
+    runs: of variants; those that end in 'wn' and 'plain' are compared.
+    metric: of the evaluation.
+    difference: smallest one between the means over seeds that counts, in `unit`.
+    unit: of the values.
+    what: how far it ran, with `{epoch}`.
+    scale: from the metric to the unit.
+    decimals: of the values.
+    higher_is_better: whether a higher value, after scaling, is better.
+  """
+  pair = _pair(runs)
+  epoch = last_epoch(pair, metric)
+  if not epoch or len(pair) < 2:
+    return Finding('', NOT_RUN)
+
+  def values(name: str, epoch: int) -> list[float]:
+    return [scale * at_epoch(rows, metric, epoch) for rows in pair[name]]
+
+  text = ', '.join(f'`{name}` {_text(values(name, epoch), decimals)}' for name in pair)
+  seeds = max(map(len, pair.values()))
+  text += f' {unit} ({what.format(epoch=epoch)}, {seeds} seed{"s" if seeds > 1 else ""})'
+  for name, rows in pair.items():
+    if (last := last_epoch({name: rows}, metric)) > epoch:
+      text += f'; `{name}` alone {_text(values(name, last), decimals)} after {last}'
+  advantage = np.mean(values('wn', epoch)) - np.mean(values('plain', epoch))
+  if abs(advantage) < difference:
+    return Finding(text, NOT_SEEN)
+  return Finding(text, CONSISTENT if (advantage > 0) == higher_is_better else CONTRADICTED)
+
+
+def cifar_errors(results: Path) -> Finding:
+  """Reproduced: all close to the paper after 200 epochs, and `wn_mean_bn` the best."""
+  folder = results / 'cifar-paper'
+  runs = read_runs(folder)
+  if not (epoch := last_epoch(runs, 'test/error')):
+    return Finding('', NOT_RUN)
+  values = {name: _percent(runs[name], 'test/error', epoch) for name in runs}
+  text = ', '.join(f'`{name}` {_text(errors, 2)}' for name, errors in values.items())
+  text += f' % after {epoch} epochs ({_setting(folder, runs)})'
+  means = {name: np.mean(errors) for name, errors in values.items()}
+  if min(means, key=means.get) != 'wn_mean_bn':
+    return Finding(text, CONTRADICTED)
+  in_paper = paper.last(2)
+  is_whole = epoch == 200 and means.keys() >= in_paper.keys()
+  agrees = all(abs(means[name] - in_paper[name]) <= _CLOSE for name in means.keys() & in_paper)
+  return Finding(text, REPRODUCED if is_whole and agrees else CONSISTENT)
+
+
+def cifar_equal_errors(results: Path) -> Finding:
+  """Reproduced: after 200 epochs `wn` and `plain` are close to each other; else contradicted."""
+  folder = results / 'cifar-paper'
+  runs = _pair(read_runs(folder))
+  if len(runs) < 2 or last_epoch(runs, 'test/error') < 200:
+    return Finding('', NOT_RUN)
+  values = {name: _percent(runs[name], 'test/error', 200) for name in runs}
+  text = ', '.join(f'`{name}` {_text(errors, 2)}' for name, errors in values.items())
+  text += f' % after 200 epochs, each at its rate of Figure 1 alone ({_setting(folder, runs)})'
+  is_close = abs(np.mean(values['wn']) - np.mean(values['plain'])) <= _CLOSE
+  return Finding(text, REPRODUCED if is_close else CONTRADICTED)
+
+
+def cifar_training(results: Path) -> Finding:
+  """Reproduced: 200 epochs, with `wn` ahead of `plain` and both close to the paper at 50 and 100.
+
+  Where nothing ran at the paper's protocol, the smaller runs of 50 epochs count.
+  """
+  folder = results / 'cifar-paper'
+  runs = _pair(read_runs(folder))
+  epoch = last_epoch(runs, 'test/error')
+  if len(runs) < 2 or epoch < 100:
+    return compare(
+      read_runs(results / 'cifar-fifty'),
+      'test/error',
+      difference=0.5,
+      unit='% test error',
+      what='{epoch} epochs at a third of the width',
+      scale=100,
+      decimals=2,
+      higher_is_better=False,
+    )
+  curve = paper.figure(1).set_index(['series', 'x'])['y']
+  texts, is_ahead, agrees = [], True, True
+  for at in (50, 100):
+    values = {name: _training_percent(runs[name], at) for name in runs}
+    text = ', '.join(f'`{name}` {_text(errors, 1)}' for name, errors in values.items())
+    texts.append(f'{text} % after {at} epochs')
+    means = {name: np.mean(errors) for name, errors in values.items()}
+    is_ahead &= bool(means['wn'] < means['plain'])
+    agrees &= all(abs(means[name] - curve[name, at]) <= _CLOSE for name in means)
+  text = f'{"; ".join(texts)} ({_setting(folder, runs)})'
+  if not is_ahead:
+    return Finding(text, CONTRADICTED)
+  return Finding(text, REPRODUCED if agrees and epoch == 200 else CONSISTENT)
+
+
+def _pair(runs: Runs) -> Runs:
+  """The runs of `wn` and `plain`, or of variants that end so, in this order."""
+  pair = {variant.split('-')[-1]: seeds for variant, seeds in runs.items()}
+  return {name: pair[name] for name in ('wn', 'plain') if name in pair}
+
+
+def _setting(folder: Path, runs: Runs) -> str:
+  """The number of seeds, and whether the hidden units were in bfloat16."""
+  seeds = max(map(len, runs.values()))
+  text = f'{seeds} seed{"s" if seeds > 1 else ""}'
+  summaries = [json.loads(path.read_text()) for path in folder.glob('*/seed*/summary.json')]
+  if any(summary['config']['model']['dtype'] == 'bfloat16' for summary in summaries):
+    text += ', hidden units in bfloat16'
+  return text
+
+
+def _percent(seeds: Sequence[Sequence[Row]], metric: str, epoch: float) -> list[float]:
+  """An error in % at an epoch, of each seed."""
+  return [100 * at_epoch(rows, metric, epoch) for rows in seeds]
+
+
+def _training_percent(seeds: Sequence[Sequence[Row]], epoch: int) -> list[float]:
+  """The training error in % over an epoch, of each seed: the mean of its equally spaced rows."""
+  return [
+    100 * float(np.mean([row['train/error'] for row in _rows_of(rows, epoch)])) for rows in seeds
+  ]
+
+
+def _rows_of(rows: Sequence[Row], epoch: int) -> list[Row]:
+  """The training rows within an epoch, numbered from 1."""
+  return [row for row in rows if 'train/error' in row and epoch - 1 < row['epoch'] <= epoch]
+
+
+def rates(results: Path) -> Finding:
+  """Compares the ranges of rates with an error of at most 5 points above that of the best rate."""
+  errors: dict[str, dict[float, list[float]]] = {}  # variant → rate → % of each seed
+  for path in sorted((results / 'cifar-scaled').glob('*/learning_rate=*/seed*/metrics.jsonl')):
+    variant, rate = path.parts[-4], float(path.parts[-3].removeprefix('learning_rate='))
+    if variant in ('wn', 'plain'):
+      error = at_epoch(read_rows(path), 'test/error', 12)
+      percent = np.inf if error is None else 100 * error  # it diverged
+      errors.setdefault(variant, {}).setdefault(rate, []).append(percent)
+  if len(errors) < 2:
+    return Finding('', NOT_RUN)
+  text = '; '.join(
+    f'`{variant}` ' + ', '.join(f'{_text(found[r], 1)} at {r:g}' for r in sorted(found))
+    for variant, found in sorted(errors.items(), reverse=True)
+  )
+  text += ' (% test error, 12 epochs at a third of the width)'
+  if not all(found.keys() >= set(cifar.RATES) for found in errors.values()):
+    return Finding(text, TOO_EARLY)
+
+  def width(found: Mapping[float, Sequence[float]]) -> float:
+    means = {rate: np.mean(values) for rate, values in found.items()}
+    usable = [rate for rate, mean in means.items() if mean <= min(means.values()) + 5]
+    return max(usable) / min(usable)
+
+  wn, plain = width(errors['wn']), width(errors['plain'])
+  return Finding(text, CONSISTENT if wn > plain else NOT_SEEN if wn == plain else CONTRADICTED)
+
+
+def vae(results: Path) -> Finding:
+  """The paper sees no difference before epoch 80."""
+  runs = read_runs(results / 'vae-mnist')
+  finding = compare(
+    {name: seeds for name, seeds in runs.items() if 'iaf' in name},
+    'test/nll_bound',
+    difference=0.3,
+    unit='nats',
+    what='{epoch} epochs, a shorter parameter average',
+    scale=-1,
+    decimals=2,
+  )
+  if finding.verdict == NOT_SEEN and last_epoch(runs, 'test/nll_bound') < 80:
+    return Finding(finding.ours, TOO_EARLY)
+  return finding
+
+
+def draw(results: Path) -> Finding:
+  """After the last epoch that both have; the paper's curves are tens of nats apart until 40."""
+  return compare(
+    read_runs(results / 'draw-prefix'),
+    'test/nll_bound',
+    difference=2.0,
+    unit='nats',
+    what='{epoch} epochs of its protocol',
+    scale=-1,
+  )
+
+
+def dqn(results: Path) -> Finding:
+  """Scores of Space Invaders."""
+  return compare(
+    read_runs(results / 'dqn-space-invaders'),
+    'eval/score',
+    difference=50.0,
+    unit='points',
+    what='{epoch} epochs of the scaled protocol',
+    decimals=0,
+  )
