@@ -1,5 +1,7 @@
 """Equation 2 of Salimans & Kingma (2016), as a pure function."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -26,9 +28,18 @@ def unit_norm(v: jax.Array, *, unit_axis: UnitAxis = -1, eps: float = 1e-30) -> 
   Raises:
     ValueError: `unit_axis` is out of range or names an axis twice.
   """
+  return _unit_norm(v, eps, axes=norm_axes(v.ndim, unit_axis))
+
+
+# Eagerly one program in place of several; inside another program as if it were not there.
+in_one_program = functools.partial(jax.jit, inline=True)
+
+
+@functools.partial(in_one_program, static_argnames='axes')
+def _unit_norm(v: jax.Array, eps: float, *, axes: tuple[int, ...]) -> jax.Array:
   v = v.astype(compute_dtype(v.dtype))
   square = jnp.square(v.real) + jnp.square(v.imag) if jnp.iscomplexobj(v) else jnp.square(v)
-  squared_norm = jnp.sum(square, axis=norm_axes(v.ndim, unit_axis))
+  squared_norm = jnp.sum(square, axis=axes)
   # The `where` is inside sqrt because the derivative of sqrt at 0 is infinite.
   return jnp.sqrt(jnp.where(squared_norm <= eps, 1.0, squared_norm))
 
@@ -79,9 +90,14 @@ def weight_norm(
     )
   if jnp.iscomplexobj(g):
     raise TypeError(f'g must be real, as it is a norm; got {g.dtype}.')
+  return _weight_norm(v, g, eps, axes=other_axes)
+
+
+@functools.partial(in_one_program, static_argnames='axes')
+def _weight_norm(v: jax.Array, g: jax.Array, eps: float, *, axes: tuple[int, ...]) -> jax.Array:
   v = v.astype(compute_dtype(v.dtype, g.dtype))
-  scale = g.astype(v.real.dtype) / unit_norm(v, unit_axis=unit_axis, eps=eps)
-  return jnp.expand_dims(scale, other_axes) * v
+  scale = g.astype(v.real.dtype) / _unit_norm(v, eps, axes=axes)
+  return jnp.expand_dims(scale, axes) * v
 
 
 def norm_axes(ndim: int, unit_axis: UnitAxis) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """How g is stored in `scale`, and where it starts."""
 
+import functools
 import math
 import sys
 import warnings
@@ -11,7 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.core import Tracer
 
-from wn.normalization import UnitAxis, compute_dtype, norm_axes, unit_norm
+from wn.normalization import (
+  UnitAxis,
+  compute_dtype,
+  in_one_program,
+  norm_axes,
+  unit_norm,
+)
 
 
 def start_at(
@@ -24,13 +31,9 @@ def start_at(
   should (a fully masked unit keeps v = 0 and g = 1).
   """
   other_axes = norm_axes(v.ndim, axes)
-  masked = v if mask is None else v * jnp.asarray(mask).astype(v.dtype)
-  g = unit_norm(masked, unit_axis=axes)
-  is_zero = jnp.all(masked == 0, axis=other_axes)
-  if mask is not None:
-    is_zero &= jnp.any(jnp.asarray(mask) != 0, axis=other_axes)
-  is_traced = isinstance(is_zero, Tracer)
-  if not is_traced and not is_zero.any():
+  g, is_zero, any_zero = _measured(v, None if mask is None else jnp.asarray(mask), other_axes)
+  is_traced = isinstance(any_zero, Tracer)
+  if not is_traced and not any_zero:
     return g, v
   if log_scale:
     if not is_traced:
@@ -46,6 +49,19 @@ def start_at(
   random /= jnp.expand_dims(unit_norm(random, unit_axis=axes), other_axes)
   random = random.astype(v.dtype)
   return jnp.where(is_zero, 0, g), jnp.where(jnp.expand_dims(is_zero, other_axes), random, v)
+
+
+@functools.partial(in_one_program, static_argnums=2)
+def _measured(
+  v: jax.Array, mask: jax.Array | None, other_axes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """‖v‖ of every unit, whether it is zero but not fully masked, and whether any is."""
+  masked = v if mask is None else v * mask.astype(v.dtype)
+  units = tuple(axis for axis in range(v.ndim) if axis not in other_axes)
+  is_zero = jnp.all(masked == 0, axis=other_axes)
+  if mask is not None:
+    is_zero &= jnp.any(mask != 0, axis=other_axes)
+  return unit_norm(masked, unit_axis=units), is_zero, jnp.any(is_zero)
 
 
 def warn(message: str) -> None:

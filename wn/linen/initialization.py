@@ -173,7 +173,8 @@ def _initialized(
   if not is_per_feature:
     std = jnp.sqrt(jnp.mean(jnp.square(std)))  # one factor for all units
     is_zero, stays_zero = jnp.all(is_zero | stays_zero), jnp.zeros((), bool)
-  is_finite = layer_initialization.check_finite(name, mean, std)
+  num_bad = jnp.sum(~jnp.isfinite(mean) | ~jnp.isfinite(std))
+  is_finite = layer_initialization.check_finite(name, num_bad, mean.size)
   factor = init_scale / jnp.where(is_zero, 1.0, jnp.maximum(std, std_floor))
   # A plain zero kernel stays zero for any g.
   by_feature = jnp.where(stays_zero, 0.0, factor) if is_normalized else factor
@@ -213,14 +214,16 @@ def _warn(
   stays_zero: jax.Array,
   other_axes: tuple[int, ...],
 ) -> None:
+  mask = getattr(layer, 'mask', None)
+  mask = None if mask is None else jnp.asarray(mask)
   layer_initialization.warn_if_any(
-    (std < std_floor) & ~is_zero & ~stays_zero,
+    jnp.sum((std < std_floor) & ~is_zero & ~stays_zero),
     f'{name}: {{count}} of {std.size} units have a standard deviation below '
     f'std_floor={std_floor:g}, which was used instead. Their inputs are constant or the batch is '
     'too small.',
   )
   layer_initialization.warn_if_any(
-    (is_zero | stays_zero) & ~layer_initialization.fully_masked(layer, other_axes, is_zero),
+    jnp.sum((is_zero | stays_zero) & ~layer_initialization.fully_masked(mask, other_axes, is_zero)),
     f'{name}: {{count}} of {std.size} units have a zero kernel and cannot be normalized.',
   )
 
