@@ -63,9 +63,9 @@ def test_test_images_are_whitened_with_training_statistics(cache_dir):
     np.testing.assert_array_equal(test[:, ::2, ::2], expected)
     np.testing.assert_array_equal(test[:, 1::2, 1::2], expected)
     assert train.shape == (200, 8, 8, 1)
-  assert len(list(cache_dir.glob('made-up-zca-*.npz'))) == 1
+  assert len(list(cache_dir.glob('made-up-whitened-*.npz'))) == 1
   # Other images of the same name and number.
-  dataset.train.images[0, 0, 0, 0] ^= 1
-  other, _ = preprocessing.prepare(dataset, whiten=True, zca_eps=1e-5, upscale=2)
+  changed = data.Dataset('made-up', split(200), dataset.test, ('a',))
+  other, _ = preprocessing.prepare(changed, whiten=True, zca_eps=1e-5, upscale=2)
   assert np.abs(other[1:] - train[1:]).max() > 0
-  assert len(list(cache_dir.glob('made-up-zca-*.npz'))) == 2
+  assert len(list(cache_dir.glob('made-up-whitened-*.npz'))) == 2
