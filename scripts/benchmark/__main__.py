@@ -3,7 +3,7 @@
   python -m scripts.benchmark cifar     one step: our five parameterizations, flax.linen, PyTorch
   python -m scripts.benchmark scaling   one step against batch size, width and depth
   python -m scripts.benchmark epoch     a whole epoch over the sum of its steps
-  python -m scripts.benchmark startup   command to first step, with a cold and a warm cache
+  python -m scripts.benchmark startup   command to first step of each experiment, cold and warm
   python -m scripts.benchmark dqn       agent steps of deep Q-learning, against a simple loop
 
 Rows are measured in turns, and reported as medians with the fastest and slowest round.
@@ -31,7 +31,7 @@ def main() -> None:
   parser.add_argument('--framework', choices=FRAMEWORKS, help='measure only its rows of cifar')
   parser.add_argument('--rounds', type=int, default=7, help='measurements per row')
   parser.add_argument('--json', type=Path, help='file for the results; the picture goes beside it')
-  parser.add_argument('--data_dir', help='folder of CIFAR-10 (epoch, startup)')
+  parser.add_argument('--data_dir', help='folder of the data sets (epoch, startup)')
   with one_line_errors():
     args = parser.parse_args()
     for name in ('width', 'batch', 'rounds'):

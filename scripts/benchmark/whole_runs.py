@@ -15,6 +15,14 @@ from unittest import mock
 from experiments.runtime.errors import UserError
 from scripts.benchmark import steps
 
+# Experiment → what `startup` starts, and after how many steps it writes the first row of metrics.
+STARTS = {
+  'cifar': ('configs/cifar.py:wn,scaled', 1),
+  'vae': ('configs/vae.py:mnist-iaf-wn,scaled', 1),
+  'draw': ('configs/draw.py:wn,digits', 1),
+  'dqn': ('configs/dqn.py:breakout-wn,short', 8),  # one for each game played in parallel
+}
+
 
 def epoch(args: argparse.Namespace) -> None:
   """Measures the time of an epoch over the time of its steps, which are repeated after each epoch.
@@ -125,35 +133,38 @@ def _seconds_of_steps(
 
 
 def startup(args: argparse.Namespace) -> None:
-  """Measures the time from the command to the first finished step of `wn`.
+  """Measures the time from the command to the first finished step of each experiment with `wn`.
 
-  Each round runs the command with an empty compilation cache, then again with the filled one.
+  Each round runs each command with an empty compilation cache, then again with the filled one. Data
+  that a run keeps for later ones, such as whitened images, are as they are on the machine.
   """
-  rounds = []
+  rounds: list[dict[str, dict[str, float]]] = []
   for _ in range(args.rounds):
-    with tempfile.TemporaryDirectory() as folder:
-      cold, warm = (_first_step(args, Path(folder), str(i)) for i in range(2))
-      rounds.append({'cold': cold, 'warm': warm})
-      print(f'cold cache {cold:.1f} s, warm cache {warm:.1f} s', flush=True)
-  for name in ('cold', 'warm'):
-    seconds = [r[name] for r in rounds]
-    median = statistics.median(seconds)
-    print(f'{name}: {median:.1f} s ({min(seconds):.1f}–{max(seconds):.1f})')
+    rounds.append({})
+    for experiment in STARTS:
+      with tempfile.TemporaryDirectory() as folder:
+        cold, warm = (_first_step(experiment, args, Path(folder), str(i)) for i in range(2))
+      rounds[-1][experiment] = {'cold': cold, 'warm': warm}
+      print(f'{experiment}: cold cache {cold:.1f} s, warm cache {warm:.1f} s', flush=True)
+  for experiment, (config, _) in STARTS.items():
+    for cache in ('cold', 'warm'):
+      seconds = [r[experiment][cache] for r in rounds]
+      spread = f'{min(seconds):.1f}–{max(seconds):.1f}'
+      print(f'{config}, {cache} cache: {statistics.median(seconds):.1f} s ({spread})')
   if args.json:
-    steps.write(args.json, {'machine': steps.machine(), 'width': args.width, 'rounds': rounds})
+    steps.write(args.json, {'machine': steps.machine(), 'configs': STARTS, 'rounds': rounds})
 
 
-def _first_step(args: argparse.Namespace, folder: Path, name: str) -> float:
+def _first_step(experiment: str, args: argparse.Namespace, folder: Path, name: str) -> float:
   """Starts a run, waits until it has logged a step, and kills it. Returns the seconds.
 
   Raises:
     UserError: the run failed before its first step.
   """
   workdir = folder / name
-  command = [sys.executable, '-m', 'experiments.cifar', '--config', 'configs/cifar.py:wn']
-  command += [f'--config.model.width={args.width}', f'--config.batch_size={args.batch}']
-  command += [f'--config.model.dtype={args.dtype or "float32"}', '--config.run.log_every=1']
-  command += ['--workdir', str(workdir)]
+  config, log_every = STARTS[experiment]
+  command = [sys.executable, '-m', f'experiments.{experiment}', '--config', config]
+  command += [f'--config.run.log_every={log_every}', '--workdir', str(workdir)]
   if args.data_dir:
     command += ['--data_dir', args.data_dir]
   env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}  # as a user starts it

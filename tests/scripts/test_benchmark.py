@@ -175,6 +175,24 @@ def test_startup_reports_a_run_that_fails(benchmark, capsys, tmp_path):
   assert 'error: the run failed: error: ' in capsys.readouterr().err
 
 
+def test_startup_of_every_experiment(benchmark, capsys, monkeypatch, tmp_path):
+  """With the filled cache after the empty one, in a folder of its own for each."""
+  folders = []
+
+  def first_step(experiment, args, folder, name):
+    folders.append((experiment, folder))
+    return 30.0 + len(folders) if name == '0' else 10.0
+
+  monkeypatch.setattr(whole_runs, '_first_step', first_step)
+  benchmark('startup', '--rounds', 2, '--json', tmp_path / 'startup.json')
+  assert [experiment for experiment, _ in folders[::2]] == 2 * ['cifar', 'vae', 'draw', 'dqn']
+  assert len({folder for _, folder in folders}) == len(folders) / 2 == 8
+  said = capsys.readouterr().out
+  assert 'configs/cifar.py:wn,scaled, cold cache: 35.0 s (31.0–39.0)' in said
+  assert 'configs/dqn.py:breakout-wn,short, warm cache: 10.0 s (10.0–10.0)' in said
+  assert len(json.loads((tmp_path / 'startup.json').read_text())['rounds']) == 2
+
+
 def test_a_row_that_fails_has_its_last_line():
   _, (failure,) = steps.measure([Row('jax', 'unknown', 'float32', 'direct', 4, 4)], 1)
   assert failure.startswith('jax unknown float32 direct failed: ')
