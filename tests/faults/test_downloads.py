@@ -222,6 +222,8 @@ def open_to_all():
   folder = Path(tempfile.mkdtemp())
   folder.chmod(0o777)
   yield folder
+  for path in folder.iterdir():
+    path.chmod(0o755)  # who is not root deletes nothing in a folder without rights
   shutil.rmtree(folder)
 
 
@@ -239,9 +241,10 @@ def without_rights():
 
 def test_folders_without_permission(server, open_to_all):
   folder = open_to_all / 'mnist'
-  folder.mkdir()
+  folder.mkdir(mode=0o555)
   with without_rights():
     refused(f'no permission to write to {folder}', 'mnist', open_to_all)
+  folder.chmod(0o755)
   archives.write(folder, archives.tiny('mnist'))
   with without_rights():  # all is there
     download.download('mnist', open_to_all)
