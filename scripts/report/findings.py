@@ -55,6 +55,11 @@ def _text(values: Sequence[float], decimals: int) -> str:
   return over_seeds(values, decimals).replace('-', '−')
 
 
+def _named(values: Mapping[str, Sequence[float]], decimals: int) -> str:
+  """E.g. '`wn` 8.25, `plain` 10.02'."""
+  return ', '.join(f'`{name}` {_text(each, decimals)}' for name, each in values.items())
+
+
 def compare(
   runs: Runs,
   metric: str,
@@ -86,7 +91,7 @@ def compare(
   def values(name: str, epoch: int) -> list[float]:
     return [scale * at_epoch(rows, metric, epoch) for rows in pair[name]]
 
-  text = ', '.join(f'`{name}` {_text(values(name, epoch), decimals)}' for name in pair)
+  text = _named({name: values(name, epoch) for name in pair}, decimals)
   seeds = max(map(len, pair.values()))
   text += f' {unit} ({what.format(epoch=epoch)}, {seeds} seed{"s" if seeds > 1 else ""})'
   for name, rows in pair.items():
@@ -105,8 +110,7 @@ def cifar_errors(results: Path) -> Finding:
   if not (epoch := last_epoch(runs, 'test/error')):
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], 'test/error', epoch) for name in runs}
-  text = ', '.join(f'`{name}` {_text(errors, 2)}' for name, errors in values.items())
-  text += f' % after {epoch} epochs ({_setting(folder, runs)})'
+  text = f'{_named(values, 2)} % after {epoch} epochs ({_setting(folder, runs)})'
   means = {name: np.mean(errors) for name, errors in values.items()}
   if min(means, key=means.get) != 'wn_mean_bn':
     return Finding(text, CONTRADICTED)
@@ -123,8 +127,8 @@ def cifar_equal_errors(results: Path) -> Finding:
   if len(runs) < 2 or last_epoch(runs, 'test/error') < 200:
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], 'test/error', 200) for name in runs}
-  text = ', '.join(f'`{name}` {_text(errors, 2)}' for name, errors in values.items())
-  text += f' % after 200 epochs, each at its rate of Figure 1 alone ({_setting(folder, runs)})'
+  setting = f'each at its rate of Figure 1 alone ({_setting(folder, runs)})'
+  text = f'{_named(values, 2)} % after 200 epochs, {setting}'
   is_close = abs(np.mean(values['wn']) - np.mean(values['plain'])) <= _CLOSE
   return Finding(text, REPRODUCED if is_close else CONTRADICTED)
 
@@ -152,8 +156,7 @@ def cifar_training(results: Path) -> Finding:
   texts, is_ahead, agrees = [], True, True
   for at in (50, 100):
     values = {name: _training_percent(runs[name], at) for name in runs}
-    text = ', '.join(f'`{name}` {_text(errors, 1)}' for name, errors in values.items())
-    texts.append(f'{text} % after {at} epochs')
+    texts.append(f'{_named(values, 1)} % after {at} epochs')
     means = {name: np.mean(errors) for name, errors in values.items()}
     is_ahead &= bool(means['wn'] < means['plain'])
     agrees &= all(abs(means[name] - curve[name, at]) <= _CLOSE for name in means)
