@@ -35,7 +35,7 @@ def initialize(
   features = Features.of(layer)
   is_per_feature = set(axes) == set(features.kernel_axes)
   v = base.masked_kernel(layer)
-  kernel = unit_kernel(v, axes) if is_per_feature else base.weight(layer)
+  kernel = _unit_kernel(v, axes) if is_per_feature else base.weight(layer)
   t = features.pre_activations(layer, kernel, inputs, *args, **kwargs)
   if t.size == 0:
     raise ValueError(f'{name}: the batch is empty, as its inputs have shape {inputs.shape}.')
@@ -67,7 +67,7 @@ def initialize(
 
 
 @functools.partial(in_one_program, static_argnums=1)
-def unit_kernel(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _unit_kernel(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """v/‖v‖."""
   return v / jnp.expand_dims(unit_norm(v, unit_axis=axes), norm_axes(v.ndim, axes))
 
