@@ -6,7 +6,8 @@
   python -m scripts.benchmark startup   command to first step of each experiment, cold and warm
   python -m scripts.benchmark dqn       agent steps of deep Q-learning, against a simple loop
 
-Rows are measured in turns, and reported as medians with the fastest and slowest round.
+Rows are measured in turns, and reported as medians with the fastest and slowest round, after two
+lines on the processor, the versions and the settings.
 `pip install -e '.[bench]'` adds PyTorch; without it, its rows are left out. `--framework jax
 --dtype float32` measures only those rows of `cifar`.
 """
@@ -42,6 +43,9 @@ def main() -> None:
     if args.json:  # fail now rather than after measuring
       args.json.parent.mkdir(parents=True, exist_ok=True)
     environment.prepare(ynn_products=args.benchmark == 'dqn')
+    from scripts.benchmark import steps  # after the environment is set
+
+    print(steps.describe(steps.machine()), flush=True)
     if args.benchmark in ('cifar', 'scaling'):
       from scripts.benchmark import single_steps as benchmark
     elif args.benchmark == 'dqn':

@@ -20,6 +20,7 @@ from scripts.benchmark import network
 from scripts.benchmark.worker import Row, Worker
 
 Results = dict[str, Any]
+_INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')  # those that decide the speed
 
 
 def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]:
@@ -60,21 +61,30 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
   return results, failures
 
 
+def describe(machine: Results) -> str:
+  """The machine in two lines, as the benchmarks print it."""
+  versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
+  settings = ' '.join(f'{k}={v}' for k, v in machine['environment'].items() if v) or 'no settings'
+  processor = ', '.join([machine['processor'], *machine['instructions']])
+  return f'{machine["cores"]} cores of {processor}; {versions}\n{settings}'
+
+
 def machine() -> Results:
   """Describes the machine, the code and the versions of the frameworks."""
   versions = {}
   for package in ('jax', 'jaxlib', 'flax', 'torch'):
     with contextlib.suppress(metadata.PackageNotFoundError):
       versions[package] = metadata.version(package)
-  processor = platform.processor() or platform.machine()
-  try:
+  processor, instructions = platform.processor() or platform.machine(), []
+  with contextlib.suppress(OSError):
     lines = Path('/proc/cpuinfo').read_text().splitlines()
-    processor = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-  except (OSError, StopIteration):
-    pass
+    values = {name.strip(): value.strip() for name, _, value in (x.partition(':') for x in lines)}
+    processor = values.get('model name', processor)
+    instructions = [name for name in _INSTRUCTIONS if name in values.get('flags', '').split()]
   settings = {key: os.environ.get(key) for key in ('XLA_FLAGS', 'GLIBC_TUNABLES')}
   return {
     'processor': processor,
+    'instructions': instructions,
     'cores': os.cpu_count(),
     'load_average_after': os.getloadavg()[0],
     'commit': workdir_lib.commit(),

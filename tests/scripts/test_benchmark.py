@@ -86,7 +86,8 @@ def test_scaling_along_batch_width_and_depth(benchmark, tmp_path, monkeypatch, c
   assert len(set(measured)) == len(measured)
   varied = {(r.batch != 100) + (r.width != 32) + (r.depth != 3) for r in measured}
   assert varied == {0, 1}  # one size at a time
-  assert len(capsys.readouterr().out.strip().splitlines()) == 2 + len(measured)
+  lines = capsys.readouterr().out.strip().splitlines()
+  assert len(lines) == 3 + 2 + len(measured)  # the machine and a blank line, the header
   assert matplotlib.image.imread(tmp_path / 'x.png').ndim == 3
 
 
@@ -188,9 +189,24 @@ def test_startup_of_every_experiment(benchmark, capsys, monkeypatch, tmp_path):
   assert [experiment for experiment, _ in folders[::2]] == 2 * ['cifar', 'vae', 'draw', 'dqn']
   assert len({folder for _, folder in folders}) == len(folders) / 2 == 8
   said = capsys.readouterr().out
+  assert said.startswith(f'{steps.machine()["cores"]} cores of ')
   assert 'configs/cifar.py:wn,scaled, cold cache: 35.0 s (31.0–39.0)' in said
   assert 'configs/dqn.py:breakout-wn,short, warm cache: 10.0 s (10.0–10.0)' in said
   assert len(json.loads((tmp_path / 'startup.json').read_text())['rounds']) == 2
+
+
+def test_a_benchmark_says_where_it_ran():
+  machine = {
+    'processor': 'AMD EPYC',
+    'instructions': ['avx2', 'avx512f'],
+    'cores': 2,
+    'versions': {'jax': '0.10.2', 'flax': '0.12.8'},
+    'environment': {'XLA_FLAGS': '--xla_x=1', 'GLIBC_TUNABLES': None},
+  }
+  expected = '2 cores of AMD EPYC, avx2, avx512f; jax 0.10.2, flax 0.12.8\nXLA_FLAGS=--xla_x=1'
+  assert steps.describe(machine) == expected
+  ours = steps.machine()
+  assert set(machine) < set(ours) and steps.describe(ours).count('\n') == 1
 
 
 def test_a_row_that_fails_has_its_last_line():
