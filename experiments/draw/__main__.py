@@ -8,4 +8,4 @@ lists the options; configs/draw.py defines them.
 from experiments.runtime import command_line
 
 if __name__ == '__main__':
-  command_line.run('draw')
+  command_line.run('draw', ynn_products=True)

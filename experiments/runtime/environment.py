@@ -38,7 +38,7 @@ def set_xla_flags(*, ynn_products: bool = False) -> None:
   """Sets XLA's flag for CPUs, for the jaxlib versions that it was measured with.
 
   Args:
-    ynn_products: use YNN for matrix products: faster for minibatches of about ten examples.
+    ynn_products: use YNN for matrix products: faster in deep Q-learning and DRAW.
   """
   flags = os.environ.get('XLA_FLAGS', '')
   jaxlib = importlib.metadata.version('jaxlib')
