@@ -121,16 +121,20 @@ def cifar_errors(results: Path) -> Finding:
 
 
 def cifar_equal_errors(results: Path) -> Finding:
-  """Reproduced: after 200 epochs `wn` and `plain` are close to each other; else contradicted."""
+  """Reproduced: after 200 epochs `wn` and `plain` are close to each other.
+
+  Otherwise open: the paper has the best of four rates, and these runs are at one rate each.
+  """
   folder = results / 'cifar-paper'
   runs = _pair(read_runs(folder))
   if len(runs) < 2 or last_epoch(runs, 'test/error') < 200:
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], 'test/error', 200) for name in runs}
-  setting = f'each at its rate of Figure 1 alone ({_setting(folder, runs)})'
+  rates = [f'`{name}` at {cifar.RATE_OF[name]}' for name in values]
+  setting = f'{", ".join(rates)} alone ({_setting(folder, runs)})'
   text = f'{_named(values, 2)} % after 200 epochs, {setting}'
   is_close = abs(np.mean(values['wn']) - np.mean(values['plain'])) <= _CLOSE
-  return Finding(text, REPRODUCED if is_close else CONTRADICTED)
+  return Finding(text, REPRODUCED if is_close else TOO_EARLY)
 
 
 def cifar_training(results: Path) -> Finding:

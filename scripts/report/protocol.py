@@ -39,10 +39,10 @@ def departures(runs: Sequence[Run]) -> str:
 
 
 def is_prefix(runs: Sequence[Run]) -> bool:
-  """Whether the runs are the beginnings of the paper's, all of one length."""
+  """Whether the runs are the beginnings of the paper's, perhaps of several lengths."""
   found, _ = _departures(runs)
   has_schedule = runs[0].config['experiment'] in settings.SCHEDULES
-  return not has_schedule and found.keys() == {'epochs'} and len({*found['epochs']}) == 1
+  return not has_schedule and found.keys() == {'epochs'}
 
 
 def _departures(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -75,7 +75,8 @@ def about(runs: Sequence[Run]) -> str:
   """A sentence for captions on how the runs differ from the paper's protocol."""
   changes = departures(runs)
   if is_prefix(runs):
-    return f"The paper's protocol, its first {runs[0].config['epochs']} epochs."
+    lengths = _either([str(n) for n in sorted({run.config['epochs'] for run in runs})])
+    return f"The paper's protocol, its first {lengths} epochs."
   if runs[0].config['experiment'] in settings.SCHEDULES and 'epochs=' in changes:
     changes += ', and its schedules scaled to them'
   return f'Unlike the paper: {changes}.' if changes else "The paper's protocol."
@@ -83,4 +84,6 @@ def about(runs: Sequence[Run]) -> str:
 
 def paper_label(runs: Sequence[Run]) -> str:
   """Legend entry for the paper's values in a figure with these runs."""
-  return 'paper (full size)' if departures(runs) and not is_prefix(runs) else 'paper'
+  found, _ = _departures(runs)
+  same_size = not found.keys() - {'model.dtype'} or is_prefix(runs)
+  return 'paper' if same_size else 'paper (full size)'

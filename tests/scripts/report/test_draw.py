@@ -101,7 +101,7 @@ def test_runs_of_two_lengths_are_compared(make_run, tmp_path):
   table, updates = (table.frame for table in section.tables)
   assert table['epoch 4'].tolist() == ['-120.00', '–']
   assert updates['its updates'].tolist() == ['2,000']
-  assert 'epochs=4 or 2 (paper: 100)' in section.pictures[0].caption
+  assert "The paper's protocol, its first 2 or 4 epochs." in section.pictures[0].caption
 
   make_run('wn', 1, (180, 110, 100), 'paper')  # two lengths of one variant have no mean
   first, second = make_sections(tmp_path)
