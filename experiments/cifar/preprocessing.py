@@ -56,7 +56,7 @@ def prepare(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Training and test inputs of the network, [N, H, W, C] float32.
 
-  The whitened images are cached, 0.7 GB for CIFAR-10; computing them takes about a minute.
+  The whitened images are cached, 0.7 GB for CIFAR-10; computing them takes about half a minute.
   """
   if whiten:
     key = {'data': dataset.digest, 'eps': zca_eps, 'code': _CODE_VERSION}

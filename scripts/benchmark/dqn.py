@@ -10,7 +10,6 @@ import statistics
 import sys
 
 from configs.variants import PARAMETERIZATIONS
-from experiments.runtime import environment
 from experiments.runtime.errors import UserError
 from scripts.benchmark import network, steps
 from scripts.benchmark.worker import Process, serve
@@ -96,10 +95,8 @@ def table(results: list[steps.Results]) -> str:
 
 def _start(param: str, kind: str) -> Process:
   env = dict(os.environ)
-  if kind.endswith('XLA as it comes'):  # undo what `environment.prepare` sets
-    flags = env.pop('XLA_FLAGS', '').split()
-    env['XLA_FLAGS'] = ' '.join(flag for flag in flags if environment.CPU_FLAG not in flag)
-    env.pop('GLIBC_TUNABLES', None)
+  if kind.endswith('XLA as it comes'):
+    env = steps.unprepared(env)
   return Process(f'{param}, {kind}', 'scripts.benchmark.dqn', [kind, param], env)
 
 

@@ -7,13 +7,14 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.runtime import environment
 from experiments.runtime import workdir as workdir_lib
 from experiments.runtime.errors import UserError
 from scripts.benchmark import network
@@ -59,6 +60,12 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
     for worker in workers:
       worker.kill()
   return results, failures
+
+
+def unprepared(env: Mapping[str, str]) -> dict[str, str]:
+  """Environment variables without what `environment.prepare` sets for XLA and huge pages."""
+  flags = [flag for flag in env.get('XLA_FLAGS', '').split() if environment.CPU_FLAG not in flag]
+  return {k: v for k, v in env.items() if k != 'GLIBC_TUNABLES'} | {'XLA_FLAGS': ' '.join(flags)}
 
 
 def describe(machine: Results) -> str:

@@ -167,7 +167,7 @@ def _first_step(experiment: str, args: argparse.Namespace, folder: Path, name: s
   command += [f'--config.run.log_every={log_every}', '--workdir', str(workdir)]
   if args.data_dir:
     command += ['--data_dir', args.data_dir]
-  env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}  # as a user starts it
+  env = steps.unprepared(os.environ)  # as a user starts it
   env['JAX_COMPILATION_CACHE_DIR'] = str(folder / 'compiled')
   metrics = workdir / 'metrics.jsonl'
   start = time.perf_counter()

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,9 +131,8 @@ def cifar_equal_errors(results: Path) -> Finding:
   if len(runs) < 2 or last_epoch(runs, 'test/error') < 200:
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], 'test/error', 200) for name in runs}
-  rates = [f'`{name}` at {cifar.RATE_OF[name]}' for name in values]
-  setting = f'{", ".join(rates)} alone ({_setting(folder, runs)})'
-  text = f'{_named(values, 2)} % after 200 epochs, {setting}'
+  setting = f'{_rates_of(folder, values)}{_setting(folder, runs)}'
+  text = f'{_named(values, 2)} % after 200 epochs ({setting})'
   is_close = abs(np.mean(values['wn']) - np.mean(values['plain'])) <= _CLOSE
   return Finding(text, REPRODUCED if is_close else TOO_EARLY)
 
@@ -180,10 +180,23 @@ def _setting(folder: Path, runs: Runs) -> str:
   """The number of seeds, and whether the hidden units were in bfloat16."""
   seeds = max(map(len, runs.values()))
   text = f'{seeds} seed{"s" if seeds > 1 else ""}'
-  summaries = [json.loads(path.read_text()) for path in folder.glob('*/seed*/summary.json')]
-  if any(summary['config']['model']['dtype'] == 'bfloat16' for summary in summaries):
+  if any(config['model']['dtype'] == 'bfloat16' for config in _configs(folder)):
     text += ', hidden units in bfloat16'
   return text
+
+
+def _rates_of(folder: Path, names: Iterable[str]) -> str:
+  """The learning rates of the runs: 'rates 0.003 and 0.0003, '; nothing without summaries."""
+  rates = {
+    c['variant']['parameterization']: c['optimizer']['learning_rate'] for c in _configs(folder)
+  }
+  found = [f'{rates[name]:g}' for name in names if name in rates]
+  return f'rates {" and ".join(found)}, ' if found else ''
+
+
+def _configs(folder: Path) -> list[Mapping[str, Any]]:
+  paths = sorted(folder.glob('*/seed*/summary.json'))
+  return [json.loads(path.read_text())['config'] for path in paths]
 
 
 def _percent(seeds: Sequence[Sequence[Row]], metric: str, epoch: float) -> list[float]:
