@@ -1,23 +1,27 @@
 """Measures training steps and whole runs.
 
   python -m scripts.benchmark cifar     one step: our five parameterizations, flax.linen, PyTorch
+  python -m scripts.benchmark vae       one step of the MNIST VAE: ours, PyTorch
+  python -m scripts.benchmark draw      one step of DRAW: ours, PyTorch
   python -m scripts.benchmark scaling   one step against batch size, width and depth
   python -m scripts.benchmark epoch     a whole epoch over the sum of its steps
   python -m scripts.benchmark startup   command to first step of each experiment, cold and warm
-  python -m scripts.benchmark dqn       agent steps of deep Q-learning, against a simple loop
+  python -m scripts.benchmark dqn       agent steps and updates: ours, simple loops, PyTorch
 
 Rows are measured in turns, and reported as medians with the fastest and slowest round, after two
 lines on the processor, the versions and the settings.
 `pip install -e '.[bench]'` adds PyTorch; without it, its rows are left out. `--framework jax
---dtype float32` measures only those rows of `cifar`.
+--dtype float32` measures only those rows of single steps. `--device gpu` measures on a GPU, with
+TF32 products in the float32 rows of both.
 """
 
 from pathlib import Path
 
 from experiments.runtime import environment
 from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors
+from scripts.benchmark import stepper
 
-BENCHMARKS = ('cifar', 'scaling', 'epoch', 'startup', 'dqn')
+BENCHMARKS = ('cifar', 'vae', 'draw', 'scaling', 'epoch', 'startup', 'dqn')
 DTYPES = ('float32', 'bfloat16')
 FRAMEWORKS = ('jax', 'flax.linen', 'torch')
 
@@ -28,8 +32,9 @@ def main() -> None:
   parser.add_argument('benchmark', choices=BENCHMARKS)
   parser.add_argument('--width', type=int, default=96, help='feature maps of the first block')
   parser.add_argument('--batch', type=int, default=100, help='minibatch size')
-  parser.add_argument('--dtype', choices=DTYPES, help='of the hidden units (cifar: default both)')
-  parser.add_argument('--framework', choices=FRAMEWORKS, help='measure only its rows of cifar')
+  parser.add_argument('--dtype', choices=DTYPES, help='of the hidden units (default: all)')
+  parser.add_argument('--framework', choices=FRAMEWORKS, help='measure only its single steps')
+  parser.add_argument('--device', choices=stepper.PLATFORMS, default='cpu', help='for all rows')
   parser.add_argument('--rounds', type=int, default=7, help='measurements per row')
   parser.add_argument('--json', type=Path, help='file for the results; the picture goes beside it')
   parser.add_argument('--data_dir', help='folder of the data sets (epoch, startup)')
@@ -42,11 +47,12 @@ def main() -> None:
       raise UserError(f'--json {args.json}: give a name that ends in .json.')
     if args.json:  # fail now rather than after measuring
       args.json.parent.mkdir(parents=True, exist_ok=True)
-    environment.prepare(ynn_products=args.benchmark == 'dqn')
+    stepper.use(args.device)
+    environment.prepare(ynn_products=args.benchmark in ('draw', 'dqn'))
     from scripts.benchmark import steps  # after the environment is set
 
     print(steps.describe(steps.machine()), flush=True)
-    if args.benchmark in ('cifar', 'scaling'):
+    if args.benchmark in ('cifar', 'vae', 'draw', 'scaling'):
       from scripts.benchmark import single_steps as benchmark
     elif args.benchmark == 'dqn':
       from scripts.benchmark import dqn as benchmark

@@ -1,28 +1,37 @@
-"""The benchmark `dqn`: agent steps per second of our loop and of a simple one.
+"""The benchmark `dqn`: agent steps and updates per second of our loop and of simple ones.
 
 `python -m scripts.benchmark.dqn KIND PARAMETERIZATION` is the process of one row; see `worker`.
 """
 
 import argparse
-import itertools
+import functools
+import importlib.util
 import os
 import statistics
 import sys
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import config_dict
 
 from configs.variants import PARAMETERIZATIONS
 from experiments.runtime.errors import UserError
-from scripts.benchmark import network, steps
+from scripts.benchmark import steps
+from scripts.benchmark.stepper import Stepper
 from scripts.benchmark.worker import Process, serve
 
+STEPS, UPDATES = 'agent steps', 'updates of 64 transitions'
 # Kind of row → its unit, and the number of units timed at once.
 UNITS = {
-  'ours': ('agent steps', 48),
-  'single environment': ('agent steps', 48),
-  'single environment, XLA as it comes': ('agent steps', 48),
-  'update': ('updates of 64 transitions', 8),
+  'ours': (STEPS, 48),
+  'single environment': (STEPS, 48),
+  'single environment, XLA as it comes': (STEPS, 48),
+  'single environment, PyTorch': (STEPS, 48),
+  'update': (UPDATES, 8),
+  'update, PyTorch': (UPDATES, 8),
   'act': ('actions for 8 environments', 20),
 }
-LOOPS = [kind for kind, (unit, _) in UNITS.items() if unit == 'agent steps']
+OURS = {STEPS: 'ours', UPDATES: 'update'}  # what the other rows of a unit are compared with
 
 
 def dqn(args: argparse.Namespace) -> None:
@@ -31,37 +40,26 @@ def dqn(args: argparse.Namespace) -> None:
   Raises:
     UserError: all rows failed.
   """
-  processes, failures = [], []
-  rows = list(itertools.product(PARAMETERIZATIONS, UNITS))
-  try:
-    for param, kind in rows:
-      print(f'  starting {param}, {kind}', file=sys.stderr)
-      try:
-        processes.append(((param, kind), _start(param, kind)))
-      except UserError as error:
-        failures.append(str(error))
-    rounds = [[process.step() for _, process in processes] for _ in range(args.rounds)]
-    results = [
-      {
-        'param': param,
-        'kind': kind,
-        'seconds': statistics.median(seconds),
-        'rounds': list(seconds),
-        'count': UNITS[kind][1],
-        'peak_memory_gb': process.close(),
-      }
-      for ((param, kind), process), seconds in zip(processes, zip(*rounds))
-    ]
-  finally:
-    for _, process in processes:
-      process.kill()
-  for message in failures:
+  rows = [(param, kind) for param in PARAMETERIZATIONS for kind in UNITS]
+  missing = []
+  rows = [row for row in rows if 'PyTorch' not in row[1] or row[0] == 'plain']
+  if importlib.util.find_spec('torch') is None:
+    rows = [row for row in rows if 'PyTorch' not in row[1]]
+    missing = [steps.NO_TORCH]
+  measured, failures = steps.in_turns(
+    {row: functools.partial(_start, *row) for row in rows}, args.rounds
+  )
+  results = [
+    {'param': param, 'kind': kind, 'count': UNITS[kind][1], **times}
+    for (param, kind), times in measured
+  ]
+  for message in missing + failures:
     print(f'left out: {message}', file=sys.stderr)
   if not results:
     raise UserError('no row could be measured; see above.')
   print(table(results))
   if args.json:
-    content = {'machine': steps.machine(), 'rows': results, 'left_out': failures}
+    content = {'machine': steps.machine(), 'rows': results, 'left_out': missing + failures}
     steps.write(args.json, content)
 
 
@@ -78,11 +76,12 @@ def table(results: list[steps.Results]) -> str:
     unit = UNITS[kind][0]
     each = [1000 * seconds / count for seconds in result['rounds']]
     ratios = []
-    if kind in LOOPS and (param, 'ours') in rounds:
-      ratios = [theirs / ours for theirs, ours in zip(result['rounds'], rounds[param, 'ours'])]
+    if (param, OURS.get(unit)) in rounds:
+      ours = rounds[param, OURS[unit]]
+      ratios = [x / y for x, y in zip(result['rounds'], ours)]
     cells = [
       param,
-      f'{unit}: {kind}' if kind in LOOPS else unit,
+      f'{unit}: {kind}' if unit in OURS else unit,
       f'{count / result["seconds"]:.0f}',
       f'{statistics.median(each):.2f}',
       f'{min(each):.2f}–{max(each):.2f}',
@@ -100,22 +99,17 @@ def _start(param: str, kind: str) -> Process:
   return Process(f'{param}, {kind}', 'scripts.benchmark.dqn', [kind, param], env)
 
 
-def build(kind: str, param: str) -> network.Step:
-  """Returns the function that a row times, which does `UNITS[kind]`; learning has started."""
-  import jax
-  from ml_collections import config_dict
-
+def build(kind: str, param: str) -> Stepper:
+  """What a row times: each step of it does `UNITS[kind]`. Learning has started."""
   from configs import dqn as configs
-  from experiments.dqn.actor_learner import ActorLearner
-  from scripts.benchmark.single_environment import SingleEnvironment
 
   config = configs.get_config(f'space_invaders-{param},scaled')
   config.replay.update(learning_starts=400, capacity=4000)
   config.exploration.start = config.exploration.end
   config = config_dict.FrozenConfigDict(config)
   count = UNITS[kind][1]
-  is_ours = not kind.startswith('single')
-  learner = ActorLearner(config) if is_ours else SingleEnvironment(config)
+  is_ours = kind in ('ours', 'update', 'act')
+  learner, wait = _ours(config) if is_ours else _single(config, is_torch='PyTorch' in kind)
   while learner.steps < config.replay.learning_starts:
     learner.step()
 
@@ -123,20 +117,39 @@ def build(kind: str, param: str) -> network.Step:
     end = learner.steps + count
     while learner.steps < end:
       learner.step()
-    if is_ours:
-      jax.block_until_ready(learner.state)
 
   def update() -> None:
-    for _ in range(count * config.learning.update_period // config.env.num_envs):
+    updates = config.env.num_envs // config.learning.update_period if is_ours else 1
+    for _ in range(count // updates):
       learner.learn()
-    jax.block_until_ready(learner.state)
 
   def act() -> None:
     policy = learner.eval_policy()
     for i in range(count):
       policy(i, learner.games.observations)
 
-  return {'update': update, 'act': act}.get(kind, loop)
+  unit = UNITS[kind][0]
+  return Stepper({STEPS: loop, UPDATES: update}.get(unit, act), wait)
+
+
+def _ours(config: config_dict.FrozenConfigDict) -> tuple[Any, Callable[[], None]]:
+  """Our loop, and what waits for its updates."""
+  import jax
+
+  from experiments.dqn.actor_learner import ActorLearner
+
+  learner = ActorLearner(config)
+  return learner, lambda: jax.block_until_ready(learner.state)
+
+
+def _single(
+  config: config_dict.FrozenConfigDict, *, is_torch: bool
+) -> tuple[Any, Callable[[], None]]:
+  """The simple loop, which waits for each update itself."""
+  from scripts.benchmark import single_environment as single
+
+  agent = single.TorchAgent if is_torch else single.JaxAgent
+  return single.SingleEnvironment(config, agent), lambda: None
 
 
 def main() -> None:

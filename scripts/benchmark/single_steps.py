@@ -1,14 +1,16 @@
-"""The benchmarks of single steps: `cifar` and `scaling`."""
+"""The benchmarks of single steps: `cifar`, `vae`, `draw` and `scaling`."""
 
 import argparse
 import importlib.util
 import sys
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from configs.cifar import VARIANTS
+from configs.variants import PARAMETERIZATIONS
 from experiments.runtime.errors import UserError
-from scripts.benchmark import network, steps
+from scripts.benchmark import cifar_step, steps
 from scripts.benchmark.worker import Row
 
 SIZES = {'batch': (25, 50, 100, 200), 'width': (16, 32, 64, 96), 'depth': (1, 2, 3, 5)}
@@ -20,21 +22,38 @@ def cifar(args: argparse.Namespace) -> None:
   Raises:
     UserError: all rows failed.
   """
-  rows = [row for row in _rows(args.width, args.batch) if args.dtype in (None, row.dtype)]
+  title = f'CIFAR-10 network, width {args.width}, batch {args.batch}'
+  rows = _cifar_rows(args.width, args.batch, args.device)
+  _compare(args, rows, title, steps.matmul_gflops())
+
+
+def vae(args: argparse.Namespace) -> None:
+  """Measures a step of the convolutional VAE with IAF, at the paper's size, and of a port."""
+  _compare(args, _generative_rows(args), f'MNIST VAE with IAF, batch {args.batch}')
+
+
+def draw(args: argparse.Namespace) -> None:
+  """Measures a step of DRAW, at the paper's size, and of a port."""
+  _compare(args, _generative_rows(args), f'DRAW, batch {args.batch}')
+
+
+def _compare(
+  args: argparse.Namespace, rows: Sequence[Row], title: str, peak: float | None = None
+) -> None:
+  rows = [row for row in rows if args.dtype in (None, row.dtype)]
   rows = [row for row in rows if args.framework in (None, row.framework)]
   failures = []
   other = [row for row in rows if row.framework != 'torch']
   if len(other) < len(rows) and importlib.util.find_spec('torch') is None:
     rows = other
-    failures.append("PyTorch is not installed; `pip install -e '.[bench]'` adds its rows.")
-  peak = steps.matmul_gflops()
+    failures.append(steps.NO_TORCH)
   results, failed = steps.measure(rows, args.rounds)
   for message in failures + failed:
     print(f'left out: {message}', file=sys.stderr)
   if not results:
     raise UserError('no row could be measured; see above.')
-  title = f'CIFAR-10 network, width {args.width}, batch {args.batch}'
-  print(f'\n{title}; peak: a float32 matrix product, {peak:.0f} GFLOP/s\n')
+  ends = f'; peak: a float32 matrix product, {peak:.0f} GFLOP/s' if peak else ''
+  print(f'\n{title}{ends}\n')
   print(steps.table(results, peak))
   if args.json:
     content = {
@@ -46,15 +65,24 @@ def cifar(args: argparse.Namespace) -> None:
     steps.write(args.json, content, steps.picture(results, title))
 
 
-def _rows(width: int, batch: int) -> list[Row]:
-  rows = [('jax', variant, 'float32', 'winograd') for variant in VARIANTS]
+def _cifar_rows(width: int, batch: int, device: str) -> list[Row]:
+  fast = 'winograd' if device == 'cpu' else 'direct'
+  rows = [('jax', variant, 'float32', fast) for variant in VARIANTS]
   rows += [('jax', 'plain', 'float32', 'direct')]
-  rows += [('jax', variant, 'bfloat16', 'winograd') for variant in ('plain', 'wn')]
+  rows += [('jax', variant, 'bfloat16', fast) for variant in ('plain', 'wn')]
   rows += [('flax.linen', 'wn', 'float32', 'direct')]
   rows += [('torch', variant, 'float32', 'eager') for variant in ('plain', 'wn', 'bn')]
   rows += [('torch', 'plain', 'bfloat16', 'eager')]
   rows += [('torch', 'plain', dtype, 'compile') for dtype in ('float32', 'bfloat16')]
-  return [Row(*row, width, batch) for row in rows]
+  return [Row(*row, 'cifar', width, batch) for row in dict.fromkeys(rows)]
+
+
+def _generative_rows(args: argparse.Namespace) -> list[Row]:
+  """Rows of `vae` and `draw`: the paper's float32, on a GPU bfloat16 as well."""
+  dtypes = ('float32',) if args.device == 'cpu' else ('float32', 'bfloat16')
+  rows = [('jax', variant, dtype, 'direct') for dtype in dtypes for variant in PARAMETERIZATIONS]
+  rows += [('torch', 'plain', dtype, mode) for dtype in dtypes for mode in ('eager', 'compile')]
+  return [Row(*row, args.benchmark, batch=args.batch) for row in rows]
 
 
 def scaling(args: argparse.Namespace) -> None:
@@ -62,7 +90,7 @@ def scaling(args: argparse.Namespace) -> None:
   dtype = args.dtype or 'float32'
   base = {'batch': args.batch, 'width': args.width, 'depth': 3}
   sizes = [base | {along: n} for along, values in SIZES.items() for n in values]
-  rows = [Row('jax', 'wn', dtype, 'winograd', **size) for size in [base, *sizes]]
+  rows = [Row('jax', 'wn', dtype, 'winograd', 'cifar', **size) for size in [base, *sizes]]
   results, failures = steps.measure(list(dict.fromkeys(rows)), args.rounds)
   for message in failures:
     print(f'left out: {message}', file=sys.stderr)
@@ -72,7 +100,7 @@ def scaling(args: argparse.Namespace) -> None:
   for result in results:
     size = [result[along] for along in base]
     seconds, rounds = result['seconds'], result['rounds']
-    rate = network.gflop(result['width'], result['batch'], result['depth']) / seconds
+    rate = cifar_step.gflop(result['width'], result['batch'], result['depth']) / seconds
     cells = [*size, f'{seconds:.3f}', f'{min(rounds):.3f}–{max(rounds):.3f}', f'{rate:.0f}']
     print('| ' + ' | '.join(map(str, cells)) + ' |')
   if args.json:

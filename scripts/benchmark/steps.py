@@ -1,26 +1,30 @@
 """Times training steps in rounds, each of which measures every row once."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
 from experiments.runtime import environment
 from experiments.runtime import workdir as workdir_lib
 from experiments.runtime.errors import UserError
-from scripts.benchmark import network
-from scripts.benchmark.worker import Row, Worker
+from scripts.benchmark import cifar_step, stepper
+from scripts.benchmark.worker import Process, Row, Worker
 
+Key = TypeVar('Key')
 Results = dict[str, Any]
+NO_TORCH = "PyTorch is not installed; `pip install -e '.[bench]'` adds its rows."
 _INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')  # those that decide the speed
 
 
@@ -30,35 +34,42 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
   Returns:
     A result for each row that works, and a message for each that fails.
   """
-  workers, failures = [], []
+  results, failures = in_turns({row: functools.partial(Worker, row) for row in rows}, rounds)
+  return [dataclasses.asdict(row) | times for row, times in results], failures
+
+
+def in_turns(
+  starts: Mapping[Key, Callable[[], Process]], rounds: int
+) -> tuple[list[tuple[Key, Results]], list[str]]:
+  """Starts a process for each key and times each `rounds` times, interleaved.
+
+  Returns:
+    Times for each process that works, and a message for each that fails.
+  """
+  processes, failures = {}, []
   try:
-    for row in rows:
-      size = f'width {row.width}, batch {row.batch}, depth {row.depth}'
-      print(f'  starting {row.name}, {size}', file=sys.stderr)
+    for key, start in starts.items():
+      print(f'  starting {getattr(key, "name", key)}', file=sys.stderr)
       try:
-        workers.append(Worker(row))
+        processes[key] = start()
       except UserError as error:
         failures.append(str(error))
-    times = [[worker.step() for worker in workers] for _ in range(rounds)]
+    times = [[process.step() for process in processes.values()] for _ in range(rounds)]
     results = [
-      {
-        'framework': worker.row.framework,
-        'variant': worker.row.variant,
-        'dtype': worker.row.dtype,
-        'mode': worker.row.mode,
-        'width': worker.row.width,
-        'batch': worker.row.batch,
-        'depth': worker.row.depth,
-        'seconds': statistics.median(seconds),
-        'rounds': list(seconds),
-        'first_step_seconds': worker.first_step_seconds,
-        'peak_memory_gb': worker.close(),
-      }
-      for worker, seconds in zip(workers, zip(*times))
+      (
+        key,
+        {
+          'seconds': statistics.median(seconds),
+          'rounds': list(seconds),
+          'first_step_seconds': process.first_step_seconds,
+          'peak_memory_gb': process.close(),
+        },
+      )
+      for (key, process), seconds in zip(processes.items(), zip(*times))
     ]
   finally:
-    for worker in workers:
-      worker.kill()
+    for process in processes.values():
+      process.kill()
   return results, failures
 
 
@@ -73,7 +84,8 @@ def describe(machine: Results) -> str:
   versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
   settings = ' '.join(f'{k}={v}' for k, v in machine['environment'].items() if v) or 'no settings'
   processor = ', '.join([machine['processor'], *machine['instructions']])
-  return f'{machine["cores"]} cores of {processor}; {versions}\n{settings}'
+  card = f'{machine["card"]}; ' if machine.get('card') else ''
+  return f'{card}{machine["cores"]} cores of {processor}; {versions}\n{settings}'
 
 
 def machine() -> Results:
@@ -90,6 +102,7 @@ def machine() -> Results:
     instructions = [name for name in _INSTRUCTIONS if name in values.get('flags', '').split()]
   settings = {key: os.environ.get(key) for key in ('XLA_FLAGS', 'GLIBC_TUNABLES')}
   return {
+    'card': _card(),
     'processor': processor,
     'instructions': instructions,
     'cores': os.cpu_count(),
@@ -98,6 +111,17 @@ def machine() -> Results:
     'versions': versions,
     'environment': settings,
   }
+
+
+def _card() -> str | None:
+  """Name of the GPU that is measured, or None."""
+  if os.environ.get('JAX_PLATFORMS') != stepper.PLATFORMS['gpu']:
+    return None
+  with contextlib.suppress(OSError, subprocess.SubprocessError):
+    query = ['nvidia-smi', '--query-gpu=name', '--format=csv,noheader']
+    output = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    return output.splitlines()[0].strip()
+  return 'GPU'
 
 
 def matmul_gflops() -> float:
@@ -119,29 +143,31 @@ print(2e-9 * 2048**3 / min(seconds() for _ in range(10)))
   return float(result.stdout)
 
 
-def table(results: Sequence[Results], peak: float) -> str:
-  """Markdown table of medians, spread, ratios, rates and memory.
+def table(results: Sequence[Results], peak: float | None = None) -> str:
+  """Markdown table of medians, spread, ratios, memory and, of the CIFAR-10 network, rates.
 
   A ratio is the median of the ratios within each round, which a temporarily slow machine affects
-  less than the times.
+  less than the times. `peak` is in GFLOP/s.
   """
   ours = _rounds(results, 'jax', 'plain')
   torch = _rounds(results, 'torch', 'plain')
-  header = ['step', 's', 'min–max', '/ our plain', '/ PyTorch', 'GFLOP/s', 'of peak', 'GB']
+  header = ['step', 'ms', 'min–max', '/ our plain', '/ PyTorch', 'GB']
+  header += ['GFLOP/s', 'of peak'] if peak else []
   lines = ['| ' + ' | '.join(header) + ' |', '| --- ' * len(header) + '|']
   for result in results:
-    seconds = result['seconds']
-    rate = network.gflop(result['width'], result['batch'], result['depth']) / seconds
+    milliseconds = [1000 * seconds for seconds in result['rounds']]
     cells = [
       ' '.join(result[key] for key in ('framework', 'variant', 'dtype', 'mode')),
-      f'{seconds:.3f}',
-      f'{min(result["rounds"]):.3f}–{max(result["rounds"]):.3f}',
+      f'{statistics.median(milliseconds):.1f}',
+      f'{min(milliseconds):.1f}–{max(milliseconds):.1f}',
       _ratio(result['rounds'], ours),
       _ratio(result['rounds'], torch),
-      f'{rate:.0f}',
-      f'{100 * rate / peak:.0f} %',
       f'{result["peak_memory_gb"]:.2f}',
     ]
+    if peak:
+      size = result['width'], result['batch'], result['depth']
+      rate = cifar_step.gflop(*size) / result['seconds']
+      cells += [f'{rate:.0f}', f'{100 * rate / peak:.0f} %']
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)
 

@@ -1,14 +1,17 @@
 """A process that takes training steps on request.
 
-  python -m scripts.benchmark.worker FRAMEWORK VARIANT DTYPE MODE WIDTH BATCH DEPTH
+  python -m scripts.benchmark.worker ROW
 
-Once ready, it prints the seconds until its first step had finished, then the seconds of a step for
-each line of input, and finally its peak memory. Each row of a table has its own process, so that
-frameworks share neither thread pools nor memory and can be measured in turns.
+ROW is a `Row` as JSON. Once ready, the process prints the seconds until its first step had
+finished, then the mean seconds of a few consecutive steps for each line of input, and finally its
+peak memory. Each row of a table has its own process, so that frameworks share neither thread pools
+nor memory and can be measured in turns.
 """
 
 import dataclasses
+import importlib
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -16,9 +19,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from experiments.runtime.errors import UserError
-from scripts.benchmark import network
+from scripts.benchmark.stepper import Stepper
 
 _WARM_UP_STEPS = 2
+_SECONDS = 0.1  # takes so many steps at once that they last at least this long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +32,17 @@ class Row:
   Attributes:
     framework: 'jax' (ours), 'flax.linen' or 'torch'.
     mode: 'winograd' or 'direct' convolution for jax, 'eager' or 'compile' for torch.
-    width: feature maps of the first block.
-    depth: convolutions in each of the first two blocks.
+    experiment: 'cifar', 'vae' or 'draw', which has the module `<experiment>_step`.
+    width: feature maps of the first block, for cifar.
+    batch: minibatch size.
+    depth: convolutions in each of the first two blocks, for cifar.
   """
 
   framework: str
   variant: str
   dtype: str
   mode: str
+  experiment: str = 'cifar'
   width: int = 96
   batch: int = 100
   depth: int = 3
@@ -70,7 +77,7 @@ class Process:
     self.first_step_seconds = self._read()
 
   def step(self) -> float:
-    """Takes a step and returns its seconds."""
+    """Takes steps and returns the seconds of one."""
     self._process.stdin.write('\n')
     self._process.stdin.flush()
     return self._read()
@@ -103,37 +110,40 @@ class Worker(Process):
 
   def __init__(self, row: Row):
     self.row = row
-    arguments = [str(value) for value in dataclasses.astuple(row)]
+    arguments = [json.dumps(dataclasses.asdict(row))]
     super().__init__(row.name, 'scripts.benchmark.worker', arguments)
 
 
-def serve(build: Callable[[], network.Step]) -> None:
-  """Serves a `Process`; `build` returns the function that takes a step."""
+def serve(build: Callable[[], Stepper]) -> None:
+  """Serves a `Process`; `build` returns the steps."""
 
   def answer(value: float) -> None:
     print(json.dumps(value), flush=True)
 
+  def seconds(count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+      stepper.take()
+    stepper.wait()
+    return (time.perf_counter() - start) / count
+
   start = time.perf_counter()
-  step = build()
-  step()
-  first = time.perf_counter() - start
-  for _ in range(_WARM_UP_STEPS):
-    step()
-  answer(first)
+  stepper = build()
+  seconds(1)
+  answer(time.perf_counter() - start)
+  count = math.ceil(_SECONDS / min(seconds(1) for _ in range(_WARM_UP_STEPS)))
   for _ in sys.stdin:
     # An untimed step first, as in training steps are consecutive: while other processes run, a
     # virtual machine may return the memory that this one has freed to the host.
-    step()
-    start = time.perf_counter()
-    step()
-    answer(time.perf_counter() - start)
+    seconds(1)
+    answer(seconds(count))
   answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
 
 
 def main() -> None:
   """Runs the process of a row."""
-  names, sizes = sys.argv[1:5], map(int, sys.argv[5:])
-  serve(lambda: network.build(*names, *sizes))
+  row = Row(**json.loads(sys.argv[1]))
+  serve(lambda: importlib.import_module(f'scripts.benchmark.{row.experiment}_step').build(row))
 
 
 if __name__ == '__main__':

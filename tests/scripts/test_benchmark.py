@@ -1,8 +1,11 @@
 """The benchmarks at a tiny size: what they write, and what they say to bad input. No times."""
 
+import importlib
 import json
+import subprocess
 import sys
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -11,9 +14,10 @@ from ml_collections import config_dict
 from configs import dqn as dqn_configs
 from configs.variants import CIFAR_PARAMETERIZATIONS
 from experiments.runtime.errors import UserError
+from experiments.training.state import num_params
 from scripts.benchmark import __main__ as command
-from scripts.benchmark import dqn, network, single_steps, steps, whole_runs
-from scripts.benchmark.single_environment import SingleEnvironment
+from scripts.benchmark import cifar_step, dqn, single_steps, stepper, steps, whole_runs, worker
+from scripts.benchmark.single_environment import JaxAgent, SingleEnvironment, TorchAgent
 from scripts.benchmark.worker import Row
 
 SIZE = {'width': 4, 'batch': 4}
@@ -26,7 +30,10 @@ def benchmark(monkeypatch):
   def call(*arguments):
     monkeypatch.setattr(sys, 'argv', ['benchmark', *map(str, arguments)])
     monkeypatch.setattr(command.environment, 'prepare', lambda **_: None)
+    monkeypatch.setattr(command.stepper, 'use', devices.append)
     command.main()
+
+  devices = call.devices = []
 
   return call
 
@@ -40,7 +47,7 @@ def test_operations_of_a_step_are_the_hand_count():
     + 6 * 6 * (1728 + 2 * 192) * 192
     + 192 * 10
   )
-  assert network.gflop(96, 100, 3) == pytest.approx(2e-9 * 100 * (2 * first + 3 * rest))
+  assert cifar_step.gflop(96, 100, 3) == pytest.approx(2e-9 * 100 * (2 * first + 3 * rest))
 
 
 def test_without_torch_the_other_rows_are_measured(benchmark, tmp_path, monkeypatch, capsys):
@@ -50,7 +57,7 @@ def test_without_torch_the_other_rows_are_measured(benchmark, tmp_path, monkeypa
     Row('jax', 'unknown', 'float32', 'winograd', **SIZE),
     Row('torch', 'plain', 'float32', 'eager', **SIZE),
   ]
-  monkeypatch.setattr(single_steps, '_rows', lambda width, batch: rows)
+  monkeypatch.setattr(single_steps, '_cifar_rows', lambda *_: rows)
   monkeypatch.setattr(single_steps.importlib.util, 'find_spec', lambda name: None)
   benchmark('cifar', '--width', 4, '--batch', 4, '--rounds', 3, '--json', tmp_path / 'x.json')
   output = capsys.readouterr()
@@ -92,14 +99,14 @@ def test_scaling_along_batch_width_and_depth(benchmark, tmp_path, monkeypatch, c
 
 
 def test_deeper_network_has_more_layers():
-  one, five = (network.gflop(96, 100, depth) for depth in (1, 5))
+  one, five = (cifar_step.gflop(96, 100, depth) for depth in (1, 5))
   assert five - one == pytest.approx(
     2e-9 * 100 * 3 * 4 * (32 * 32 * 864 * 96 + 16 * 16 * 1728 * 192)
   )
 
 
 def test_rows_name_every_parameterization_and_both_dtypes():
-  rows = single_steps._rows(96, 100)
+  rows = single_steps._cifar_rows(96, 100, 'cpu')
   ours = {row.variant for row in rows if row.framework == 'jax'}
   assert ours == set(CIFAR_PARAMETERIZATIONS)
   for framework in ('jax', 'torch'):
@@ -130,16 +137,21 @@ def test_ratios_are_taken_within_the_rounds():
   # The machine is twice as slow in the second round, and the third has an outlier.
   rows = [made_up('jax', 1.0, 2.0, 2.0), made_up('torch', 1.5, 3.0, 2.0)]
   ours, torch = steps.table(rows, 1000.0).splitlines()[2:]
-  assert '| 2.000 | 1.000–2.000 | 1.00 | 0.67 |' in ours
-  assert '| 2.000 | 1.500–3.000 | 1.50 | 1.00 |' in torch
+  assert '| 2000.0 | 1000.0–2000.0 | 1.00 | 0.67 |' in ours
+  assert '| 2000.0 | 1500.0–3000.0 | 1.50 | 1.00 |' in torch
 
 
 def test_table_has_ratios_to_both():
   make = made_up
   ours, torch = steps.table([make('jax', 0.5), make('torch', 1.0)], 1000.0).splitlines()[2:]
-  assert '| 1.00 | 0.50 | 478 | 48 % |' in ours
-  assert '| 2.00 | 1.00 | 239 | 24 % |' in torch
+  assert '| 1.00 | 0.50 | 1.00 | 478 | 48 % |' in ours
+  assert '| 2.00 | 1.00 | 1.00 | 239 | 24 % |' in torch
   assert '| 1.00 | – |' in steps.table([make('jax', 0.5)], 1000.0)
+
+
+def test_without_a_peak_there_are_no_rates():
+  header, _, row = steps.table([made_up('jax', 0.5)]).splitlines()
+  assert header.endswith('| GB |') and row.endswith('| 1.00 | – | 1.00 |')
 
 
 def test_epoch_is_measured_beside_its_steps():
@@ -210,20 +222,22 @@ def test_a_benchmark_says_where_it_ran():
 
 
 def test_a_row_that_fails_has_its_last_line():
-  _, (failure,) = steps.measure([Row('jax', 'unknown', 'float32', 'direct', 4, 4)], 1)
+  _, (failure,) = steps.measure([Row('jax', 'unknown', 'float32', 'direct', **SIZE)], 1)
   assert failure.startswith('jax unknown float32 direct failed: ')
   assert '\n' not in failure
 
 
 def test_user_error_is_what_a_worker_raises():
   with pytest.raises(UserError, match='no_such_framework plain float32 direct failed: KeyError'):
-    steps.Worker(Row('no_such_framework', 'plain', 'float32', 'direct', 4, 4))
+    steps.Worker(Row('no_such_framework', 'plain', 'float32', 'direct', **SIZE))
 
 
 def test_agent_steps_are_measured_in_turns(benchmark, tmp_path, monkeypatch, capsys):
   turns = []
 
   class Process:
+    first_step_seconds = 1.0
+
     def __init__(self, param, kind):
       if kind == 'act' and param == 'plain':
         raise UserError('plain, act failed: for a reason')
@@ -237,8 +251,11 @@ def test_agent_steps_are_measured_in_turns(benchmark, tmp_path, monkeypatch, cap
     kill = lambda self: None
 
   monkeypatch.setattr(dqn, '_start', Process)
+  monkeypatch.setattr(dqn.importlib.util, 'find_spec', lambda name: None)
   benchmark('dqn', '--rounds', 2, '--json', tmp_path / 'x.json')
-  assert 'left out: plain, act failed: for a reason' in capsys.readouterr().err
+  errors = capsys.readouterr().err
+  assert 'left out: plain, act failed: for a reason' in errors
+  assert f'left out: {steps.NO_TORCH}' in errors
   content = json.loads((tmp_path / 'x.json').read_text())
   assert [(row['param'], row['kind']) for row in content['rows']] == turns[:9]
   assert turns[:9] == turns[9:] and len(set(turns)) == 9
@@ -247,10 +264,104 @@ def test_agent_steps_are_measured_in_turns(benchmark, tmp_path, monkeypatch, cap
 
 def test_the_loop_that_ours_is_measured_against_has_the_same_ratio():
   config = dqn_configs.get_config('breakout-plain,tiny')
-  agent = SingleEnvironment(config_dict.FrozenConfigDict(config))
+  agent = SingleEnvironment(config_dict.FrozenConfigDict(config), JaxAgent)
   for count in range(1, 121):
     agent.step()
     assert (agent.steps, agent.updates) == (count, max(0, count - 80) // 4)
+
+
+def test_a_step_is_the_mean_of_several_when_it_is_short(monkeypatch, capsys):
+  """An untimed one comes first, and all are waited for."""
+  now, log = [0.0], []
+
+  def take():
+    log.append('take')
+
+  def wait():
+    now[0] += 0.03 * (len(log) - log.count('wait') - taken[0])
+    taken[0] = len(log) - log.count('wait')
+    log.append('wait')
+
+  taken = [0]
+  monkeypatch.setattr(worker.time, 'perf_counter', lambda: now[0])
+  monkeypatch.setattr(sys, 'stdin', ['\n'])
+  worker.serve(lambda: stepper.Stepper(take, wait))
+  first, seconds, _ = map(json.loads, capsys.readouterr().out.splitlines())
+  assert first == pytest.approx(0.03) and seconds == pytest.approx(0.03)
+  assert log == ['take', 'wait'] * 4 + ['take'] * 4 + ['wait']  # 0.1 s of steps of 0.03 s
+
+
+@pytest.mark.parametrize('name', ['vae', 'draw'])
+def test_generative_models_beside_pytorch(benchmark, monkeypatch, capsys, name):
+  measured = []
+  monkeypatch.setattr(single_steps.importlib.util, 'find_spec', lambda name: True)
+  monkeypatch.setattr(steps, 'measure', lambda rows, rounds: (measured.extend(rows), ([], []))[1])
+  for device in ('cpu', 'gpu'):
+    with pytest.raises(SystemExit):
+      benchmark(name, '--batch', 7, '--device', device)
+  assert benchmark.devices == ['cpu', 'gpu']
+  assert {(row.experiment, row.batch) for row in measured} == {(name, 7)}
+  assert [(row.framework, row.variant, row.mode) for row in measured[:4]] == [
+    ('jax', 'plain', 'direct'), ('jax', 'wn', 'direct'),
+    ('torch', 'plain', 'eager'), ('torch', 'plain', 'compile'),
+  ]  # fmt: skip
+  assert {row.dtype for row in measured[:4]} == {'float32'}
+  assert {row.dtype for row in measured[4:]} == {'float32', 'bfloat16'}
+
+
+def test_on_a_gpu_there_is_no_winograd():
+  rows = single_steps._cifar_rows(96, 100, 'gpu')
+  assert {row.mode for row in rows} == {'direct', 'eager', 'compile'}
+  assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.skipif(jax.default_backend() == 'gpu', reason='there is a GPU')
+def test_device_without_a_gpu_is_one_line():
+  """JAX does not fall back to the CPU in silence."""
+  arguments = ['vae', '--device', 'gpu', '--framework', 'jax', '--rounds', '1']
+  result = subprocess.run(
+    [sys.executable, '-m', 'scripts.benchmark', *arguments], capture_output=True, text=True
+  )
+  assert (result.returncode, result.stdout) == (2, '')
+  assert result.stderr == (
+    "error: --device gpu: JAX finds no GPU; pip install 'jax[cuda13]' adds its support.\n"
+  )
+
+
+@pytest.mark.parametrize('name', ['vae', 'draw'])
+def test_our_step_of_a_generative_model(name):
+  build = importlib.import_module(f'scripts.benchmark.{name}_step').build
+  steps_ = build(Row('jax', 'wn', 'float32', 'direct', name, batch=2))
+  steps_.take()
+  steps_.wait()
+
+
+@pytest.mark.parametrize('name', ['cifar', 'vae', 'draw'])
+def test_port_has_as_many_parameters_and_takes_a_step(name, monkeypatch):
+  optimizer_lib = pytest.importorskip('torch.optim.optimizer')
+  optimizers = []
+  build = importlib.import_module(f'scripts.benchmark.{name}_step').build
+  hook = optimizer_lib.register_optimizer_step_post_hook(
+    lambda optimizer, *_: optimizers.append(optimizer)
+  )
+  port = build(Row('torch', 'plain', 'float32', 'eager', name, width=4, batch=2))
+  port.take()
+  port.wait()
+  hook.remove()
+  states = []
+  monkeypatch.setattr(stepper, 'of_jax', lambda step, state, arguments: states.append(state))
+  build(Row('jax', 'plain', 'float32', 'direct', name, width=4, batch=2))
+  count = sum(p.numel() for group in optimizers[0].param_groups for p in group['params'])
+  assert count == num_params(states[0].params)
+
+
+def test_port_of_the_agent():
+  pytest.importorskip('torch')
+  config = config_dict.FrozenConfigDict(dqn_configs.get_config('breakout-plain,tiny'))
+  agent = SingleEnvironment(config, TorchAgent)
+  for _ in range(90):
+    agent.step()
+  assert agent.updates == 2
 
 
 def test_ratio_of_agent_steps():

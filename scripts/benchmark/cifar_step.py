@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-Step = Callable[[], None]
+from scripts.benchmark import stepper
+from scripts.benchmark.stepper import Stepper
+from scripts.benchmark.worker import Row
 
 
-def build(
-  framework: str, variant: str, dtype: str, mode: str, width: int, batch: int, depth: int
-) -> Step:
-  """Returns a function that takes one step and waits for it; imports only its framework."""
-  make = {'jax': _jax_step, 'flax.linen': _linen_step, 'torch': _torch_step}[framework]
-  return make(variant, dtype, mode, width, batch, depth)
+def build(row: Row) -> Stepper:
+  """The steps of a row; imports only its framework."""
+  return {'jax': _jax_step, 'flax.linen': _linen_step, 'torch': _torch_step}[row.framework](row)
 
 
 def gflop(width: int, batch: int, depth: int) -> float:
@@ -42,8 +41,8 @@ def _images(batch: int) -> tuple[np.ndarray, np.ndarray]:
   return images, np.arange(batch) % 10
 
 
-def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
-  """The training step of `experiments.cifar`; `mode` is 'winograd' or 'direct'."""
+def _jax_step(row: Row) -> Stepper:
+  """The training step of `experiments.cifar`."""
   import jax
   from ml_collections import config_dict
 
@@ -52,13 +51,13 @@ def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth
   from experiments.training import devices
   from experiments.training.state import TrainState
 
-  config = cifar.get_config(variant)
-  config.batch_size = batch
-  config.model.update(width=width, block_depth=depth, dtype=dtype)
-  config.run.cpu_winograd = mode == 'winograd'
+  config = cifar.get_config(row.variant)
+  config.batch_size = row.batch
+  config.model.update(width=row.width, block_depth=row.depth, dtype=row.dtype)
+  config.run.cpu_winograd = row.mode == 'winograd'
   config = config_dict.FrozenConfigDict(config)
-  conv = devices.convolution(devices.data_mesh(batch), use_winograd=config.run.cpu_winograd)
-  images, labels = jax.device_put(_images(batch))
+  conv = devices.convolution(devices.data_mesh(row.batch), use_winograd=config.run.cpu_winograd)
+  images, labels = jax.device_put(_images(row.batch))
   model = train.create_model(config, images.shape[1:], 10, jax.random.key(0), conv)
   optimizer = train.create_optimizer(config, steps_per_epoch=500)
   graphdef, state = TrainState.of(model, optimizer)
@@ -69,23 +68,12 @@ def _jax_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth
     ema_decay=0.0,
     with_diagnostics=False,
   )
-  arguments = (np.arange(batch), images, labels, jax.random.key(1))
-  return _stepper(jax.jit(step, donate_argnums=0), state, arguments)
+  arguments = (np.arange(row.batch), images, labels, jax.random.key(1))
+  return stepper.of_jax(jax.jit(step, donate_argnums=0), state, arguments)
 
 
-def _stepper(step: Callable[..., Any], state: Any, arguments: tuple[Any, ...]) -> Step:
-  import jax
-
-  def take_step() -> None:
-    nonlocal state
-    state, metrics = step(state, *arguments)
-    jax.block_until_ready((state, metrics))
-
-  return take_step
-
-
-def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
-  """The same network with `flax.linen.WeightNorm` around each layer."""
+def _linen_step(row: Row) -> Stepper:
+  """The same network with `flax.linen.WeightNorm` around each layer, and linen's convolution."""
   import flax.linen as nn
   import jax
   import jax.numpy as jnp
@@ -93,26 +81,24 @@ def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int, dep
 
   from experiments.cifar.model import leaky_relu, max_pool
 
-  del variant, mode  # always 'wn', with linen's own convolution
-
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
       def layer(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-        return nn.WeightNorm(make(*args, dtype=dtype, **kwargs))
+        return nn.WeightNorm(make(*args, dtype=row.dtype, **kwargs))
 
       x += 0.15 * jax.random.normal(self.make_rng('noise'), x.shape)
-      for features in (width, 2 * width):
-        for _ in range(depth):
+      for features in (row.width, 2 * row.width):
+        for _ in range(row.depth):
           x = leaky_relu(layer(nn.Conv, features, (3, 3))(x))
         x = nn.Dropout(0.5, deterministic=False)(max_pool(x))
-      x = leaky_relu(layer(nn.Conv, 2 * width, (3, 3), padding='VALID')(x))
+      x = leaky_relu(layer(nn.Conv, 2 * row.width, (3, 3), padding='VALID')(x))
       for _ in range(2):
-        x = leaky_relu(layer(nn.Conv, 2 * width, (1, 1))(x))
+        x = leaky_relu(layer(nn.Conv, 2 * row.width, (1, 1))(x))
       return nn.WeightNorm(nn.Dense(10))(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
 
   net, optimizer = Net(), optax.adam(1e-3)
-  images, labels = jax.device_put(_images(batch))
+  images, labels = jax.device_put(_images(row.batch))
 
   def rngs(key: jax.Array) -> dict[str, jax.Array]:
     noise, dropout = jax.random.split(key)
@@ -133,11 +119,11 @@ def _linen_step(variant: str, dtype: str, mode: str, width: int, batch: int, dep
     return (optax.apply_updates(params, updates), opt_state, key), loss
 
   state = (params, optimizer.init(params), jax.random.key(2))
-  return _stepper(jax.jit(step, donate_argnums=0), state, (images, labels))
+  return stepper.of_jax(jax.jit(step, donate_argnums=0), state, (images, labels))
 
 
-def _torch_step(variant: str, dtype: str, mode: str, width: int, batch: int, depth: int) -> Step:
-  """The same network in PyTorch, in channels-last layout; `mode` is 'eager' or 'compile'."""
+def _torch_step(row: Row) -> Stepper:
+  """The same network in PyTorch, in channels-last layout."""
   import torch
   from torch import nn
 
@@ -146,36 +132,36 @@ def _torch_step(variant: str, dtype: str, mode: str, width: int, batch: int, dep
       return x + 0.15 * torch.randn_like(x)
 
   def unit(features_in: int, features: int, size: int, padding: int = 0) -> list[nn.Module]:
-    conv = nn.Conv2d(features_in, features, size, padding=padding, bias=variant != 'bn')
-    if variant == 'wn':
+    conv = nn.Conv2d(features_in, features, size, padding=padding, bias=row.variant != 'bn')
+    if row.variant == 'wn':
       conv = nn.utils.parametrizations.weight_norm(conv)
-    norm = [nn.BatchNorm2d(features)] if variant == 'bn' else []
+    norm = [nn.BatchNorm2d(features)] if row.variant == 'bn' else []
     return [conv, *norm, nn.LeakyReLU(0.1)]
 
   layers: list[nn.Module] = [Noise()]
   channels = 3
-  for features in (width, 2 * width):
-    for _ in range(depth):
+  for features in (row.width, 2 * row.width):
+    for _ in range(row.depth):
       layers += unit(channels, features, 3, padding=1)
       channels = features
     layers += [nn.MaxPool2d(2), nn.Dropout(0.5)]
   layers += unit(channels, channels, 3) + unit(channels, channels, 1) + unit(channels, channels, 1)
   dense = nn.Linear(channels, 10)
-  if variant == 'wn':
+  if row.variant == 'wn':
     dense = nn.utils.parametrizations.weight_norm(dense)
   net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), dense)
-  net = net.to(memory_format=torch.channels_last)
+  device = stepper.torch_device()
+  net = net.to(device, memory_format=torch.channels_last)
   optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-  images, labels = map(torch.from_numpy, _images(batch))
+  images, labels = (torch.from_numpy(array).to(device) for array in _images(row.batch))
   images = images.permute(0, 3, 1, 2)  # channels last in memory
-  forward = torch.compile(net) if mode == 'compile' else net
+  forward = torch.compile(net) if row.mode == 'compile' else net
 
-  def take_step() -> None:
+  def step() -> None:
     optimizer.zero_grad()
-    with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
+    with torch.autocast(device, torch.bfloat16, enabled=row.dtype == 'bfloat16'):
       loss = nn.functional.cross_entropy(forward(images), labels)
     loss.backward()
     optimizer.step()
-    loss.item()
 
-  return take_step
+  return stepper.of_torch(step, device)
