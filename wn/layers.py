@@ -25,12 +25,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wn import options
+from wn import large_kernels, options
 from wn.base import WeightNormed, check_mask, masked_kernel, replace
-from wn.normalization import UnitAxis, unit_norm
+from wn.normalization import UnitAxis
 
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
-_LARGE = 2**20  # weights, 4 MB in float32
 
 
 def _as_array(mask: Any) -> jax.Array | None:
@@ -75,36 +74,12 @@ class Linear(nnx.Linear, WeightNormed):
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """Maps [..., in_features] to [..., out_features]; other arguments as for `nnx.Linear`."""
     inputs = jnp.asarray(inputs)
-    if self._scales_outputs(inputs):
-      view = replace(self, kernel=self.masked_kernel(), dot_general=self._scaled_dot_general)
+    if large_kernels.scales_outputs(self, inputs):
+      dot_general = large_kernels.scaled_dot_general(self)
+      view = replace(self, kernel=self.masked_kernel(), dot_general=dot_general)
     else:
       view = replace(self, kernel=self.normalized_kernel())
     return nnx.Linear.__call__(view, inputs, out_sharding)
-
-  def _scales_outputs(self, inputs: jax.Array) -> bool:
-    """Whether to compute (g/‖v‖) (x·v): for small batches and kernels too large for a cache.
-
-    It spares writing and reading w, and as much in the gradient. Only in float32 or wider, where
-    both round alike.
-    """
-    v = self.kernel[...]
-    dtype = jnp.result_type(inputs, v) if self.dtype is None else jnp.dtype(self.dtype)
-    return (
-      self.unit_axis == (-1,)
-      and v.ndim == 2
-      and v.size >= _LARGE
-      and inputs.size < v.shape[0] ** 2
-      and {dtype, v.dtype} <= {jnp.dtype('float32'), jnp.dtype('float64')}
-      and self.preferred_element_type is None
-      and self.dot_general is jax.lax.dot_general
-      and not jax.typeof(v).sharding.mesh.are_all_axes_explicit
-    )
-
-  def _scaled_dot_general(self, *args: Any, **kwargs: Any) -> jax.Array:
-    v = self.masked_kernel()
-    y = self.dot_general(*args, **kwargs)
-    scale = (self.get_scale() / unit_norm(v)).astype(y.dtype)
-    return y * scale.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 class MaskedLinear(nnx.Linear):

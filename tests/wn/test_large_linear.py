@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import wn
-from wn import layers
+from wn import large_kernels
 
 IN, OUT, ROWS = 32, 6, 5
 
@@ -28,7 +28,7 @@ def layer_of(mask=None, log_scale=False, **kwargs):
 @pytest.fixture
 def large(monkeypatch):
   """Lets any kernel count as large."""
-  monkeypatch.setattr(layers, '_LARGE', 0)
+  monkeypatch.setattr(large_kernels, 'LARGE', 0)
 
 
 @pytest.mark.parametrize('in_shape', [(IN,), (ROWS, IN), (2, 3, IN)])
@@ -39,7 +39,7 @@ def test_outputs_and_gradients(in_shape, is_masked, c, large):
   mask = np.indices((IN, OUT)).sum(0) % 3 > 0 if is_masked else np.ones((IN, OUT))
   layer = layer_of(jnp.asarray(mask) if is_masked else None, c)
   x, dy = random(*in_shape), random(*in_shape[:-1], OUT, seed=1)
-  assert layer._scales_outputs(jnp.asarray(x, jnp.float32))
+  assert large_kernels.scales_outputs(layer, jnp.asarray(x, jnp.float32))
 
   v, s, b = (np.asarray(p[...], np.float64) for p in (layer.kernel, layer.scale, layer.bias))
   v, g = v * mask, np.exp(c * s) if c else s
@@ -88,10 +88,10 @@ def test_it_is_the_folded_layer(large):
 )
 def test_otherwise_it_multiplies_by_w(rows, kwargs, large):
   layer = layer_of(**kwargs)
-  assert not layer._scales_outputs(jnp.ones((rows, IN)))
+  assert not large_kernels.scales_outputs(layer, jnp.ones((rows, IN)))
 
 
 def test_how_large():
   for out_features, expected in ((1023, False), (1024, True)):
     layer = wn.Linear(1024, out_features, rngs=nnx.Rngs(0))
-    assert layer._scales_outputs(jnp.ones((64, 1024))) == expected
+    assert large_kernels.scales_outputs(layer, jnp.ones((64, 1024))) == expected
