@@ -94,12 +94,7 @@ def machine() -> Results:
   for package in ('jax', 'jaxlib', 'flax', 'torch'):
     with contextlib.suppress(metadata.PackageNotFoundError):
       versions[package] = metadata.version(package)
-  processor, instructions = platform.processor() or platform.machine(), []
-  with contextlib.suppress(OSError):
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    values = {name.strip(): value.strip() for name, _, value in (x.partition(':') for x in lines)}
-    processor = values.get('model name', processor)
-    instructions = [name for name in _INSTRUCTIONS if name in values.get('flags', '').split()]
+  processor, instructions = _processor()
   settings = {key: os.environ.get(key) for key in ('XLA_FLAGS', 'GLIBC_TUNABLES')}
   return {
     'card': _card(),
@@ -111,6 +106,19 @@ def machine() -> Results:
     'versions': versions,
     'environment': settings,
   }
+
+
+def _processor(cpuinfo: Path = Path('/proc/cpuinfo')) -> tuple[str, list[str]]:
+  """Name and instructions; with its numbers, as the name may be no more than 'AMD EPYC'."""
+  try:
+    lines = cpuinfo.read_text().splitlines()
+  except OSError:
+    return platform.processor() or platform.machine(), []
+  values = {name.strip(): value.strip() for name, _, value in (x.partition(':') for x in lines)}
+  name = values.get('model name', platform.machine())
+  numbers = ', '.join(f'{key} {values[key]}' for key in ('cpu family', 'model') if key in values)
+  flags = values.get('flags', '').split()
+  return f'{name} ({numbers})' if numbers else name, [x for x in _INSTRUCTIONS if x in flags]
 
 
 def _card() -> str | None:

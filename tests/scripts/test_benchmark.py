@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import platform
 import subprocess
 import sys
 
@@ -219,6 +220,18 @@ def test_a_benchmark_says_where_it_ran():
   assert steps.describe(machine) == expected
   ours = steps.machine()
   assert set(machine) < set(ours) and steps.describe(ours).count('\n') == 1
+
+
+def test_processor_of_a_machine(tmp_path):
+  """With its numbers, as virtual machines may be told no more than 'AMD EPYC'."""
+  cpuinfo = tmp_path / 'cpuinfo'
+  cpuinfo.write_text(
+    'model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: 17\nflags\t\t: fpu avx2\n'
+  )
+  assert steps._processor(cpuinfo) == ('AMD EPYC (cpu family 25, model 17)', ['avx2'])
+  cpuinfo.write_text('Features\t: fp asimd\n')  # of an ARM
+  assert steps._processor(cpuinfo) == (platform.machine(), [])
+  assert steps._processor(tmp_path / 'missing')[1] == []
 
 
 def test_a_row_that_fails_has_its_last_line():
