@@ -31,8 +31,9 @@ from experiments.runtime.partial_results import PartialResults
 from experiments.runtime.workdir import check_data, write_json
 from experiments.training import data
 from experiments.vae.conv_vae import ConvVAE
+from experiments.vae.images import test_images
 from experiments.vae.resnet_vae import ResNetVAE
-from experiments.vae.train import restore_model, test_images
+from experiments.vae.train import restore_model
 from experiments.vae.validate import validate
 
 

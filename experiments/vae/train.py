@@ -16,7 +16,6 @@ import wn
 from experiments.runtime import checkpoints
 from experiments.runtime.workdir import is_done
 from experiments.training import (
-  binarize,
   data,
   devices,
   diagnostics,
@@ -32,6 +31,7 @@ from experiments.vae import pictures, resnet_vae
 from experiments.vae.autoregressive import init_scale
 from experiments.vae.bound import Bound
 from experiments.vae.conv_vae import ConvVAE
+from experiments.vae.images import is_binary, observe, test_images, train_images
 from experiments.vae.resnet_vae import ResNetVAE
 from experiments.vae.validate import validate
 
@@ -145,37 +145,6 @@ def compile_steps(
     ),
     jax.jit(test_step, out_shardings=replicated),
   )
-
-
-def is_binary(dataset: str) -> bool:
-  """Whether the images are modelled as bits: all data sets but CIFAR-10."""
-  return dataset != 'cifar10'
-
-
-def train_images(config: config_dict.FrozenConfigDict, dataset: data.Dataset) -> np.ndarray:
-  """Training images [N, H, W, C] uint8, before `observe`.
-
-  With `config.data.binarize` 'once', bits are drawn here, as 0 and 255, which `observe` keeps.
-  """
-  images = dataset.train.images
-  if is_binary(dataset.name) and config.data.binarize == 'once':
-    return (255 * binarize.fixed(images, train=True)).astype(np.uint8)
-  return images
-
-
-def test_images(dataset: data.Dataset) -> np.ndarray:
-  """Test images [N, H, W, C] float32: bits drawn once from grey values, or pixel/256 − 0.5."""
-  images = dataset.test.images
-  if is_binary(dataset.name):
-    return binarize.fixed(images)
-  return images.astype(np.float32) / 256 - 0.5
-
-
-def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
-  """Float32 images: bits drawn with the grey values as probabilities, or pixel/256 − 0.5."""
-  if is_binary(dataset):
-    return binarize.sample(key, images)
-  return images.astype(jnp.float32) / 256 - 0.5
 
 
 def create_model(
