@@ -11,8 +11,9 @@
 Rows are measured in turns, and reported as medians with the fastest and slowest round, after two
 lines on the processor, the versions and the settings.
 `pip install -e '.[bench]'` adds PyTorch; without it, its rows are left out. `--framework jax
---dtype float32` measures only those rows of single steps. `--device gpu` measures on a GPU, with
-TF32 products in the float32 rows of both.
+--dtype float32` measures only those rows of single steps. `--device gpu` measures on one GPU, where
+float32 products are TF32 in both frameworks, except for the attention of our DRAW; in bfloat16,
+PyTorch's autocast also rounds what ours keeps in float32: posteriors, logits, attention.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ def main() -> None:
   """Runs the command."""
   parser = ArgumentParser(__doc__, 'python -m scripts.benchmark')
   parser.add_argument('benchmark', choices=BENCHMARKS)
-  parser.add_argument('--width', type=int, default=96, help='feature maps of the first block')
+  parser.add_argument('--width', type=int, help='feature maps of the first block (cifar: 96)')
   parser.add_argument('--batch', type=int, default=100, help='minibatch size')
   parser.add_argument('--dtype', choices=DTYPES, help='of the hidden units (default: all)')
   parser.add_argument('--framework', choices=FRAMEWORKS, help='measure only its single steps')
@@ -40,6 +41,10 @@ def main() -> None:
   parser.add_argument('--data_dir', help='folder of the data sets (epoch, startup)')
   with one_line_errors():
     args = parser.parse_args()
+    if args.width is None:
+      args.width = 96
+    elif args.benchmark not in ('cifar', 'scaling', 'epoch'):
+      raise UserError(f'--width {args.width}: {args.benchmark} has no such choice.')
     for name in ('width', 'batch', 'rounds'):
       if getattr(args, name) < 1:
         raise UserError(f'--{name} {getattr(args, name)}: give 1 or more.')

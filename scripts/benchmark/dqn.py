@@ -47,12 +47,12 @@ def dqn(args: argparse.Namespace) -> None:
     rows = [row for row in rows if 'PyTorch' not in row[1]]
     missing = [steps.NO_TORCH]
   measured, failures = steps.in_turns(
-    {row: functools.partial(_start, *row) for row in rows}, args.rounds
+    {', '.join(row): functools.partial(_start, *row) for row in rows}, args.rounds
   )
-  results = [
-    {'param': param, 'kind': kind, 'count': UNITS[kind][1], **times}
-    for (param, kind), times in measured
-  ]
+  results = []
+  for name, times in measured:
+    param, kind = name.split(', ', 1)
+    results.append({'param': param, 'kind': kind, 'count': UNITS[kind][1], **times})
   for message in missing + failures:
     print(f'left out: {message}', file=sys.stderr)
   if not results:
@@ -64,11 +64,11 @@ def dqn(args: argparse.Namespace) -> None:
 
 
 def table(results: list[steps.Results]) -> str:
-  """Markdown table of rates, times and our speedup.
+  """Markdown table of rates and times, also as multiples of ours.
 
-  The speedup is the median of the ratios within each round, with the smallest and the largest.
+  These are medians of the ratios within each round, with the smallest and the largest.
   """
-  header = ['network', 'what', 'a second', 'ms each', 'min–max', 'ours is faster by', 'GB']
+  header = ['network', 'what', 'a second', 'ms each', 'min–max', 'time / ours', 'GB']
   lines = ['| ' + ' | '.join(header) + ' |', '| --- ' * len(header) + '|']
   rounds = {(result['param'], result['kind']): result['rounds'] for result in results}
   for result in results:

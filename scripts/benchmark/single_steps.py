@@ -13,6 +13,7 @@ from experiments.runtime.errors import UserError
 from scripts.benchmark import cifar_step, steps
 from scripts.benchmark.worker import Row
 
+_FASTEST = {'cpu': 'winograd', 'gpu': 'direct'}  # our convolution
 SIZES = {'batch': (25, 50, 100, 200), 'width': (16, 32, 64, 96), 'depth': (1, 2, 3, 5)}
 
 
@@ -24,7 +25,7 @@ def cifar(args: argparse.Namespace) -> None:
   """
   title = f'CIFAR-10 network, width {args.width}, batch {args.batch}'
   rows = _cifar_rows(args.width, args.batch, args.device)
-  _compare(args, rows, title, steps.matmul_gflops())
+  _compare(args, rows, title, with_rates=args.device == 'cpu')
 
 
 def vae(args: argparse.Namespace) -> None:
@@ -38,10 +39,13 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def _compare(
-  args: argparse.Namespace, rows: Sequence[Row], title: str, peak: float | None = None
+  args: argparse.Namespace, rows: Sequence[Row], title: str, *, with_rates: bool = False
 ) -> None:
   rows = [row for row in rows if args.dtype in (None, row.dtype)]
   rows = [row for row in rows if args.framework in (None, row.framework)]
+  if not rows:
+    raise UserError(f'{args.benchmark} has no row with this --framework and --dtype.')
+  peak = steps.matmul_gflops() if with_rates else None
   failures = []
   other = [row for row in rows if row.framework != 'torch']
   if len(other) < len(rows) and importlib.util.find_spec('torch') is None:
@@ -66,7 +70,7 @@ def _compare(
 
 
 def _cifar_rows(width: int, batch: int, device: str) -> list[Row]:
-  fast = 'winograd' if device == 'cpu' else 'direct'
+  fast = _FASTEST[device]
   rows = [('jax', variant, 'float32', fast) for variant in VARIANTS]
   rows += [('jax', 'plain', 'float32', 'direct')]
   rows += [('jax', variant, 'bfloat16', fast) for variant in ('plain', 'wn')]
@@ -82,7 +86,7 @@ def _generative_rows(args: argparse.Namespace) -> list[Row]:
   dtypes = ('float32',) if args.device == 'cpu' else ('float32', 'bfloat16')
   rows = [('jax', variant, dtype, 'direct') for dtype in dtypes for variant in PARAMETERIZATIONS]
   rows += [('torch', 'plain', dtype, mode) for dtype in dtypes for mode in ('eager', 'compile')]
-  return [Row(*row, args.benchmark, batch=args.batch) for row in rows]
+  return [Row(*row, args.benchmark, width=None, batch=args.batch, depth=None) for row in rows]
 
 
 def scaling(args: argparse.Namespace) -> None:
@@ -90,7 +94,7 @@ def scaling(args: argparse.Namespace) -> None:
   dtype = args.dtype or 'float32'
   base = {'batch': args.batch, 'width': args.width, 'depth': 3}
   sizes = [base | {along: n} for along, values in SIZES.items() for n in values]
-  rows = [Row('jax', 'wn', dtype, 'winograd', 'cifar', **size) for size in [base, *sizes]]
+  rows = [Row('jax', 'wn', dtype, _FASTEST[args.device], **size) for size in [base, *sizes]]
   results, failures = steps.measure(list(dict.fromkeys(rows)), args.rounds)
   for message in failures:
     print(f'left out: {message}', file=sys.stderr)

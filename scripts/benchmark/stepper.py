@@ -1,6 +1,7 @@
 """What the benchmarks time: steps of JAX or PyTorch that are started, then waited for."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,29 +20,52 @@ class Stepper(NamedTuple):
 
 
 def use(device: str) -> None:
-  """Has JAX and, through `torch_device`, PyTorch use 'cpu' or 'gpu', here and in child processes.
+  """Has JAX and, through `torch_device`, PyTorch use this device, here and in child processes.
 
   Must be called before JAX is imported.
+
+  Args:
+    device: 'cpu' or 'gpu', the first that is visible.
 
   Raises:
     UserError: JAX finds no GPU.
   """
   os.environ['JAX_PLATFORMS'] = PLATFORMS[device]
-  os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the rows share a card
   if device == 'gpu':
-    program = 'import jax; jax.devices()'
-    if subprocess.run([sys.executable, '-c', program], capture_output=True).returncode:
-      raise UserError("--device gpu: JAX finds no GPU; pip install 'jax[cuda13]' adds its support.")
+    os.environ['CUDA_VISIBLE_DEVICES'] = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[0]
+    os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the rows share the card
+    program = [sys.executable, '-c', 'import jax; jax.devices()']
+    result = subprocess.run(program, capture_output=True, text=True)
+    if result.returncode:
+      reason = result.stderr.strip().splitlines()[-1][:300]
+      raise UserError(
+        f"--device gpu: JAX finds no GPU ({reason}); pip install 'jax[cuda13]' adds its support."
+      )
+
+
+def is_on_gpu() -> bool:
+  """Whether `use` chose a GPU."""
+  return os.environ.get('JAX_PLATFORMS') == PLATFORMS['gpu']
 
 
 def torch_device() -> str:
-  """PyTorch's name of the device chosen by `use`; sets TF32 products, as in JAX, on a GPU."""
+  """PyTorch's name of the device; on a GPU, sets TF32 and tuned kernels, as JAX has them."""
   import torch
 
-  if os.environ.get('JAX_PLATFORMS') != PLATFORMS['gpu']:
+  if not is_on_gpu():
     return 'cpu'
   torch.set_float32_matmul_precision('high')
+  torch.backends.cudnn.benchmark = True
   return 'cuda'
+
+
+def peak_memory_gb() -> float:
+  """Peak memory in GB: of this process, or on a GPU of its arrays."""
+  if not is_on_gpu():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # KB on Linux
+  if 'torch' in sys.modules:
+    return sys.modules['torch'].cuda.max_memory_allocated() / 1e9
+  return sys.modules['jax'].local_devices()[0].memory_stats()['peak_bytes_in_use'] / 1e9
 
 
 def of_jax(step: Callable[..., Any], state: Any, arguments: tuple[Any, ...]) -> Stepper:

@@ -41,7 +41,7 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
 def in_turns(
   starts: Mapping[Key, Callable[[], Process]], rounds: int
 ) -> tuple[list[tuple[Key, Results]], list[str]]:
-  """Starts a process for each key and times each `rounds` times, interleaved.
+  """Starts a process for each key and times each `rounds` times, interleaved, after an untimed one.
 
   Returns:
     Times for each process that works, and a message for each that fails.
@@ -49,12 +49,12 @@ def in_turns(
   processes, failures = {}, []
   try:
     for key, start in starts.items():
-      print(f'  starting {getattr(key, "name", key)}', file=sys.stderr)
+      print(f'  starting {key}', file=sys.stderr)
       try:
         processes[key] = start()
       except UserError as error:
         failures.append(str(error))
-    times = [[process.step() for process in processes.values()] for _ in range(rounds)]
+    times = [[process.step() for process in processes.values()] for _ in range(rounds + 1)]
     results = [
       (
         key,
@@ -65,7 +65,7 @@ def in_turns(
           'peak_memory_gb': process.close(),
         },
       )
-      for (key, process), seconds in zip(processes.items(), zip(*times))
+      for (key, process), seconds in zip(processes.items(), zip(*times[1:]))
     ]
   finally:
     for process in processes.values():
@@ -123,10 +123,11 @@ def _processor(cpuinfo: Path = Path('/proc/cpuinfo')) -> tuple[str, list[str]]:
 
 def _card() -> str | None:
   """Name of the GPU that is measured, or None."""
-  if os.environ.get('JAX_PLATFORMS') != stepper.PLATFORMS['gpu']:
+  if not stepper.is_on_gpu():
     return None
   with contextlib.suppress(OSError, subprocess.SubprocessError):
-    query = ['nvidia-smi', '--query-gpu=name', '--format=csv,noheader']
+    first = os.environ['CUDA_VISIBLE_DEVICES']
+    query = ['nvidia-smi', '-i', first, '--query-gpu=name', '--format=csv,noheader']
     output = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     return output.splitlines()[0].strip()
   return 'GPU'

@@ -52,7 +52,7 @@ def _torch_step(row: Row) -> Stepper:
   import torch
   from torch import nn
   from torch.nn import functional as F
-  from torch.optim import swa_utils
+  from torch.optim.swa_utils import get_ema_multi_avg_fn
 
   class Block(nn.Module):
     def __init__(self, features: int):
@@ -85,6 +85,10 @@ def _torch_step(row: Row) -> Stepper:
       h = F.elu(self.hidden(z) + self.context(context))
       return 0.1 * self.mean(h), 0.1 * self.log_scale(h)
 
+  class Maps(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+      return x.view(-1, 7, 7, MAPS[-1]).permute(0, 3, 1, 2)  # channels last in memory
+
   class Upsample(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
       return F.interpolate(F.elu(x), scale_factor=2)
@@ -107,9 +111,7 @@ def _torch_step(row: Row) -> Stepper:
       dense, posterior = nn.Linear(size, HIDDEN), nn.Linear(HIDDEN, 2 * LATENTS + HIDDEN)
       self.encoder = nn.Sequential(*encoder, nn.ELU(), nn.Flatten(), dense, nn.ELU(), posterior)
       dense = [nn.Linear(LATENTS, HIDDEN), nn.ELU(), nn.Linear(HIDDEN, size)]
-      self.decoder = nn.Sequential(
-        *dense, nn.Unflatten(1, (MAPS[-1], 7, 7)), *decoder, nn.ELU(), conv(MAPS[0], 1)
-      )
+      self.decoder = nn.Sequential(*dense, Maps(), *decoder, nn.ELU(), conv(MAPS[0], 1))
       self.flow = nn.ModuleList(Made() for _ in range(FLOW_STEPS))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -129,8 +131,9 @@ def _torch_step(row: Row) -> Stepper:
 
   device = stepper.torch_device()
   net = Vae().to(device, memory_format=torch.channels_last)
-  average = swa_utils.AveragedModel(net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9998))
-  optimizer = torch.optim.Adamax(net.parameters(), 0.002, foreach=True)
+  params = list(net.parameters())
+  average, update_average = [p.detach().clone() for p in params], get_ema_multi_avg_fn(0.9998)
+  optimizer = torch.optim.Adamax(params, 0.002, foreach=True)
   images = torch.from_numpy(_images(row.batch)).to(device).permute(0, 3, 1, 2)
   loss_fn = torch.compile(net) if row.mode == 'compile' else net
 
@@ -140,6 +143,6 @@ def _torch_step(row: Row) -> Stepper:
       loss = loss_fn(images)
     loss.backward()
     optimizer.step()
-    average.update_parameters(net)
+    update_average(average, params, None)
 
   return stepper.of_torch(step, device)

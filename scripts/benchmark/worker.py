@@ -12,14 +12,13 @@ import dataclasses
 import importlib
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from experiments.runtime.errors import UserError
-from scripts.benchmark.stepper import Stepper
+from scripts.benchmark.stepper import Stepper, peak_memory_gb
 
 _WARM_UP_STEPS = 2
 _SECONDS = 0.1  # takes so many steps at once that they last at least this long
@@ -33,9 +32,9 @@ class Row:
     framework: 'jax' (ours), 'flax.linen' or 'torch'.
     mode: 'winograd' or 'direct' convolution for jax, 'eager' or 'compile' for torch.
     experiment: 'cifar', 'vae' or 'draw', which has the module `<experiment>_step`.
-    width: feature maps of the first block, for cifar.
+    width: feature maps of the first block of cifar; None: there is no such choice.
     batch: minibatch size.
-    depth: convolutions in each of the first two blocks, for cifar.
+    depth: convolutions in each of the first two blocks of cifar, or None.
   """
 
   framework: str
@@ -43,14 +42,18 @@ class Row:
   dtype: str
   mode: str
   experiment: str = 'cifar'
-  width: int = 96
+  width: int | None = 96
   batch: int = 100
-  depth: int = 3
+  depth: int | None = 3
 
   @property
   def name(self) -> str:
     """Name for messages."""
     return f'{self.framework} {self.variant} {self.dtype} {self.mode}'
+
+  def __str__(self) -> str:
+    sizes = {'width': self.width, 'batch': self.batch, 'depth': self.depth}
+    return ', '.join([self.name, *(f'{key} {size}' for key, size in sizes.items() if size)])
 
 
 class Process:
@@ -137,7 +140,7 @@ def serve(build: Callable[[], Stepper]) -> None:
     # virtual machine may return the memory that this one has freed to the host.
     seconds(1)
     answer(seconds(count))
-  answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # KB on Linux
+  answer(peak_memory_gb())
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ import json
 import platform
 import subprocess
 import sys
+from pathlib import Path
+from unittest import mock
 
-import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -271,8 +272,8 @@ def test_agent_steps_are_measured_in_turns(benchmark, tmp_path, monkeypatch, cap
   assert f'left out: {steps.NO_TORCH}' in errors
   content = json.loads((tmp_path / 'x.json').read_text())
   assert [(row['param'], row['kind']) for row in content['rows']] == turns[:9]
-  assert turns[:9] == turns[9:] and len(set(turns)) == 9
-  assert content['rows'][0]['rounds'] == [1.0, 10.0]
+  assert turns == 3 * turns[:9] and len(set(turns)) == 9  # the first round is untimed
+  assert content['rows'][0]['rounds'] == [10.0, 19.0]
 
 
 def test_the_loop_that_ours_is_measured_against_has_the_same_ratio():
@@ -313,7 +314,7 @@ def test_generative_models_beside_pytorch(benchmark, monkeypatch, capsys, name):
     with pytest.raises(SystemExit):
       benchmark(name, '--batch', 7, '--device', device)
   assert benchmark.devices == ['cpu', 'gpu']
-  assert {(row.experiment, row.batch) for row in measured} == {(name, 7)}
+  assert {(row.experiment, row.width, row.batch) for row in measured} == {(name, None, 7)}
   assert [(row.framework, row.variant, row.mode) for row in measured[:4]] == [
     ('jax', 'plain', 'direct'), ('jax', 'wn', 'direct'),
     ('torch', 'plain', 'eager'), ('torch', 'plain', 'compile'),
@@ -322,13 +323,47 @@ def test_generative_models_beside_pytorch(benchmark, monkeypatch, capsys, name):
   assert {row.dtype for row in measured[4:]} == {'float32', 'bfloat16'}
 
 
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (('vae', '--width', 8), '--width 8: vae has no such choice.'),
+    (('draw', '--dtype', 'bfloat16'), 'draw has no row with this --framework and --dtype.'),
+    (('vae', '--framework', 'flax.linen'), 'vae has no row with this --framework and --dtype.'),
+  ],
+)
+def test_arguments_without_rows(benchmark, capsys, arguments, message):
+  with pytest.raises(SystemExit):
+    benchmark(*arguments)
+  assert capsys.readouterr().err == f'error: {message}\n'
+
+
+def test_name_of_a_row():
+  row = Row('jax', 'wn', 'float32', 'direct', width=16)
+  assert row.name == 'jax wn float32 direct'
+  assert str(row) == 'jax wn float32 direct, width 16, batch 100, depth 3'
+  row = Row('torch', 'plain', 'float32', 'eager', 'draw', width=None, depth=None)
+  assert str(row) == 'torch plain float32 eager, batch 100'
+
+
+def test_one_gpu_is_chosen(monkeypatch):
+  monkeypatch.setattr(stepper.subprocess, 'run', lambda *_, **__: mock.Mock(returncode=0))
+  for visible, chosen in ((None, '0'), ('3,5', '3')):
+    environ = {} if visible is None else {'CUDA_VISIBLE_DEVICES': visible}
+    monkeypatch.setattr(stepper.os, 'environ', environ)
+    stepper.use('gpu')
+    assert environ['CUDA_VISIBLE_DEVICES'] == chosen and environ['JAX_PLATFORMS'] == 'cuda'
+    assert stepper.is_on_gpu()
+    stepper.use('cpu')
+    assert not stepper.is_on_gpu() and stepper.peak_memory_gb() > 0.01
+
+
 def test_on_a_gpu_there_is_no_winograd():
   rows = single_steps._cifar_rows(96, 100, 'gpu')
   assert {row.mode for row in rows} == {'direct', 'eager', 'compile'}
   assert len(set(rows)) == len(rows)
 
 
-@pytest.mark.skipif(jax.default_backend() == 'gpu', reason='there is a GPU')
+@pytest.mark.skipif(Path('/dev/nvidia0').exists(), reason='there is a GPU')
 def test_device_without_a_gpu_is_one_line():
   """JAX does not fall back to the CPU in silence."""
   arguments = ['vae', '--device', 'gpu', '--framework', 'jax', '--rounds', '1']
@@ -336,9 +371,9 @@ def test_device_without_a_gpu_is_one_line():
     [sys.executable, '-m', 'scripts.benchmark', *arguments], capture_output=True, text=True
   )
   assert (result.returncode, result.stdout) == (2, '')
-  assert result.stderr == (
-    "error: --device gpu: JAX finds no GPU; pip install 'jax[cuda13]' adds its support.\n"
-  )
+  assert result.stderr.startswith('error: --device gpu: JAX finds no GPU (')
+  assert result.stderr.endswith("); pip install 'jax[cuda13]' adds its support.\n")
+  assert result.stderr.count('\n') == 1
 
 
 @pytest.mark.parametrize('name', ['vae', 'draw'])

@@ -27,7 +27,7 @@ def test_bits_are_drawn_with_the_grey_values_as_probabilities():
   assert abs(first.mean() - digits.test.images.mean() / 255) < 0.01
 
 
-def binarized(how, **changes):
+def binarized(how):
   """Training images of digits as a run holds them."""
   return images_lib.train_images(
     frozen('digits-iaf-wn', {'data.binarize': how}), data.load('digits')
