@@ -22,7 +22,17 @@ from experiments.runtime import environment
 from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors
 from scripts.benchmark import stepper
 
-BENCHMARKS = ('cifar', 'vae', 'draw', 'scaling', 'epoch', 'startup', 'dqn')
+# Benchmark → what can be chosen for it, beside --device, --rounds and --json.
+CHOICES = {
+  'cifar': {'width', 'batch', 'dtype', 'framework'},
+  'vae': {'batch', 'dtype', 'framework'},
+  'draw': {'batch', 'dtype', 'framework'},
+  'scaling': {'width', 'batch', 'dtype'},
+  'epoch': {'width', 'batch', 'dtype', 'data_dir'},
+  'startup': {'data_dir'},
+  'dqn': set(),
+}
+DEFAULTS = {'width': 96, 'batch': 100, 'dtype': None, 'framework': None, 'data_dir': None}
 DTYPES = ('float32', 'bfloat16')
 FRAMEWORKS = ('jax', 'flax.linen', 'torch')
 
@@ -30,9 +40,9 @@ FRAMEWORKS = ('jax', 'flax.linen', 'torch')
 def main() -> None:
   """Runs the command."""
   parser = ArgumentParser(__doc__, 'python -m scripts.benchmark')
-  parser.add_argument('benchmark', choices=BENCHMARKS)
-  parser.add_argument('--width', type=int, help='feature maps of the first block (cifar: 96)')
-  parser.add_argument('--batch', type=int, default=100, help='minibatch size')
+  parser.add_argument('benchmark', choices=CHOICES)
+  parser.add_argument('--width', type=int, help='feature maps of the first block (default: 96)')
+  parser.add_argument('--batch', type=int, help='minibatch size (default: 100)')
   parser.add_argument('--dtype', choices=DTYPES, help='of the hidden units (default: all)')
   parser.add_argument('--framework', choices=FRAMEWORKS, help='measure only its single steps')
   parser.add_argument('--device', choices=stepper.PLATFORMS, default='cpu', help='for all rows')
@@ -41,10 +51,12 @@ def main() -> None:
   parser.add_argument('--data_dir', help='folder of the data sets (epoch, startup)')
   with one_line_errors():
     args = parser.parse_args()
-    if args.width is None:
-      args.width = 96
-    elif args.benchmark not in ('cifar', 'scaling', 'epoch'):
-      raise UserError(f'--width {args.width}: {args.benchmark} has no such choice.')
+    for name, default in DEFAULTS.items():
+      value = getattr(args, name)
+      if value is None:
+        setattr(args, name, default)
+      elif name not in CHOICES[args.benchmark]:
+        raise UserError(f'--{name} {value}: {args.benchmark} has no such choice.')
     for name in ('width', 'batch', 'rounds'):
       if getattr(args, name) < 1:
         raise UserError(f'--{name} {getattr(args, name)}: give 1 or more.')

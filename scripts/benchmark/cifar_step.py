@@ -3,7 +3,6 @@
 All do the same work: noise, forward, backward, Adam.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,20 +55,15 @@ def _jax_step(row: Row) -> Stepper:
   config.model.update(width=row.width, block_depth=row.depth, dtype=row.dtype)
   config.run.cpu_winograd = row.mode == 'winograd'
   config = config_dict.FrozenConfigDict(config)
-  conv = devices.convolution(devices.data_mesh(row.batch), use_winograd=config.run.cpu_winograd)
+  mesh = devices.data_mesh(row.batch)
+  conv = devices.convolution(mesh, use_winograd=config.run.cpu_winograd)
   images, labels = jax.device_put(_images(row.batch))
   model = train.create_model(config, images.shape[1:], 10, jax.random.key(0), conv)
   optimizer = train.create_optimizer(config, steps_per_epoch=500)
   graphdef, state = TrainState.of(model, optimizer)
-  step = functools.partial(
-    train.train_step,
-    graphdef=graphdef,
-    optimizer=optimizer,
-    ema_decay=0.0,
-    with_diagnostics=False,
-  )
+  step, _ = train.compile_steps(config, graphdef, optimizer, 500, mesh)
   arguments = (np.arange(row.batch), images, labels, jax.random.key(1))
-  return stepper.of_jax(jax.jit(step, donate_argnums=0), state, arguments)
+  return stepper.of_jax(step, state, arguments)
 
 
 def _linen_step(row: Row) -> Stepper:

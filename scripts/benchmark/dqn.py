@@ -5,12 +5,11 @@
 
 import argparse
 import functools
-import importlib.util
 import os
 import statistics
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
@@ -34,25 +33,34 @@ UNITS = {
 OURS = {STEPS: 'ours', UPDATES: 'update'}  # what the other rows of a unit are compared with
 
 
+class Row(NamedTuple):
+  """A parameterization, and one of `UNITS`."""
+
+  param: str
+  kind: str
+
+  @property
+  def is_torch(self) -> bool:
+    """Whether it needs PyTorch."""
+    return self.kind.endswith('PyTorch')
+
+  def __str__(self) -> str:
+    return f'{self.param}, {self.kind}'
+
+
 def dqn(args: argparse.Namespace) -> None:
   """Measures all rows in turns, each in its own process.
 
   Raises:
     UserError: all rows failed.
   """
-  rows = [(param, kind) for param in PARAMETERIZATIONS for kind in UNITS]
-  missing = []
-  rows = [row for row in rows if 'PyTorch' not in row[1] or row[0] == 'plain']
-  if importlib.util.find_spec('torch') is None:
-    rows = [row for row in rows if 'PyTorch' not in row[1]]
-    missing = [steps.NO_TORCH]
+  rows = [Row(param, kind) for param in PARAMETERIZATIONS for kind in UNITS]
+  rows = [row for row in rows if row.param == 'plain' or not row.is_torch]
+  rows, missing = steps.possible(rows, lambda row: row.is_torch)
   measured, failures = steps.in_turns(
-    {', '.join(row): functools.partial(_start, *row) for row in rows}, args.rounds
+    {row: functools.partial(_start, *row) for row in rows}, args.rounds
   )
-  results = []
-  for name, times in measured:
-    param, kind = name.split(', ', 1)
-    results.append({'param': param, 'kind': kind, 'count': UNITS[kind][1], **times})
+  results = [{**row._asdict(), 'count': UNITS[row.kind][1], **times} for row, times in measured]
   for message in missing + failures:
     print(f'left out: {message}', file=sys.stderr)
   if not results:
@@ -96,7 +104,7 @@ def _start(param: str, kind: str) -> Process:
   env = dict(os.environ)
   if kind.endswith('XLA as it comes'):
     env = steps.unprepared(env)
-  return Process(f'{param}, {kind}', 'scripts.benchmark.dqn', [kind, param], env)
+  return Process(str(Row(param, kind)), 'scripts.benchmark.dqn', [kind, param], env)
 
 
 def build(kind: str, param: str) -> Stepper:
@@ -109,7 +117,7 @@ def build(kind: str, param: str) -> Stepper:
   config = config_dict.FrozenConfigDict(config)
   count = UNITS[kind][1]
   is_ours = kind in ('ours', 'update', 'act')
-  learner, wait = _ours(config) if is_ours else _single(config, is_torch='PyTorch' in kind)
+  learner, wait = _ours(config) if is_ours else _single(config, is_torch=Row(param, kind).is_torch)
   while learner.steps < config.replay.learning_starts:
     learner.step()
 

@@ -17,10 +17,6 @@ def build(row: Row) -> Stepper:
   return {'jax': _jax_step, 'torch': _torch_step}[row.framework](row)
 
 
-def _images(batch: int) -> np.ndarray:
-  return np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 1)).astype(np.uint8)
-
-
 def _jax_step(row: Row) -> Stepper:
   """The training step of `experiments.draw`."""
   import jax
@@ -35,7 +31,7 @@ def _jax_step(row: Row) -> Stepper:
   config.batch_size = row.batch
   config.model.dtype = row.dtype
   config = config_dict.FrozenConfigDict(config)
-  images = jax.device_put(_images(row.batch))
+  images = jax.device_put(stepper.digits(row.batch))
   model = train.create_model(config, images.shape[1:], jax.random.key(0))
   optimizer = train.create_optimizer(config)
   graphdef, state = TrainState.of(model, optimizer)
@@ -119,7 +115,7 @@ def _torch_step(row: Row) -> Stepper:
   device = stepper.torch_device()
   net = Draw().to(device)
   optimizer = torch.optim.Adam(net.parameters(), 3e-4, fused=True)
-  images = torch.from_numpy(_images(row.batch)[..., 0]).to(device)
+  images = torch.from_numpy(stepper.digits(row.batch)[..., 0]).to(device)
 
   def step() -> None:
     optimizer.zero_grad()

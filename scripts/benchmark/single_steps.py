@@ -1,7 +1,6 @@
 """The benchmarks of single steps: `cifar`, `vae`, `draw` and `scaling`."""
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -46,13 +45,9 @@ def _compare(
   if not rows:
     raise UserError(f'{args.benchmark} has no row with this --framework and --dtype.')
   peak = steps.matmul_gflops() if with_rates else None
-  failures = []
-  other = [row for row in rows if row.framework != 'torch']
-  if len(other) < len(rows) and importlib.util.find_spec('torch') is None:
-    rows = other
-    failures.append(steps.NO_TORCH)
-  results, failed = steps.measure(rows, args.rounds)
-  for message in failures + failed:
+  rows, missing = steps.possible(rows, lambda row: row.framework == 'torch')
+  results, failures = steps.measure(rows, args.rounds)
+  for message in missing + failures:
     print(f'left out: {message}', file=sys.stderr)
   if not results:
     raise UserError('no row could be measured; see above.')
@@ -64,7 +59,7 @@ def _compare(
       'machine': steps.machine(),
       'matmul_gflops': peak,
       'rows': results,
-      'left_out': failures + failed,
+      'left_out': missing + failures,
     }
     steps.write(args.json, content, steps.picture(results, title))
 

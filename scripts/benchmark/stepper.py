@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments.runtime.errors import UserError
 
 PLATFORMS = {'cpu': 'cpu', 'gpu': 'cuda'}  # JAX's names
@@ -66,6 +68,11 @@ def peak_memory_gb() -> float:
   if 'torch' in sys.modules:
     return sys.modules['torch'].cuda.max_memory_allocated() / 1e9
   return sys.modules['jax'].local_devices()[0].memory_stats()['peak_bytes_in_use'] / 1e9
+
+
+def digits(batch: int) -> np.ndarray:
+  """Random images [batch, 28, 28, 1] uint8, of the size of MNIST's."""
+  return np.random.default_rng(0).integers(0, 256, (batch, 28, 28, 1), np.uint8)
 
 
 def of_jax(step: Callable[..., Any], state: Any, arguments: tuple[Any, ...]) -> Stepper:

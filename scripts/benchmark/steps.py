@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import platform
@@ -36,6 +37,16 @@ def measure(rows: Sequence[Row], rounds: int) -> tuple[list[Results], list[str]]
   """
   results, failures = in_turns({row: functools.partial(Worker, row) for row in rows}, rounds)
   return [dataclasses.asdict(row) | times for row, times in results], failures
+
+
+def possible(
+  rows: Sequence[Key], needs_torch: Callable[[Key], bool]
+) -> tuple[Sequence[Key], list[str]]:
+  """The rows that can be measured, and a message if PyTorch is missing for others."""
+  others = [row for row in rows if not needs_torch(row)]
+  if len(others) == len(rows) or importlib.util.find_spec('torch') is not None:
+    return rows, []
+  return others, [NO_TORCH]
 
 
 def in_turns(

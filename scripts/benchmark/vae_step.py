@@ -20,10 +20,6 @@ def build(row: Row) -> Stepper:
   return {'jax': _jax_step, 'torch': _torch_step}[row.framework](row)
 
 
-def _images(batch: int) -> np.ndarray:
-  return np.random.default_rng(0).integers(0, 256, (batch, 28, 28, 1)).astype(np.uint8)
-
-
 def _jax_step(row: Row) -> Stepper:
   """The training step of `experiments.vae`."""
   import jax
@@ -38,7 +34,7 @@ def _jax_step(row: Row) -> Stepper:
   config.batch_size = row.batch
   config.layers.dtype = row.dtype
   config = config_dict.FrozenConfigDict(config)
-  images = jax.device_put(_images(row.batch))
+  images = jax.device_put(stepper.digits(row.batch))
   model = train.create_model(config, images.shape[1:], jax.random.key(0))
   optimizer = train.create_optimizer(config)
   graphdef, state = TrainState.of(model, optimizer, ema=True)
@@ -134,7 +130,7 @@ def _torch_step(row: Row) -> Stepper:
   params = list(net.parameters())
   average, update_average = [p.detach().clone() for p in params], get_ema_multi_avg_fn(0.9998)
   optimizer = torch.optim.Adamax(params, 0.002, foreach=True)
-  images = torch.from_numpy(_images(row.batch)).to(device).permute(0, 3, 1, 2)
+  images = torch.from_numpy(stepper.digits(row.batch)).to(device).permute(0, 3, 1, 2)
   loss_fn = torch.compile(net) if row.mode == 'compile' else net
 
   def step() -> None:

@@ -60,7 +60,7 @@ def test_without_torch_the_other_rows_are_measured(benchmark, tmp_path, monkeypa
     Row('torch', 'plain', 'float32', 'eager', **SIZE),
   ]
   monkeypatch.setattr(single_steps, '_cifar_rows', lambda *_: rows)
-  monkeypatch.setattr(single_steps.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(steps.importlib.util, 'find_spec', lambda name: None)
   benchmark('cifar', '--width', 4, '--batch', 4, '--rounds', 3, '--json', tmp_path / 'x.json')
   output = capsys.readouterr()
   assert (
@@ -265,7 +265,7 @@ def test_agent_steps_are_measured_in_turns(benchmark, tmp_path, monkeypatch, cap
     kill = lambda self: None
 
   monkeypatch.setattr(dqn, '_start', Process)
-  monkeypatch.setattr(dqn.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(steps.importlib.util, 'find_spec', lambda name: None)
   benchmark('dqn', '--rounds', 2, '--json', tmp_path / 'x.json')
   errors = capsys.readouterr().err
   assert 'left out: plain, act failed: for a reason' in errors
@@ -308,7 +308,7 @@ def test_a_step_is_the_mean_of_several_when_it_is_short(monkeypatch, capsys):
 @pytest.mark.parametrize('name', ['vae', 'draw'])
 def test_generative_models_beside_pytorch(benchmark, monkeypatch, capsys, name):
   measured = []
-  monkeypatch.setattr(single_steps.importlib.util, 'find_spec', lambda name: True)
+  monkeypatch.setattr(steps.importlib.util, 'find_spec', lambda name: True)
   monkeypatch.setattr(steps, 'measure', lambda rows, rounds: (measured.extend(rows), ([], []))[1])
   for device in ('cpu', 'gpu'):
     with pytest.raises(SystemExit):
@@ -327,6 +327,10 @@ def test_generative_models_beside_pytorch(benchmark, monkeypatch, capsys, name):
   'arguments, message',
   [
     (('vae', '--width', 8), '--width 8: vae has no such choice.'),
+    (('dqn', '--dtype', 'float32'), '--dtype float32: dqn has no such choice.'),
+    (('startup', '--batch', 3), '--batch 3: startup has no such choice.'),
+    (('cifar', '--data_dir', 'x'), '--data_dir x: cifar has no such choice.'),
+    (('scaling', '--framework', 'jax'), '--framework jax: scaling has no such choice.'),
     (('draw', '--dtype', 'bfloat16'), 'draw has no row with this --framework and --dtype.'),
     (('vae', '--framework', 'flax.linen'), 'vae has no row with this --framework and --dtype.'),
   ],
