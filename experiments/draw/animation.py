@@ -10,6 +10,7 @@ from experiments.draw.attention import Window
 RED, BLUE = 254, 255  # of the palette; lower indices are greys
 _COLOURS = {RED: (220, 30, 30), BLUE: (30, 90, 220)}
 _WHITE = 253
+_GREYS = 32  # a file of half the size of one with all of them
 _GAP = 4  # pixels between images
 _MAX_BORDER = 8  # pixels; a wider border would hide the image
 _FRAME_MS = 80
@@ -18,7 +19,8 @@ _LAST_FRAME_MS = 2500
 
 def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
   """Images [T, B, H, W, 1] in [0, 1] → palette indices [T, B, scale·H, scale·W]; 1 is black."""
-  greys = np.round(_WHITE * (1 - images[..., 0])).astype(np.uint8)
+  steps = np.round((_GREYS - 1) * (1 - images[..., 0]))
+  greys = np.round(_WHITE / (_GREYS - 1) * steps).astype(np.uint8)
   return greys.repeat(scale, axis=2).repeat(scale, axis=3)
 
 
