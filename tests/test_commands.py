@@ -55,7 +55,7 @@ def commands(path):
   for module, rest in COMMAND.findall(text):
     rest = re.sub(r'\[[^]]*\]', '', rest)  # what may be left out
     rest = re.split(r'\s+#|\s+&|\s{2,}[a-z]|;|\)|, ', rest)[0].rstrip(' .,:')
-    # One without arguments is only named; tests/scripts/test_benchmark.py runs the benchmarks.
+    # One without arguments is only named; tests/scripts/benchmark runs them.
     if rest and not PLACEHOLDER.search(rest) and module != 'scripts.benchmark':
       yield module, tuple(shlex.split(rest))
 
