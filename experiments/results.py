@@ -51,6 +51,11 @@ class Run:
     return self.summary is not None
 
   @property
+  def is_underway(self) -> bool:
+    """Whether the run still runs, or was stopped before its end."""
+    return self.summary is None and self.divergence is None
+
+  @property
   def variant(self) -> str:
     """Name of the variant, like 'mnist-iaf-wn'."""
     return settings.variant(self.config)

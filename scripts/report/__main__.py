@@ -5,8 +5,8 @@
 
 RUNS are directories of runs, or any directories above them. Reads `config.json`, `summary.json`,
 `metrics.jsonl`, later measurements (`likelihood-K.json`, `score-N.json`) and the runs' pictures.
-Unfinished and damaged runs are left out, with a message; a run of a sweep that diverged counts as
-diverged.
+Damaged runs are left out, with a message; unfinished ones too, except for a table of how far they
+came; a run of a sweep that diverged counts as diverged.
 
 Runs of one experiment on the same data that differ only in parameterization, seed and learning
 rate form a section. Each section has a directory in --out (a single section uses --out itself)

@@ -83,9 +83,17 @@ def compare(
   diverged = pd.DataFrame([_of(run) for run in usable.diverged], columns=list(_COLUMNS))
   diverged = diverged.astype({'learning_rate': float})
   best = best_rates(values, diverged, lower_is_better=measure.lower_is_better)
-  runs = [run for run in usable.finished if run.learning_rate == best[run.variant]]
-  chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
-  return Comparison(measure, rows, values, diverged, best, runs, chosen)
+  return Comparison(measure, rows, values, diverged, **_chosen(usable, rows, best))
+
+
+def at_rates(comparison: Comparison, usable: Usable, rates: Mapping[str, float]) -> Comparison:
+  """Chooses the runs of each variant at its rate in `rates`, where it has any."""
+  known = comparison.values.groupby('variant')['learning_rate'].unique()
+  best = {
+    variant: rates[variant] if rates.get(variant) in known[variant] else rate
+    for variant, rate in comparison.best.items()
+  }
+  return dataclasses.replace(comparison, **_chosen(usable, comparison.rows, best))
 
 
 def best_rates(
@@ -184,6 +192,13 @@ def about_time(usable: Usable) -> str:
   kinds = sorted({device.get('kind', '') for device in devices} - {''})
   where = f' on {", ".join(kinds)}' if kinds else ''
   return f'time is wall-clock time{where}, compilation and any other work of the machine included'
+
+
+def _chosen(usable: Usable, rows: pd.DataFrame, best: dict[str, float]) -> dict[str, Any]:
+  """What depends on the chosen rates in a `Comparison`."""
+  runs = [run for run in usable.finished if run.learning_rate == best[run.variant]]
+  chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
+  return {'best': best, 'runs': runs, 'chosen': chosen}
 
 
 def _of(run: Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.runtime.errors import UserError
-from scripts.report.section import Picture, Section, Table
+from scripts.report.section import UNFINISHED, Picture, Section, Table
 
 
 def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
@@ -26,7 +26,8 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     page: directory of the Markdown file for the returned text, which links are relative to.
 
   Returns:
-    The first picture, the data and the first table of each section as Markdown.
+    The first picture, the data, the first table and that of unfinished runs of each section as
+    Markdown.
   """
   blocks = []
   for section in sections:
@@ -41,11 +42,14 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     for picture in section.pictures:
       for kind in _kinds(picture):
         _write_bytes(folder / f'{picture.name}.{kind}', _render(picture.figure, kind))
-    table, picture = section.tables[0], section.pictures[0]
+    picture = section.pictures[0]
+    tables = [section.tables[0], *(table for table in section.tables if table.name == UNFINISHED)]
     link = os.path.relpath(folder / f'{picture.name}.png', page)
     heading = f'**{section.title}**'
     shown = f'![{section.title}]({link})'
-    blocks.append('\n\n'.join([heading, shown, picture.caption, section.source, _markdown(table)]))
+    blocks.append(
+      '\n\n'.join([heading, shown, picture.caption, section.source, *map(_markdown, tables)])
+    )
   (out / 'index.html').write_text(html(sections))
   return '\n\n'.join(blocks)
 
@@ -104,8 +108,8 @@ def _split(path: Path, name: str) -> tuple[str, str]:
 def _record(section: Section, folder: Path) -> None:
   """Copies metrics and summary of each run to VARIANT/[learning_rate=R/]seedK.
 
-  For a diverged run, copies its config and logs its divergence, so that a report on the copies is
-  the same.
+  For a run without a summary, copies its config, and logs the divergence of one that diverged, so
+  that a report on the copies is the same.
   """
   tried: dict[str, set[float]] = {}
   for run in section.runs:
@@ -120,6 +124,7 @@ def _record(section: Section, folder: Path) -> None:
       names += ['summary.json', *sorted(path.name for path in afterwards)]
     else:
       names += ['config.json', 'data.json']
+    if run.divergence:
       log = target.parent / 'logs' / f'{target.name}.log'
       log.parent.mkdir(exist_ok=True)
       log.write_text(f'error: {run.divergence}\n')

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from experiments.results import Run
 from scripts.report.evaluations import Comparison
 
+UNFINISHED = 'unfinished'  # the name of the table of unfinished runs
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:

@@ -51,7 +51,7 @@ def make(
     note: sentence for the main captions.
 
   Returns:
-    The sections, and a message for each run that is left out.
+    The sections, and a message for each run that is left out of the figures.
 
   Raises:
     UserError: `steps` cannot be used.
@@ -67,6 +67,11 @@ def make(
   counts: Counter[str] = Counter()  # experiment and protocol → number of sections
   for group in split(usable):
     config = group[0].config
+    metrics = [measure.metric for measure in _ROOMS[config['experiment']].measures(config)]
+    shown = selection.select(group, metrics)
+    problems += shown.problems
+    if not shown.finished:
+      continue
     base = name = f'{config["experiment"]}-{config["protocol"]}'
     changes = ''
     counts[base] += 1
@@ -75,14 +80,10 @@ def make(
       changes = next(filter(None, (differences(other, group[0]) for other in earlier[base])), '')
       changes = f', with {changes}'
     earlier.setdefault(base, []).extend(group)
-    metrics = [measure.metric for measure in _ROOMS[config['experiment']].measures(config)]
-    shown = selection.select(group, metrics)
-    problems += shown.problems
-    if shown.finished:
-      if steps and config['experiment'] == 'cifar':
-        step_seconds = step_times.read(steps, shown.finished)
-        shown = dataclasses.replace(shown, step_seconds=step_seconds)
-      made.append(_section(shown, name, changes, note))
+    if steps and config['experiment'] == 'cifar':
+      step_seconds = step_times.read(steps, shown.finished)
+      shown = dataclasses.replace(shown, step_seconds=step_seconds)
+    made.append(_section(shown, name, changes, note))
   return made, problems
 
 
@@ -101,12 +102,14 @@ def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
   if comparison.tried > 1:
     pictures.append(rates.picture(comparison, content.value, difference))
     made.insert(1, rates.table(comparison, content.value))
+  if usable.unfinished:
+    made.append(tables.unfinished(usable.unfinished, comparison.measure))
   pictures += pictures_of_runs.find(comparison.runs, content.run_pictures)
   pictures += diagnostics.pictures(comparison.runs)
   return Section(
     name=name,
     title=f'{content.heading}, protocol {config["protocol"]}{changes}',
-    runs=[*runs, *usable.diverged],
+    runs=[*runs, *usable.diverged, *usable.unfinished],
     pictures=pictures,
     tables=made,
     data={stem: tables.by_run(rows) for stem, rows in content.data.items()},
@@ -116,7 +119,7 @@ def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
 
 def _problem(run: Run) -> str | None:
   """Why a run is left out; None if it isn't."""
-  if not (run.is_finished or run.divergence):
+  if run.data is None and run.is_underway:
     return f'{run.path} is not finished (there is no summary.json).'
   if (room := _ROOMS.get(run.config['experiment'])) is None:
     return f'{run.path} is a run of an unknown experiment {run.config["experiment"]!r}.'

@@ -26,12 +26,14 @@ class Usable:
   Attributes:
     finished: ordered as in `configs.variants`.
     diverged: stopped by a non-finite number.
+    unfinished: the others that have been evaluated; shown in a table of their own.
     problems: a message for each other run.
     step_seconds: variant → seconds of a training step; None to use the runs' own time.
   """
 
   finished: list[Run]
   diverged: list[Run]
+  unfinished: list[Run]
   problems: list[str]
   step_seconds: Mapping[str, float] | None = None
 
@@ -40,25 +42,28 @@ def select(runs: Sequence[Run], metrics: Sequence[str]) -> Usable:
   """Selects runs without duplicates, in the order of `configs.variants`.
 
   Args:
-    runs: finished or diverged.
+    runs: in any state.
     metrics: required of finished runs; the first one after every epoch.
   """
   problems: list[str] = []
   found: dict[tuple, Run] = {}
-  for run in runs:
+  for run in sorted(runs, key=lambda run: not run.is_finished):
+    if run.is_underway:
+      problems.append(f'{run.path} is not finished (there is no summary.json).')
     key = (run.variant, run.learning_rate, run.config['seed'])
     if problem := _problem(run, metrics):
       problems.append(problem)
-    elif key in found:
-      problems.append(f'{run.path} has the same variant, rate and seed as {found[key].path}.')
-    else:
+    elif key not in found:
       found[key] = run
+    elif not run.is_underway:
+      problems.append(f'{run.path} has the same variant, rate and seed as {found[key].path}.')
   ordered = sorted(found.values(), key=order)
   finished = [run for run in ordered if run.is_finished]
-  diverged = [run for run in ordered if not run.is_finished]
+  diverged = [run for run in ordered if run.divergence]
+  unfinished = [run for run in ordered if run.is_underway and metrics[0] in run.metrics]
   if not finished:
     problems += [f'{run.path} diverged ({run.divergence}).' for run in diverged]
-  return Usable(finished, diverged, problems)
+  return Usable(finished, diverged, unfinished, problems)
 
 
 def _problem(run: Run, metrics: Sequence[str]) -> str | None:

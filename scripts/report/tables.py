@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from scripts.report.evaluations import Comparison, last_epoch
+from experiments.results import Run
+from scripts.report.evaluations import Comparison, Measure, last_epoch
+from scripts.report.section import UNFINISHED, Table
 from scripts.report.seeds import over_seeds
 
 
@@ -58,6 +60,24 @@ def by_run(rows: pd.DataFrame) -> pd.DataFrame:
   wide = rows.pivot_table(index='epoch', columns=['variant', 'seed'], values='value', sort=False)
   wide.columns = [f'{variant}/seed{seed}' for variant, seed in wide.columns]
   return wide.sort_index().round(2).reset_index()
+
+
+def unfinished(runs: Sequence[Run], measure: Measure) -> Table:
+  """A row per run that was stopped or still runs, with the last value of `measure`."""
+  cells = []
+  for run in runs:
+    rows = run.metrics.dropna(subset=measure.metric)
+    cells.append(
+      {
+        'parameterization': f'`{run.variant}`',
+        'learning rate': f'{run.learning_rate:g}',
+        'seed': str(run.config['seed']),
+        'epochs': f'{rows["epoch"].iloc[-1]:g} of {run.config["epochs"]}',
+        f'last {measure.label}': f'{measure.scale * rows[measure.metric].iloc[-1]:.2f}',
+      }
+    )
+  caption = 'Runs that are not finished, and are in no figure or other table.'
+  return Table(UNFINISHED, pd.DataFrame(cells), caption)
 
 
 def measured_afterwards(comparison: Comparison, values: Mapping[str, list[float]]) -> list[str]:

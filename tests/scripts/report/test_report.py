@@ -252,8 +252,60 @@ def test_command_writes_the_block_and_names_what_it_leaves_out(runs, make_run, t
   ):
     assert any(run in line and reason in line for line in lines), (run, lines)
   text = readme.read_text()
-  assert '| `plain`' in text and '| `wn`' in text and '`bn`' not in text
+  assert '| `plain`' in text and '| `wn`' in text
+  assert text.count('`bn`') == 1  # in the table of unfinished runs
   assert '](out/figure1.png)' in text
+
+
+def test_unfinished_runs_have_a_table(runs, make_run, tmp_path, capsys):
+  """It is in the block, too, and a report on the copies is the same."""
+  stopped = make_run('bn', 0, (9, 8), **{'optimizer.learning_rate': 0.003, 'epochs': 2})
+  (stopped / 'summary.json').unlink()
+  rows = (stopped / 'metrics.jsonl').read_text().splitlines(keepends=True)
+  (stopped / 'metrics.jsonl').write_text(''.join(rows[:4]))
+  for source, out in (('runs', 'out'), ('out', 'again')):
+    report.main([str(tmp_path / source), '--out', str(tmp_path / out)])
+    output = capsys.readouterr()
+    assert 'is not finished' in output.err
+    assert '| `bn`' in output.out and 'Runs that are not finished' in output.out
+    table = pd.read_csv(tmp_path / out / 'unfinished.csv')
+    assert table.values.tolist() == [['`bn`', 0.003, 0, '1 of 2', 9.0]]
+    assert list(table)[-1] == 'last test error (%)'
+    assert '`bn`' not in (tmp_path / out / 'figure2.md').read_text()
+    assert '<td>not finished</td>' in (tmp_path / out / 'index.html').read_text()
+
+
+def test_a_run_that_was_resumed_elsewhere_counts_where_it_is_finished(runs, make_run):
+  stopped = make_run('wn', 0, (30, 20), **{'run.log_every': 7})
+  (stopped / 'summary.json').unlink()
+  found, _ = results.find([stopped, *runs])
+  (section,), problems = sections.make(found)
+  assert [table.name for table in section.tables] == ['figure2']
+  assert problems == [f'{stopped} is not finished (there is no summary.json).']
+
+
+def test_a_group_without_finished_runs_takes_no_number(runs, make_run):
+  other = make_run('bn', 0, (9, 8), **{'model.width': 64})
+  (other / 'summary.json').unlink()
+  found, _ = results.find([other, *runs])
+  (section,), problems = sections.make(found)
+  assert section.name == 'cifar-scaled' and 'is not finished' in problems[0]
+
+
+def test_figure_1_is_at_the_papers_rates_and_figure_2_at_the_best(make_run):
+  """In the paper's protocol, where there are runs at its rates."""
+  runs = [
+    make_run('plain', 0, errors, protocol='paper', **{'optimizer.learning_rate': rate})
+    for rate, errors in ((0.0003, (30, 20)), (0.001, (30, 10)))
+  ]
+  runs.append(make_run('wn', 0, (30, 9), protocol='paper'))  # at 0.001 alone
+  (section,) = make(runs)
+  assert 'learning rate 0.0003 (plain), 0.001 (wn).' in section.pictures[0].caption
+  assert section.data['test_error'].iloc[-1].to_list() == [2, 20.0, 9.0]
+  table = section.tables[0].frame
+  assert table['learning rate'].to_list() == ['0.001', '0.001']
+  assert table['training error'].to_list() == ['8.00', '7.20']
+  assert table['test error'].to_list() == ['10.00', '9.00']
 
 
 def test_runs_of_different_configs_have_sections_of_their_own(runs, make_run, tmp_path):
