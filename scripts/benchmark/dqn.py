@@ -94,7 +94,7 @@ def table(results: list[steps.Results]) -> str:
       f'{statistics.median(each):.2f}',
       f'{min(each):.2f}–{max(each):.2f}',
       f'{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})' if ratios else '',
-      f'{result["peak_memory_gb"]:.2f}',
+      steps.gigabytes(result['peak_memory_gb']),
     ]
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)

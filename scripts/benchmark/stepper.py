@@ -61,13 +61,15 @@ def torch_device() -> str:
   return 'cuda'
 
 
-def peak_memory_gb() -> float:
-  """Peak memory in GB: of this process, or on a GPU of its arrays."""
+def peak_memory_gb() -> float | None:
+  """Peak memory in GB: of this process, or on a GPU of its arrays; None if JAX doesn't tell."""
   if not is_on_gpu():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # KB on Linux
   if 'torch' in sys.modules:
     return sys.modules['torch'].cuda.max_memory_allocated() / 1e9
-  return sys.modules['jax'].local_devices()[0].memory_stats()['peak_bytes_in_use'] / 1e9
+  stats = sys.modules['jax'].local_devices()[0].memory_stats() or {}
+  peak = stats.get('peak_bytes_in_use')  # 0 on an H100 with jax 0.11
+  return peak / 1e9 if peak else None
 
 
 def digits(batch: int) -> np.ndarray:

@@ -178,11 +178,11 @@ def table(results: Sequence[Results], peak: float | None = None) -> str:
     milliseconds = [1000 * seconds for seconds in result['rounds']]
     cells = [
       ' '.join(result[key] for key in ('framework', 'variant', 'dtype', 'mode')),
-      f'{statistics.median(milliseconds):.1f}',
-      f'{min(milliseconds):.1f}–{max(milliseconds):.1f}',
+      _decimals(statistics.median(milliseconds)),
+      f'{_decimals(min(milliseconds))}–{_decimals(max(milliseconds))}',
       _ratio(result['rounds'], ours),
       _ratio(result['rounds'], torch),
-      f'{result["peak_memory_gb"]:.2f}',
+      gigabytes(result['peak_memory_gb']),
     ]
     if peak:
       size = result['width'], result['batch'], result['depth']
@@ -192,13 +192,20 @@ def table(results: Sequence[Results], peak: float | None = None) -> str:
   return '\n'.join(lines)
 
 
+def _decimals(milliseconds: float) -> str:
+  return f'{milliseconds:.2f}' if milliseconds < 10 else f'{milliseconds:.1f}'
+
+
+def gigabytes(value: float | None) -> str:
+  """A cell with a peak memory."""
+  return '–' if value is None else f'{value:.2f}'
+
+
 def _rounds(results: Sequence[Results], framework: str, variant: str) -> list[float] | None:
-  """Seconds of the framework's first float32 row with this variant; None if there is none."""
-  wanted = framework, variant, 'float32'
-  for result in results:
-    if (result['framework'], result['variant'], result['dtype']) == wanted:
-      return result['rounds']
-  return None
+  """Seconds of the framework's first row with this variant, in float32 if there is one; or None."""
+  rows = [row for row in results if (row['framework'], row['variant']) == (framework, variant)]
+  rows.sort(key=lambda row: row['dtype'] != 'float32')
+  return rows[0]['rounds'] if rows else None
 
 
 def _ratio(rounds: Sequence[float], base: Sequence[float] | None) -> str:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from experiments.runtime.errors import UserError
 from scripts.benchmark.stepper import Stepper, peak_memory_gb
@@ -84,8 +85,8 @@ class Process:
     self._process.stdin.flush()
     return self._read()
 
-  def close(self) -> float:
-    """Ends the process and returns its peak memory in GB."""
+  def close(self) -> float | None:
+    """Ends the process and returns its peak memory in GB, if it is known."""
     self._process.stdin.close()
     peak = self._read()
     self._process.wait()
@@ -98,13 +99,13 @@ class Process:
     for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
       pipe.close()
 
-  def _read(self) -> float:
+  def _read(self) -> Any:
     line = self._process.stdout.readline()
     if not line:
       errors = self._process.stderr.read().strip().splitlines() or ['no message']
       self.kill()
       raise UserError(f'{self.name} failed: {errors[-1][:300]}')
-    return float(json.loads(line))
+    return json.loads(line)
 
 
 class Worker(Process):
@@ -119,7 +120,7 @@ class Worker(Process):
 def serve(build: Callable[[], Stepper]) -> None:
   """Serves a `Process`; `build` returns the steps."""
 
-  def answer(value: float) -> None:
+  def answer(value: float | None) -> None:
     print(json.dumps(value), flush=True)
 
   def seconds(count: int) -> float:

@@ -81,6 +81,27 @@ def test_table_has_ratios_to_both():
   assert '| 1.00 | – |' in steps.table([make('jax', 0.5)], 1000.0)
 
 
+def test_table_without_float32_compares_what_there_is():
+  """And JAX does not tell the peak memory on every GPU."""
+  rows = [made_up(name, seconds) for name, seconds in (('jax', 0.00142), ('torch', 0.00375))]
+  rows = [row | {'dtype': 'bfloat16', 'peak_memory_gb': None} for row in rows]
+  ours, torch = steps.table(rows).splitlines()[2:]
+  assert ours.endswith('| 1.42 | 1.42–1.42 | 1.00 | 0.38 | – |')
+  assert torch.endswith('| 3.75 | 3.75–3.75 | 2.64 | 1.00 | – |')
+  rows.append(made_up('jax', 0.00284))  # float32 comes first where there is some
+  assert '| 0.50 | 0.38 |' in steps.table(rows)
+
+
+@pytest.mark.parametrize(
+  'stats, peak', [(None, None), ({'peak_bytes_in_use': 0}, None), ({'peak_bytes_in_use': 2e9}, 2.0)]
+)
+def test_peak_memory_on_a_gpu(monkeypatch, stats, peak):
+  device = mock.Mock(memory_stats=lambda: stats)
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+  monkeypatch.setattr(stepper.sys, 'modules', {'jax': mock.Mock(local_devices=lambda: [device])})
+  assert stepper.peak_memory_gb() == peak
+
+
 def test_without_a_peak_there_are_no_rates():
   header, _, row = steps.table([made_up('jax', 0.5)]).splitlines()
   assert header.endswith('| GB |') and row.endswith('| 1.00 | – | 1.00 |')
