@@ -1,7 +1,7 @@
 """One mesh over all devices: batches are split over it, the state and the data are replicated."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.runtime import multiprocess, winograd
 from experiments.runtime.errors import UserError
+from experiments.training import several_steps
 
 Tree = TypeVar('Tree')
 
@@ -50,6 +51,26 @@ def split(batch: jax.Array, mesh: jax.sharding.Mesh) -> jax.Array:
 def one_copy(arrays: Tree) -> Tree:
   """Replicated arrays on one device of this process, to compute without the others."""
   return jax.tree.map(lambda array: array.addressable_data(0), arrays)
+
+
+def compile_steps(
+  train_step: Callable[..., Any],
+  eval_step: Callable[..., Any],
+  mesh: jax.sharding.Mesh,
+  *,
+  steps_per_call: int,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Compiles a training step, or several of them in a call, and the step of an evaluation.
+
+  That of training donates its state. Only the indices of a batch are split over devices; outputs
+  are replicated, so XLA sums gradients.
+  """
+  train_step = several_steps.in_one_call(train_step, steps_per_call)
+  out = replicated(mesh)
+  return (
+    jax.jit(train_step, donate_argnums=0, out_shardings=out),
+    jax.jit(eval_step, out_shardings=out),
+  )
 
 
 def convolution(mesh: jax.sharding.Mesh, *, use_winograd: bool) -> Callable[..., jax.Array]:

@@ -122,10 +122,7 @@ def compile_steps(
   steps_per_epoch: int,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Compiles `train_step`, which donates its state, and `eval_step`.
-
-  Only the indices of a batch are split over devices; outputs are replicated, so XLA sums gradients.
-  """
+  """Compiles `train_step` and `eval_step`; see `devices.compile_steps`."""
   step = functools.partial(
     train_step,
     graphdef=graphdef,
@@ -136,15 +133,7 @@ def compile_steps(
     with_diagnostics=config.run.diagnostics,
   )
   test_step = functools.partial(eval_step, graphdef=graphdef)
-  replicated = devices.replicated(mesh)
-  return (
-    jax.jit(
-      several_steps.in_one_call(step, config.run.steps_per_call),
-      donate_argnums=0,
-      out_shardings=replicated,
-    ),
-    jax.jit(test_step, out_shardings=replicated),
-  )
+  return devices.compile_steps(step, test_step, mesh, steps_per_call=config.run.steps_per_call)
 
 
 def create_model(
