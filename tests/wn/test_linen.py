@@ -497,6 +497,27 @@ def test_fold_names_what_init_does_not_reach_or_variables_lack():
     wn.linen.unfold(model, half, x[:, :3])
 
 
+class Words(nn.Module):
+  """An embedding and a layer, of which one method reaches the layer alone."""
+
+  def setup(self):
+    self.embed, self.head = wn.linen.Embed(7, 4), wn.linen.Dense(3)
+
+  def classify(self, h):
+    return self.head(h)
+
+  def __call__(self, words):
+    return self.classify(self.embed(words))
+
+
+def test_fold_names_an_embedding_that_init_does_not_reach():
+  model = Words()
+  variables = model.init(jax.random.key(0), jnp.arange(5))
+  with pytest.warns(UserWarning, match='left as they are: embed$'):
+    half = wn.linen.fold(model, variables, random(5, 4), method='classify')
+  assert 'scale' in half['params']['embed'] and 'scale' not in half['params']['head']
+
+
 # Data-dependent initialization.
 
 

@@ -53,8 +53,8 @@ def fold(
     box, scale = params[*path, name], meta.unbox(params.pop((*path, 'scale')))
     w = layers.weight(layer, meta.unbox(box), scale, mask, ndim)
     params[*path, name] = meta.replace_boxed(box, w)
-  left = [path[:-1] for path in params if path[-1] == 'kernel' and (*path[:-1], 'scale') in params]
-  if left:
+  weights = [path for path in params if path[-1] in layers.WEIGHTS]
+  if left := [path[:-1] for path in weights if (*path[:-1], 'scale') in params]:
     names = ', '.join(layers.name_of(path, model) for path in left)
     warnings.warn(f'wn.linen.fold: not reached by init, left as they are: {names}', stacklevel=2)
   return {**variables, 'params': traverse_util.unflatten_dict(params)}
