@@ -51,8 +51,8 @@ class Run:
     return self.summary is not None
 
   @property
-  def is_underway(self) -> bool:
-    """Whether the run still runs, or was stopped before its end."""
+  def is_unfinished(self) -> bool:
+    """Whether the run still runs or was stopped: it has neither a summary nor diverged."""
     return self.summary is None and self.divergence is None
 
   @property

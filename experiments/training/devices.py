@@ -62,7 +62,7 @@ def compile_steps(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
   """Compiles a training step, or several of them in a call, and the step of an evaluation.
 
-  That of training donates its state. Only the indices of a batch are split over devices; outputs
+  The training step donates its state. Only the indices of a batch are split over devices; outputs
   are replicated, so XLA sums gradients.
   """
   train_step = several_steps.in_one_call(train_step, steps_per_call)

@@ -41,7 +41,8 @@ class Comparison:
     rows: evaluations of all finished runs.
     values: a row for each finished run, with the value to compare.
     diverged: a row for each diverged run, without a value.
-    best: variant → the learning rate with the best mean value.
+    unfinished: a row for each unfinished run, without a value.
+    best: variant → the learning rate with the best mean value, or the one of `at_rates`.
     runs: the finished runs at these rates.
     chosen: their `rows`.
   """
@@ -50,6 +51,7 @@ class Comparison:
   rows: pd.DataFrame
   values: pd.DataFrame
   diverged: pd.DataFrame
+  unfinished: pd.DataFrame
   best: dict[str, float]
   runs: list[Run]
   chosen: pd.DataFrame
@@ -62,8 +64,11 @@ class Comparison:
 
   def rates(self, variant: str) -> list[float]:
     """The learning rates tried for a variant."""
-    both = pd.concat([self.values, self.diverged])
-    return sorted(both.loc[both['variant'] == variant, 'learning_rate'].unique())
+    return _rates(pd.concat([self.values, self.diverged]), variant)
+
+  def unfinished_rates(self, variant: str) -> list[float]:
+    """Those at which all of its runs are unfinished."""
+    return [r for r in _rates(self.unfinished, variant) if r not in self.rates(variant)]
 
 
 def last_epoch(rows: pd.DataFrame) -> pd.DataFrame:
@@ -80,10 +85,9 @@ def compare(
   """Compares runs, at least one of them finished, by the row of each that `value_of` selects."""
   rows = evaluations(usable.finished, measure, usable.step_seconds)
   values = value_of(rows)
-  diverged = pd.DataFrame([_of(run) for run in usable.diverged], columns=list(_COLUMNS))
-  diverged = diverged.astype({'learning_rate': float})
+  diverged, unfinished = _without_values(usable.diverged), _without_values(usable.unfinished)
   best = best_rates(values, diverged, lower_is_better=measure.lower_is_better)
-  return Comparison(measure, rows, values, diverged, **_chosen(usable, rows, best))
+  return Comparison(measure, rows, values, diverged, unfinished, **_chosen(usable, rows, best))
 
 
 def at_rates(comparison: Comparison, usable: Usable, rates: Mapping[str, float]) -> Comparison:
@@ -199,6 +203,15 @@ def _chosen(usable: Usable, rows: pd.DataFrame, best: dict[str, float]) -> dict[
   runs = [run for run in usable.finished if run.learning_rate == best[run.variant]]
   chosen = rows[rows['learning_rate'] == rows['variant'].map(best)]
   return {'best': best, 'runs': runs, 'chosen': chosen}
+
+
+def _without_values(runs: Sequence[Run]) -> pd.DataFrame:
+  frame = pd.DataFrame([_of(run) for run in runs], columns=list(_COLUMNS))
+  return frame.astype({'learning_rate': float})
+
+
+def _rates(rows: pd.DataFrame, variant: str) -> list[float]:
+  return sorted(rows.loc[rows['variant'] == variant, 'learning_rate'].unique())
 
 
 def _of(run: Run) -> dict[str, Any]:

@@ -30,21 +30,29 @@ class Finding:
 
 
 def read_runs(folder: Path) -> Runs:
-  """The recorded runs `folder/VARIANT/seedK`."""
+  """The finished runs `folder/VARIANT/seedK`."""
   runs: dict[str, list[list[Row]]] = {}
-  for path in sorted(folder.glob('*/seed*/metrics.jsonl')):
-    runs.setdefault(path.parts[-3], []).append(read_rows(path))
+  for path in sorted(folder.glob('*/seed*/summary.json')):
+    runs.setdefault(path.parts[-3], []).append(read_rows(path.with_name('metrics.jsonl')))
   return runs
 
 
-def read_finished(folder: Path) -> RunsAtRates:
-  """The finished runs of CIFAR-10 below `folder`."""
-  runs: dict[str, dict[float, list[list[Row]]]] = {}
+def read_at_rates(folder: Path) -> RunsAtRates:
+  """The finished runs of CIFAR-10 below `folder`, those of the largest number of epochs."""
+  found: dict[tuple[str, float, str], list[Row]] = {}  # a run may be there twice
   for path in sorted(folder.rglob('seed*/summary.json')):
     config = json.loads(path.read_text())['config']
-    at_rates = runs.setdefault(config['variant']['parameterization'], {})
-    rows = read_rows(path.with_name('metrics.jsonl'))
-    at_rates.setdefault(config['optimizer']['learning_rate'], []).append(rows)
+    key = (
+      config['variant']['parameterization'],
+      config['optimizer']['learning_rate'],
+      path.parts[-2],
+    )
+    found[key] = read_rows(path.with_name('metrics.jsonl'))
+  last = {key: max(row['epoch'] for row in rows) for key, rows in found.items()}
+  runs: dict[str, dict[float, list[list[Row]]]] = {}
+  for key, rows in found.items():
+    if last[key] == max(last.values()):
+      runs.setdefault(key[0], {}).setdefault(key[1], []).append(rows)
   return runs
 
 
@@ -122,7 +130,7 @@ def cifar_errors(results: Path) -> Finding:
   Each at the best of the learning rates that were tried.
   """
   folder = results / 'cifar-paper'
-  runs = _at_best(read_finished(folder))
+  runs = _at_best(read_at_rates(folder))
   if not (epoch := last_epoch(runs, 'test/error')):
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], 'test/error', epoch) for name in runs}
@@ -142,21 +150,25 @@ def cifar_equal_errors(results: Path) -> Finding:
   Otherwise open, until both have been tried at the paper's four rates.
   """
   folder = results / 'cifar-paper'
-  at_rates = read_finished(folder)
+  at_rates = read_at_rates(folder)
   runs = _pair(_at_best(at_rates))
   if len(runs) < 2 or last_epoch(runs, 'test/error') < 200:
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], 'test/error', 200) for name in runs}
-  tried = {name: ', '.join(f'{rate:g}' for rate in sorted(at_rates[name])) for name in runs}
-  setting = '; '.join(f'`{name}` at {rates}' for name, rates in tried.items())
-  text = f'{_named(values, 2)} % after 200 epochs (the best of {setting}; {_setting(folder, runs)})'
-  if 'plain_released' in at_rates:
+  tried = '; '.join(f'`{name}` {_rates_of(at_rates[name])}' for name in runs)
+  text = f'{_named(values, 2)} % after 200 epochs (the best of the rates {tried}; '
+  text += f'{_setting(folder, runs)})'
+  if released := at_rates.get('plain_released'):
     errors = _percent(_at_best(at_rates)['plain_released'], 'test/error', 200)
-    text += f"; `plain` as in the authors' code {_text(errors, 2)}"
+    text += f'; `plain_released` {_text(errors, 2)} at {_rates_of(released)}'
   if abs(np.mean(values['wn']) - np.mean(values['plain'])) <= _CLOSE:
     return Finding(text, REPRODUCED)
   is_whole = all(at_rates[name].keys() >= set(cifar.RATES) for name in runs)
   return Finding(text, CONTRADICTED if is_whole else TOO_EARLY)
+
+
+def _rates_of(at_rates: Mapping[float, Any]) -> str:
+  return ', '.join(f'{rate:g}' for rate in sorted(at_rates))
 
 
 def _at_best(runs: RunsAtRates) -> Runs:
@@ -176,7 +188,7 @@ def cifar_training(results: Path) -> Finding:
   50 epochs count.
   """
   folder = results / 'cifar-paper'
-  at_rates = read_finished(folder)
+  at_rates = read_at_rates(folder)
   runs = _pair({name: at_rates[name].get(cifar.RATE_OF[name], []) for name in at_rates})
   runs = {name: seeds for name, seeds in runs.items() if seeds}
   epoch = last_epoch(runs, 'test/error')
@@ -246,6 +258,9 @@ def rates(results: Path) -> Finding:
   """Compares the ranges of rates with an error of at most 5 points above that of the best rate."""
   errors: dict[str, dict[float, list[float]]] = {}  # variant → rate → % of each seed
   for path in sorted((results / 'cifar-scaled').glob('*/learning_rate=*/seed*/metrics.jsonl')):
+    is_finished = path.with_name('summary.json').exists()
+    if not (is_finished or path.parents[1].joinpath('logs', f'{path.parts[-2]}.log').exists()):
+      continue  # neither finished nor, by its log, diverged
     variant, rate = path.parts[-4], float(path.parts[-3].removeprefix('learning_rate='))
     if variant in ('wn', 'plain'):
       error = at_epoch(read_rows(path), 'test/error', 12)

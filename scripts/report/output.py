@@ -34,6 +34,8 @@ def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
     folder = out if len(sections) == 1 else out / section.name
     folder.mkdir(parents=True, exist_ok=True)
     _record(section, folder)
+    for kind in ('md', 'csv'):  # of an earlier report, when runs were unfinished
+      (folder / f'{UNFINISHED}.{kind}').unlink(missing_ok=True)
     for table in section.tables:
       (folder / f'{table.name}.md').write_text(_markdown(table) + '\n')
       table.frame.to_csv(folder / f'{table.name}.csv', index=False)

@@ -119,8 +119,8 @@ def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
 
 def _problem(run: Run) -> str | None:
   """Why a run is left out; None if it isn't."""
-  if run.data is None and run.is_underway:
-    return f'{run.path} is not finished (there is no summary.json).'
+  if run.data is None and run.is_unfinished:
+    return f'{run.path} {selection.NOT_FINISHED}.'
   if (room := _ROOMS.get(run.config['experiment'])) is None:
     return f'{run.path} is a run of an unknown experiment {run.config["experiment"]!r}.'
   if run.data is None:

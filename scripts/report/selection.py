@@ -10,6 +10,7 @@ from configs import variants
 from experiments.results import Run
 from scripts.report import protocol
 
+NOT_FINISHED = 'is not finished (there is no summary.json)'
 _ORDER = {
   'game': variants.DQN_GAMES,
   'dataset': variants.VAE_DATASETS,
@@ -47,23 +48,31 @@ def select(runs: Sequence[Run], metrics: Sequence[str]) -> Usable:
   """
   problems: list[str] = []
   found: dict[tuple, Run] = {}
-  for run in sorted(runs, key=lambda run: not run.is_finished):
-    if run.is_underway:
-      problems.append(f'{run.path} is not finished (there is no summary.json).')
+  for run in sorted(runs, key=_furthest_first):
     key = (run.variant, run.learning_rate, run.config['seed'])
     if problem := _problem(run, metrics):
       problems.append(problem)
     elif key not in found:
       found[key] = run
-    elif not run.is_underway:
+    else:
       problems.append(f'{run.path} has the same variant, rate and seed as {found[key].path}.')
   ordered = sorted(found.values(), key=order)
   finished = [run for run in ordered if run.is_finished]
   diverged = [run for run in ordered if run.divergence]
-  unfinished = [run for run in ordered if run.is_underway and metrics[0] in run.metrics]
-  if not finished:
-    problems += [f'{run.path} diverged ({run.divergence}).' for run in diverged]
+  unfinished = [run for run in ordered if run.is_unfinished]
+  if finished:
+    problems += [
+      f'{run.path} is not finished; see the table of unfinished runs.' for run in unfinished
+    ]
+  else:
+    ends = [f'{run.path} diverged ({run.divergence}).' for run in diverged]
+    problems = ends + [f'{run.path} {NOT_FINISHED}.' for run in unfinished] + problems
   return Usable(finished, diverged, unfinished, problems)
+
+
+def _furthest_first(run: Run) -> tuple[bool, bool, float]:
+  """Sort key: finished runs, then diverged ones, then the others, the furthest first."""
+  return not run.is_finished, run.is_unfinished, -max(run.metrics['step'], default=0)
 
 
 def _problem(run: Run, metrics: Sequence[str]) -> str | None:
@@ -72,6 +81,8 @@ def _problem(run: Run, metrics: Sequence[str]) -> str | None:
     protocol.paper_config(run.config)
   except (ValueError, KeyError):
     return f'{run.path} has an unknown variant {run.variant!r}.'
+  if run.is_unfinished and metrics[0] not in run.metrics:
+    return f'{run.path} {NOT_FINISHED}.'
   if not run.is_finished:
     return None
   rows, epochs = run.metrics, run.config['epochs']

@@ -20,7 +20,10 @@ def first_cells(comparison: Comparison, variant: str, *, with_rates: bool = True
     seeds += f', {count} diverged'
   cells = {'parameterization': f'`{variant}`', 'seeds': seeds}
   if with_rates:
-    tried = ', '.join(f'{r:g}' for r in comparison.rates(variant))
+    tried = ', '.join(
+      [f'{r:g}' for r in comparison.rates(variant)]
+      + [f'{r:g} (unfinished)' for r in comparison.unfinished_rates(variant)]
+    )
     cells |= {'learning rate': f'{rate:g}', 'tried': tried}
   return cells
 
@@ -50,6 +53,8 @@ def by_rate(comparison: Comparison) -> pd.DataFrame:
       text = over_seeds(finished)
       if lost := len(_at(diverged, variant, rate)):
         text = f'{text}, {lost} diverged' if len(finished) else 'diverged'
+      if rate in comparison.unfinished_rates(variant):
+        text = 'unfinished'
       row[f'{rate:g}'] = f'**{text}**' if rate == comparison.best.get(variant) else text
     cells.append(row)
   return pd.DataFrame(cells)
@@ -76,7 +81,7 @@ def unfinished(runs: Sequence[Run], measure: Measure) -> Table:
         f'last {measure.label}': f'{measure.scale * rows[measure.metric].iloc[-1]:.2f}',
       }
     )
-  caption = 'Runs that are not finished, and are in no figure or other table.'
+  caption = 'Unfinished runs; the figures and the values of the other tables leave them out.'
   return Table(UNFINISHED, pd.DataFrame(cells), caption)
 
 

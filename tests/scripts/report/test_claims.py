@@ -20,22 +20,31 @@ def claim_on(text):
   return claim
 
 
-def write(folder, variant, seed, values, metric='test/nll_bound', *, rate=None, **model):
-  """Writes the rows of a run; with a rate, in a folder of that name, and a summary."""
-  if rate is not None:
-    write(folder / variant, f'learning_rate={rate}', seed, values, metric)
-    config = {'variant': {'parameterization': variant}, 'optimizer': {'learning_rate': rate}}
-    summary = {'config': config | {'model': {'dtype': 'float32'} | model}}
-    path = folder / variant / f'learning_rate={rate}' / f'seed{seed}' / 'summary.json'
-    path.write_text(json.dumps(summary))
-    return
-  path = folder / variant / f'seed{seed}'
+def write(
+  folder, variant, seed, values, metric='test/nll_bound', *, rate=0.001, end='finished', **model
+):
+  """Writes a run. Without the end 'finished' it has no summary; 'diverged' is in its log."""
+  path = folder / f'seed{seed}'
   path.mkdir(parents=True)
   rows = [
     {'step': epoch, 'epoch': float(epoch), 'seconds': 1.0, metric: value}
     for epoch, value in enumerate(values, start=1)
   ]
   path.joinpath('metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  config = {'variant': {'parameterization': variant}, 'optimizer': {'learning_rate': rate}}
+  if end == 'finished':
+    summary = {'config': config | {'model': {'dtype': 'float32'} | model}}
+    path.joinpath('summary.json').write_text(json.dumps(summary))
+  elif end == 'diverged':
+    (folder / 'logs').mkdir(exist_ok=True)
+    (folder / 'logs' / f'seed{seed}.log').write_text('error: train/loss is nan at step 7\n')
+
+
+def write_cifar(results, variant, values, *, rate=0.003, **kwargs):
+  """Writes seed 0 of a run at the paper's protocol, in a folder of its rate."""
+  folder = results / 'cifar-paper' / variant / f'learning_rate={rate}'
+  write(folder, variant, 0, values, 'test/error', rate=rate, **kwargs)
+  return folder / 'seed0'
 
 
 @pytest.mark.parametrize(
@@ -44,8 +53,8 @@ def write(folder, variant, seed, values, metric='test/nll_bound', *, rate=None, 
 )
 def test_verdicts(wn, plain, verdict, tmp_path):
   """In the last epoch that both have."""
-  write(tmp_path / 'draw-prefix', 'wn', 0, [200, wn, 1])
-  write(tmp_path / 'draw-prefix', 'plain', 0, [200, plain])
+  write(tmp_path / 'draw-prefix' / 'wn', 'wn', 0, [200, wn, 1])
+  write(tmp_path / 'draw-prefix' / 'plain', 'plain', 0, [200, plain])
   finding = claim_on('DRAW').find(tmp_path)
   assert finding.verdict == verdict
   assert f'`wn` −{wn:.1f}' in finding.ours and '2 epochs' in finding.ours
@@ -69,14 +78,14 @@ def test_verdicts_on_the_table_of_errors(errors, epochs, verdict, tmp_path):
   for variant, error in errors.items():
     for rate, more in ((0.003, 0.0), (0.01, 0.5)):  # the best rate counts
       values = [(error + more) / 100] * epochs
-      write(tmp_path / 'cifar-paper', variant, 0, values, 'test/error', rate=rate)
+      write_cifar(tmp_path, variant, values, rate=rate)
   assert claim_on('lowest test error').find(tmp_path).verdict == verdict
 
 
 def test_lower_errors_are_better(tmp_path):
   """And other variants beside the pair don't matter."""
   for variant, error in (('wn', 0.10), ('plain', 0.12), ('bn', 0.9)):
-    write(tmp_path / 'cifar-fifty', variant, 0, [error], 'test/error')
+    write(tmp_path / 'cifar-fifty' / variant, variant, 0, [error], 'test/error')
   assert claim_on('CIFAR-10: `wn` learns faster').find(tmp_path).verdict == 'consistent so far'
 
 
@@ -94,16 +103,14 @@ def test_lower_errors_are_better(tmp_path):
 def test_verdicts_on_the_training_error(wn, plain, epochs, verdict, tmp_path):
   """Means over the two rows of an epoch; the paper has 3.3 and 1.6, 4.8 and 3.1 %."""
   for variant, errors in (('wn', wn), ('plain', plain)):
-    folder, rate = tmp_path / 'cifar-paper', cifar.RATE_OF[variant]
-    write(folder, variant, 0, [0.1] * epochs, 'test/error', rate=rate)
-    write(folder, variant, 0, [0.09] * epochs, 'test/error', rate=0.001)  # not that of Figure 1
+    path = write_cifar(tmp_path, variant, [0.1] * epochs, rate=cifar.RATE_OF[variant])
+    write_cifar(tmp_path, variant, [0.09] * epochs, rate=0.001)  # not that of Figure 1
     rows = [
       {'step': 0, 'epoch': epoch - half, 'seconds': 1.0, 'train/error': error / 100 + half / 100}
       for epoch, percent in errors.items()
       for half, error in ((0.5, percent - 0.25), (0.0, percent - 0.25))
     ]
-    path = folder / variant / f'learning_rate={rate}' / 'seed0' / 'metrics.jsonl'
-    with path.open('a') as file:
+    with path.joinpath('metrics.jsonl').open('a') as file:
       file.writelines(json.dumps(row) + '\n' for row in rows)
   finding = claim_on('CIFAR-10: `wn` learns faster').find(tmp_path)
   assert finding.verdict == verdict
@@ -128,40 +135,67 @@ def test_verdicts_on_equal_errors(errors, epochs, verdict, tmp_path):
   for variant, of_rates in errors.items():
     for rate, error in zip(cifar.RATES, of_rates):
       values = [error / 100] * epochs
-      write(tmp_path / 'cifar-paper', variant, 0, values, 'test/error', rate=rate)
+      write_cifar(tmp_path, variant, values, rate=rate)
   assert claim_on('equal test errors').find(tmp_path).verdict == verdict
 
 
 def test_the_text_on_equal_errors_names_the_rates_and_the_released_baseline(tmp_path):
-  folder = tmp_path / 'cifar-paper'
   for variant, rate, error in (
     ('wn', 0.003, 0.082),
     ('plain', 0.001, 0.09),
     ('plain', 0.0003, 0.1),
     ('plain_released', 0.001, 0.085),
   ):
-    write(folder, variant, 0, [error] * 200, 'test/error', rate=rate, dtype='bfloat16')
+    write_cifar(tmp_path, variant, [error] * 200, rate=rate, dtype='bfloat16')
+  write_cifar(tmp_path, 'plain_released', [0.01] * 50, rate=0.003)  # shorter
   assert claim_on('equal test errors').find(tmp_path).ours == (
-    '`wn` 8.20, `plain` 9.00 % after 200 epochs (the best of `wn` at 0.003; `plain` at 0.0003, '
-    "0.001; 1 seed, hidden units in bfloat16); `plain` as in the authors' code 8.50"
+    '`wn` 8.20, `plain` 9.00 % after 200 epochs (the best of the rates `wn` 0.003; `plain` 0.0003, '
+    '0.001; 1 seed, hidden units in bfloat16); `plain_released` 8.50 at 0.001'
   )
 
 
-def test_unfinished_runs_count_for_no_claim(tmp_path):
-  for variant, error in ERRORS.items():
-    write(tmp_path / 'cifar-paper', variant, 0, [error / 100] * 200, 'test/error', rate=0.003)
-  write(tmp_path / 'cifar-paper' / 'mean_bn', 'learning_rate=0.001', 0, [0.01], 'test/error')
-  assert claim_on('lowest test error').find(tmp_path).verdict == 'reproduced'
+def test_a_copy_of_a_run_in_another_folder_counts_once(tmp_path):
+  write_cifar(tmp_path, 'wn_mean_bn', [0.08])
+  write(tmp_path / 'cifar-paper' / 'wn_mean_bn', 'wn_mean_bn', 0, [0.08], 'test/error', rate=0.003)
+  assert '(1 seed)' in claim_on('lowest test error').find(tmp_path).ours
+
+
+@pytest.mark.parametrize(
+  'folder, variant, metric, text',
+  [
+    ('cifar-paper', 'mean_bn', 'test/error', 'lowest test error'),
+    ('cifar-paper', 'plain', 'test/error', 'equal test errors'),
+    ('cifar-fifty', 'wn', 'test/error', 'CIFAR-10: `wn` learns faster'),
+    ('draw-prefix', 'wn', 'test/nll_bound', 'DRAW'),
+    ('vae-mnist', 'mnist-iaf-wn', 'test/nll_bound', 'VAE'),
+    ('dqn-space-invaders', 'space_invaders-wn', 'eval/score', 'DQN'),
+    ('cifar-scaled', 'wn', 'test/error', 'wider range'),
+  ],
+)
+def test_unfinished_runs_count_for_no_claim(folder, variant, metric, text, tmp_path):
+  claim = claim_on(text)
+  for results in (tmp_path / 'with', tmp_path / 'without'):
+    for name in {'wn', 'plain', 'wn_mean_bn', variant} | set(ERRORS):
+      full = variant.removesuffix('wn').removesuffix('plain') + name if '-' in variant else name
+      for rate in (0.0003, 0.003):
+        write(
+          results / folder / full / f'learning_rate={rate}', name, 0, [0.5] * 200, metric, rate=rate
+        )
+      write(results / folder / full, name, 1, [0.5] * 200, metric, rate=0.003)
+  unfinished = tmp_path / 'with' / folder / variant
+  write(unfinished, variant, 7, [0.1] * 3, metric, end='stopped')
+  write(unfinished / 'learning_rate=0.01', variant, 0, [0.1] * 3, metric, rate=0.01, end='stopped')
+  assert claim.find(tmp_path / 'with') == claim.find(tmp_path / 'without')
+  assert claim.find(tmp_path / 'with').verdict != 'not run'
 
 
 def test_hidden_units_in_bfloat16_are_told(tmp_path):
-  for name, dtype, end in (
-    ('a', 'float32', '(1 seed)'),
-    ('b', 'bfloat16', '(1 seed, hidden units in bfloat16)'),
+  for dtype, end in (
+    ('float32', '(1 seed)'),
+    ('bfloat16', '(1 seed, hidden units in bfloat16)'),
   ):
-    folder = tmp_path / name / 'cifar-paper'
-    write(folder, 'wn_mean_bn', 0, [0.08], 'test/error', rate=0.003, dtype=dtype)
-    ours = claim_on('lowest test error').find(tmp_path / name).ours
+    write_cifar(tmp_path / dtype, 'wn_mean_bn', [0.08], dtype=dtype)
+    ours = claim_on('lowest test error').find(tmp_path / dtype).ours
     assert ours == f'`wn_mean_bn` 8.00 % after 1 epochs {end}'
 
 
@@ -179,8 +213,9 @@ def test_the_range_of_usable_rates(wn, plain, verdict, tmp_path):
   for variant, errors in (('wn', wn), ('plain', plain), ('bn', [1])):
     for rate, error in zip(cifar.RATES, errors):
       values = [0.9] * 11 + ([] if error is None else [error / 100])
-      folder = tmp_path / 'cifar-scaled' / variant
-      write(folder, f'learning_rate={rate}', 0, values, 'test/error')
+      folder = tmp_path / 'cifar-scaled' / variant / f'learning_rate={rate}'
+      end = 'diverged' if error is None else 'finished'
+      write(folder, variant, 0, values, 'test/error', rate=rate, end=end)
   finding = claim_on('wider range').find(tmp_path)
   assert finding.verdict == verdict
   assert f'`wn` {wn[0]:.1f} at 0.0003, {wn[1]:.1f} at 0.001' in finding.ours
@@ -189,7 +224,7 @@ def test_the_range_of_usable_rates(wn, plain, verdict, tmp_path):
 def test_no_difference_where_the_paper_sees_none_yet(tmp_path):
   for epochs, verdict in ((79, 'too early'), (80, 'not seen')):
     for variant in ('mnist-iaf-wn', 'mnist-iaf-plain'):
-      write(tmp_path / str(epochs) / 'vae-mnist', variant, 0, [90.0] * epochs)
+      write(tmp_path / str(epochs) / 'vae-mnist' / variant, variant, 0, [90.0] * epochs)
     assert claim_on('VAE').find(tmp_path / str(epochs)).verdict == verdict
 
 

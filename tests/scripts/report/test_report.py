@@ -267,7 +267,7 @@ def test_unfinished_runs_have_a_table(runs, make_run, tmp_path, capsys):
     report.main([str(tmp_path / source), '--out', str(tmp_path / out)])
     output = capsys.readouterr()
     assert 'is not finished' in output.err
-    assert '| `bn`' in output.out and 'Runs that are not finished' in output.out
+    assert '| `bn`' in output.out and 'Unfinished runs; ' in output.out
     table = pd.read_csv(tmp_path / out / 'unfinished.csv')
     assert table.values.tolist() == [['`bn`', 0.003, 0, '1 of 2', 9.0]]
     assert list(table)[-1] == 'last test error (%)'
@@ -275,13 +275,41 @@ def test_unfinished_runs_have_a_table(runs, make_run, tmp_path, capsys):
     assert '<td>not finished</td>' in (tmp_path / out / 'index.html').read_text()
 
 
-def test_a_run_that_was_resumed_elsewhere_counts_where_it_is_finished(runs, make_run):
-  stopped = make_run('wn', 0, (30, 20), **{'run.log_every': 7})
-  (stopped / 'summary.json').unlink()
-  found, _ = results.find([stopped, *runs])
-  (section,), problems = sections.make(found)
-  assert [table.name for table in section.tables] == ['figure2']
-  assert problems == [f'{stopped} is not finished (there is no summary.json).']
+def test_of_equal_runs_the_one_that_came_furthest_counts(runs, make_run):
+  """Whatever the order of their paths."""
+  at = {'optimizer.learning_rate': 0.003}
+  short = make_run('wn', 0, (30, 20), **{'run.log_every': 7})  # of a finished one
+  (short / 'summary.json').unlink()
+  first, second, third = (
+    make_run('bn', 0, (9, 8)[:epochs], **at, **{'epochs': 2, 'run.log_every': epochs})
+    for epochs in (1, 2, 0)
+  )
+  for path in (first, second):
+    (path / 'summary.json').unlink()
+  for paths in ([short, first, second, *runs], [*runs[::-1], second, first, short]):
+    (section,), problems = sections.make(results.find(paths)[0])
+    assert section.tables[-1].frame.values.tolist() == [['`bn`', '0.003', '0', '2 of 2', '8.00']]
+    for path, reason in (
+      (short, 'has the same'),
+      (first, 'has the same'),
+      (second, 'not finished'),
+    ):
+      assert any(str(path) in problem and reason in problem for problem in problems)
+    (section,), _ = sections.make(results.find([*paths, third])[0])  # it diverged
+    assert [table.name for table in section.tables] == ['figure2']
+    assert [run.path for run in section.runs[3:]] == [third]
+
+
+def test_rates_of_unfinished_runs_are_told(runs, make_run):
+  for rate in (0.003, 0.001):  # another one is finished at 0.001
+    path = make_run('wn', 5, (30, 20), **{'optimizer.learning_rate': rate})
+    (path / 'summary.json').unlink()
+    runs.append(path)
+  runs.append(make_run('plain', 0, (50, 41), **{'optimizer.learning_rate': 0.003}))
+  (section,), _ = sections.make(results.find(runs)[0])
+  table, rates, _ = section.tables
+  assert table.frame['tried'].to_list() == ['0.001, 0.003', '0.001, 0.003 (unfinished)']
+  assert rates.frame['0.003'].to_list() == ['**41.00**', 'unfinished']
 
 
 def test_a_group_without_finished_runs_takes_no_number(runs, make_run):
@@ -302,6 +330,7 @@ def test_figure_1_is_at_the_papers_rates_and_figure_2_at_the_best(make_run):
   (section,) = make(runs)
   assert 'learning rate 0.0003 (plain), 0.001 (wn).' in section.pictures[0].caption
   assert section.data['test_error'].iloc[-1].to_list() == [2, 20.0, 9.0]
+  assert section.data['training_error'].iloc[-1].to_list() == [2, 16.0, 7.2]
   table = section.tables[0].frame
   assert table['learning rate'].to_list() == ['0.001', '0.001']
   assert table['training error'].to_list() == ['8.00', '7.20']
