@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.runtime.errors import ArgumentParser, one_line_errors
-from scripts.report import findings, output
+from scripts.report import cifar_findings, findings, output
 from scripts.report.findings import Finding
 
 
@@ -42,28 +42,28 @@ CLAIMS = (
     '§2.1',
     'CIFAR-10: `wn` works over a wider range of learning rates than `plain`',
     'stated without values',
-    findings.rates,
+    cifar_findings.rates,
     'python -m scripts.sweep configs/cifar.py:scaled_rates',
   ),
   Claim(
     '§5.1, Figure 2',
     'CIFAR-10: `wn` with mean-only batch normalization has the lowest test error',
     '`wn_mean_bn` 7.31, `bn` 8.05, `plain` 8.43, `wn` 8.46, `mean_bn` 8.52 %',
-    findings.cifar_errors,
+    cifar_findings.lowest_error,
     'python -m scripts.sweep configs/cifar.py:figure2',
   ),
   Claim(
     '§5.1, Figure 1',
     'CIFAR-10: `wn` learns faster than `plain`, at rates 0.003 and 0.0003',
     'training error `wn` 3.3, `plain` 4.8 % after 50 epochs; `wn` 1.6, `plain` 3.1 % after 100',
-    findings.cifar_training,
+    cifar_findings.training,
     'python -m scripts.sweep configs/cifar.py:figure1',
   ),
   Claim(
     '§5.1, Figure 2',
     'CIFAR-10: `wn` and `plain` end at equal test errors',
     '`wn` 8.46, `plain` 8.43 %, each at the best of four rates',
-    findings.cifar_equal_errors,
+    cifar_findings.equal_errors,
     'python -m scripts.sweep configs/cifar.py:figure2',
   ),
   Claim(
