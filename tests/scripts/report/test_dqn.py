@@ -44,6 +44,16 @@ def make_section(tmp_path, **kwargs):
   return section
 
 
+def test_an_unfinished_run_has_its_last_score(make_run, tmp_path):
+  make_run('pong-plain', 0, (-20, -10, 3.5))
+  (make_run('pong-wn', 0, (-20, -15, -11)) / 'summary.json').unlink()
+  (section,), problems = sections.make(results.find([tmp_path / 'runs'])[0])
+  assert section.tables[-1].name == 'unfinished' and len(problems) == 1
+  assert section.tables[-1].frame.values.tolist() == [
+    ['`pong-wn`', '0.0001', '0', '3 of 3', '-11.00']
+  ]
+
+
 def test_games_and_parameterizations_stand_in_one_table(make_run, tmp_path):
   make_run('space_invaders-plain', 0, (200, 500, 400))
   make_run('space_invaders-plain', 1, (300, 100, 600))

@@ -81,6 +81,14 @@ def test_a_run_without_a_schedule_begins_as_the_papers(make_run, tmp_path):
   assert texts == ['wn', 'paper']
 
 
+def test_an_unfinished_run_has_its_last_bound(section, make_run, tmp_path):
+  make_run('wn', 3, (180, 150), epochs=4)
+  (tmp_path / 'runs' / 'wn3scaled' / 'summary.json').unlink()
+  ((made,), problems) = sections.make(results.find([tmp_path / 'runs'])[0])
+  (row,) = made.tables[-1].frame.values.tolist()
+  assert (row[0], *row[2:]) == ('`wn`', '3', '2 of 4', '-150.00') and len(problems) == 1
+
+
 def test_the_figure(section):
   (by_epoch,), (by_minutes,) = (picture.figure.axes for picture in section.pictures[:2])
   assert by_epoch.get_xlabel() == 'epoch' and by_minutes.get_xlabel() == 'minutes'
