@@ -14,35 +14,15 @@ import pytest
 from flax import nnx
 
 import wn
+from tests.wn.comparisons import assert_moments, assert_same, f64, random
 
 for_each_library = pytest.mark.parametrize('library', [wn, nnx], ids=['wn', 'nnx'])
 for_each_scale = pytest.mark.parametrize('init_scale', [1.0, 0.1])
 
 
-def random(*shape, seed=0):
-  """Far from mean 0 and variance 1."""
-  return jnp.asarray(3 * np.random.default_rng(seed).normal(size=shape) + 1, jnp.float32)
-
-
-def f64(x):
-  return np.asarray(x).astype(np.float64)
-
-
 def numbers(model):
   """A copy of all the model's numbers."""
   return jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model)))
-
-
-def assert_same(actual, expected):
-  jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
-def assert_moments(t, mean, std, tolerance=1e-5):
-  """Moments per unit, the last axis, over all others."""
-  t = f64(t)
-  axes = tuple(range(t.ndim - 1))
-  np.testing.assert_allclose(t.mean(axes), mean, atol=tolerance * std)
-  np.testing.assert_allclose(t.std(axes), std, rtol=tolerance)
 
 
 def on_four_devices(test):

@@ -11,15 +11,17 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 import wn
-from tests.wn.test_initialization import (
-  Dense,
+from tests.wn.comparisons import (
   assert_moments,
   assert_same,
   f64,
+  random,
+)
+from tests.wn.test_initialization import (
+  Dense,
   for_each_library,
   numbers,
   on_four_devices,
-  random,
 )
 
 

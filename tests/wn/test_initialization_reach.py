@@ -6,14 +6,16 @@ import pytest
 from flax import nnx
 
 import wn
+from tests.wn.comparisons import (
+  assert_moments,
+  assert_same,
+  random,
+)
 from tests.wn.test_initialization import (
   MODELS,
   Dense,
-  assert_moments,
-  assert_same,
   for_each_library,
   numbers,
-  random,
 )
 
 # Which layers.

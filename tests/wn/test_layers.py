@@ -9,12 +9,9 @@ import pytest
 from flax import nnx
 
 import wn
+from tests.wn.comparisons import assert_close, checkerboard, f64
 
 NAMESAKES = {wn.Linear: nnx.Linear, wn.Conv: nnx.Conv, wn.ConvTranspose: nnx.ConvTranspose}
-
-
-def checkerboard(*shape):
-  return jnp.asarray(np.indices(shape).sum(0) % 2, jnp.float32)
 
 
 def case(cls, in_shape=None, **kwargs):
@@ -42,17 +39,6 @@ for_each_kind = pytest.mark.parametrize(('cls', 'kwargs', 'in_shape'), KINDS)
 
 def random(*shape, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def f64(x):
-  return np.asarray(x).astype(np.float64)
-
-
-def assert_close(actual, expected, tolerance=3e-6):
-  """Equal to a tolerance relative to the largest element."""
-  actual, expected = f64(actual), f64(expected)
-  assert actual.shape == expected.shape
-  np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 def trained(cls, **kwargs):

@@ -9,10 +9,12 @@ import pytest
 from flax import nnx
 
 import wn
-from tests.wn.test_layers import (
+from tests.wn.comparisons import (
   assert_close,
   checkerboard,
   f64,
+)
+from tests.wn.test_layers import (
   for_each_kind,
   gradients,
   output_axis,

@@ -1,5 +1,6 @@
-"""What the tests of `wn.linen` share: networks, random variables, comparisons."""
+"""What the tests of `wn.linen` share: networks, random variables, gradients."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,39 +12,10 @@ from flax import nnx
 
 import wn
 import wn.linen
+from tests.wn import comparisons
 
 for_each_library = pytest.mark.parametrize('library', [wn.linen, nn], ids=['wn', 'nn'])
-
-
-def checkerboard(*shape):
-  return jnp.asarray(np.indices(shape).sum(0) % 2, jnp.float32)
-
-
-def random(*shape, seed=0):
-  """Far from mean 0 and variance 1."""
-  return jnp.asarray(3 * np.random.default_rng(seed).normal(size=shape) + 1, jnp.float32)
-
-
-def f64(x):
-  return np.asarray(x).astype(np.float64)
-
-
-def assert_close(actual, expected, tolerance=3e-6):
-  """Equal to a tolerance relative to the largest element."""
-  actual, expected = f64(actual), f64(expected)
-  assert actual.shape == expected.shape
-  np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-
-
-def assert_same(actual, expected):
-  jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
-def assert_moments(t, mean, std, tolerance=2e-5):
-  t = f64(t)
-  axes = tuple(range(t.ndim - 1))
-  np.testing.assert_allclose(t.mean(axes), mean, atol=tolerance * std)
-  np.testing.assert_allclose(t.std(axes), std, rtol=tolerance)
+assert_moments = functools.partial(comparisons.assert_moments, tolerance=2e-5)
 
 
 def shapes(tree):

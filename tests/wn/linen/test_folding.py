@@ -10,16 +10,18 @@ import pytest
 
 import wn
 import wn.linen
+from tests.wn.comparisons import (
+  assert_close,
+  assert_same,
+  checkerboard,
+  random,
+)
 from tests.wn.linen.models import (
   NET_LAYERS,
   AutoEncoder,
   Lifted,
   Net,
-  assert_close,
-  assert_same,
-  checkerboard,
   gradients,
-  random,
   shapes,
   trained,
 )

@@ -11,18 +11,15 @@ from flax import nnx
 
 import wn
 import wn.linen
+from tests.wn.comparisons import assert_close, assert_same, f64, random
 from tests.wn.linen.models import (
   NET_LAYERS,
   AutoEncoder,
   Lifted,
   Net,
   NnxNet,
-  assert_close,
   assert_moments,
-  assert_same,
-  f64,
   for_each_library,
-  random,
   trained,
 )
 

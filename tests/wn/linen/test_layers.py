@@ -15,17 +15,13 @@ from flax import nnx
 
 import wn
 import wn.linen
+from tests.wn.comparisons import assert_close, assert_same, checkerboard, f64, random
 from tests.wn.linen.models import (
   NET_LAYERS,
   AutoEncoder,
   Net,
-  assert_close,
   assert_moments,
-  assert_same,
-  checkerboard,
-  f64,
   gradients,
-  random,
   shapes,
   trained,
 )
