@@ -27,7 +27,7 @@ def write(
   path = folder / f'seed{seed}'
   path.mkdir(parents=True)
   rows = [
-    {'step': epoch, 'epoch': float(epoch), 'seconds': 1.0, metric: value}
+    {'step': epoch, 'epoch': float(epoch), 'seconds': 1.0, metric: value, 'frames': 200_000 * epoch}
     for epoch, value in enumerate(values, start=1)
   ]
   path.joinpath('metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
@@ -221,11 +221,33 @@ def test_the_range_of_usable_rates(wn, plain, verdict, tmp_path):
   assert f'`wn` {wn[0]:.1f} at 0.0003, {wn[1]:.1f} at 0.001' in finding.ours
 
 
-def test_no_difference_where_the_paper_sees_none_yet(tmp_path):
-  for epochs, verdict in ((79, 'too early'), (80, 'not seen')):
-    for variant in ('mnist-iaf-wn', 'mnist-iaf-plain'):
-      write(tmp_path / str(epochs) / 'vae-mnist' / variant, variant, 0, [90.0] * epochs)
-    assert claim_on('VAE').find(tmp_path / str(epochs)).verdict == verdict
+@pytest.mark.parametrize('wn', [80.0, 90.0, 100.0])
+@pytest.mark.parametrize(
+  'text, folder, variant, metric, epochs',
+  [
+    ('VAE', 'vae-mnist', 'mnist-iaf', 'test/nll_bound', 80),
+    ('DQN', 'dqn-space-invaders', 'space_invaders', 'eval/score', 51),  # 10.2 million frames
+  ],
+)
+def test_no_verdict_before_the_paper_sees_a_difference(
+  text, folder, variant, metric, epochs, wn, tmp_path
+):
+  """Whatever the difference is."""
+  verdicts = []
+  for length in (epochs - 1, epochs):
+    for name, value in (('wn', wn), ('plain', 90.0)):
+      path = tmp_path / str(length) / folder / f'{variant}-{name}'
+      write(path, name, 0, [value * (1 if text == 'VAE' else 20)] * length, metric)
+    verdicts.append(claim_on(text).find(tmp_path / str(length)).verdict)
+  assert verdicts[0] == 'too early'
+  assert verdicts[1] != 'too early' and (verdicts[1] == 'not seen') == (wn == 90.0)
+
+
+def test_the_frames_of_deep_q_learning_are_told(tmp_path):
+  for name, scores in (('wn', [150, 280]), ('plain', [150, 260])):
+    write(tmp_path / 'dqn-space-invaders' / name, name, 0, scores, 'eval/score')
+  ours = claim_on('DQN').find(tmp_path).ours
+  assert ours == '`wn` 280, `plain` 260 points (0.4 million frames of the scaled protocol, 1 seed)'
 
 
 def test_nothing_recorded(tmp_path):
