@@ -22,6 +22,6 @@ def _describe(data: dict[str, Any]) -> str:
     text += f', digest {data["digest"][:12]}'
   if published := data.get('published'):
     changed = [name for split, name in _SPLITS.items() if not published[split]]
-    text += f'; {" and ".join(changed)} differ from the published ones' if changed else ''
+    text += f'; not all {" and ".join(changed)} are the published ones' if changed else ''
     text += '' if changed else ', the published ones'
   return text

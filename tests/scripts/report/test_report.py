@@ -361,8 +361,8 @@ def test_runs_on_different_data_have_sections_of_their_own(runs, make_run, descr
     'Data: cifar10, 50,000 + 10,000 images, digest 0123456789ab, the published ones.'
   )
   assert second.source == (
-    'Data: cifar10, 50,000 + 10,000 images, digest fedcba987654; test images differ from the '
-    'published ones.'
+    'Data: cifar10, 50,000 + 10,000 images, digest fedcba987654; not all test images are '
+    'the published ones.'
   )
   (section,) = make([make_run('wn', 2, (9, 8), protocol='digits')])
   assert section.source == 'Data: digits, 1,297 + 500 images, digest 0123456789ab.'
