@@ -80,15 +80,24 @@ def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, lis
     found.append(_trial(path, spec, overrides, config, directory, data_dir))
   if not found:
     raise UserError(f'{sweep} has no trials.')
-  names = [trial.name for trial in found]
-  for trial in found:
-    if names.count(trial.name) > 1:
-      raise UserError(f'{sweep} lists {trial.name} more than once.')
+  _check_unique(sweep, found)
   return directory, found
 
 
+def _check_unique(sweep: str, found: Sequence[Trial]) -> None:
+  """Raises a `UserError` if two trials have one name, or are the same run by different names."""
+  names: set[str] = set()
+  name_of: dict[str, str] = {}  # by config
+  for trial in found:
+    if trial.name in names:
+      raise UserError(f'{sweep} lists {trial.name} more than once.')
+    names.add(trial.name)
+    if (other := name_of.setdefault(trial.config.to_json(), trial.name)) != trial.name:
+      raise UserError(f'{sweep}: {other} and {trial.name} are the same run.')
+
+
 def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
-  """Selects the trials that match every filter 'KEY=VALUE[,VALUE]'.
+  """Selects the trials that have every filter's key with one of its values: 'KEY=VALUE[,VALUE]'.
 
   Raises:
     UserError: a filter is invalid, or no trial matches.
@@ -98,16 +107,17 @@ def select(trials: Sequence[Trial], filters: Sequence[str]) -> list[Trial]:
     key, separator, values = text.partition('=')
     if not separator:
       raise UserError(f'--filter {text}: write KEY=VALUE or KEY=VALUE,VALUE.')
-    if key not in values_of(trials[0]):
+    of_trials = {trial.name: values_of(trial) for trial in trials}
+    value_of = {name: _text(of[key]) for name, of in of_trials.items() if key in of}
+    if not value_of:
       raise UserError(f'--filter {text}: the config has no key {key!r}.')
-    value_of = {trial.name: _text(values_of(trial)[key]) for trial in trials}
     there = list(dict.fromkeys(value_of.values()))
     wanted = values.split(',')
     if unknown := [value for value in wanted if value not in there]:
       raise UserError(
         f'--filter {text}: no trial has {key}={unknown[0]}; it is one of {", ".join(there)}.'
       )
-    left = [trial for trial in left if value_of[trial.name] in wanted]
+    left = [trial for trial in left if value_of.get(trial.name) in wanted]
   if not left:
     raise UserError(f'--filter {" --filter ".join(filters)} leaves no trial.')
   return left
@@ -149,7 +159,9 @@ def progress(trial: Trial) -> Progress:
         row = json.loads(line)
         fraction = row['epoch'] / trial.config.epochs
         shown = {
-          key: row[key] for key in row if key.startswith('test/') and not metrics_lib.is_part(key)
+          key: row[key]
+          for key in row
+          if key.startswith(('test/', 'eval/')) and not metrics_lib.is_part(key)
         }
         metrics = shown or metrics
   except (OSError, ValueError, KeyError, TypeError):

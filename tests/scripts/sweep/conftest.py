@@ -30,6 +30,7 @@ SWEEPS = {
   'type': [('wn,tiny', {'seed': 'zero'})],
   'spec': [('wm,tiny', {'seed': 0})],
   'twice': [('wn,tiny', {'seed': 0}), ('wn,tiny', {'seed': 0})],
+  'same': [('wn,tiny', {'seed': 0}), ('wn,tiny', {'seed': 0, 'epochs': 3})],
 }
 """
 

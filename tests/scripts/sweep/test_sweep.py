@@ -237,6 +237,21 @@ def test_bad_filters(filter_, message, config_file, tmp_path):
     trials.select(found, [filter_])
 
 
+@pytest.mark.parametrize(
+  'filters, variants',
+  [
+    (['binarize=anew'], {'mnist-iaf-plain', 'mnist-iaf-wn'}),
+    (['dataset=mnist', 'latents=32'], {'mnist-iaf-plain', 'mnist-iaf-wn'}),
+    (['h=160', 'parameterization=wn'], {'cifar10-iaf-wn'}),
+  ],
+)
+def test_filters_by_keys_that_not_all_trials_have(filters, variants, tmp_path):
+  _, found = trials.load(f'{ROOT}/configs/vae.py:figure3', tmp_path)
+  left = trials.select(found, filters)
+  assert {trials.values_of(trial)['variant'] for trial in left} == variants
+  assert len(left) == 3 * len(variants)
+
+
 def test_dry_run_shows_what_would_be_run_and_writes_nothing(config_file, tmp_path, capsys):
   done = tmp_path / 'cifar' / 'four' / 'plain-tiny-seed=0-epochs=1'
   _, (first, *_) = trials.load(f'{config_file}:four', tmp_path)
@@ -279,12 +294,20 @@ def test_the_sweeps_of_the_configs_can_be_run(module, name, tmp_path):
     ('type', 'type, trial 1: '),
     ('spec', "spec, trial 1: unknown variant 'wm'"),
     ('twice', 'lists wn-tiny-seed=0 more than once'),
+    ('same', 'wn-tiny-seed=0 and wn-tiny-seed=0-epochs=3 are the same run'),
     ('no_pair', r'no_pair, trial 1: write \(SPEC'),
   ],
 )
 def test_bad_sweeps(name, message, config_file, tmp_path):
   with pytest.raises(UserError, match=message):
     trials.load(f'{config_file}:{name}', tmp_path)
+
+
+def test_the_progress_of_deep_q_learning_has_its_scores(tmp_path):
+  _, (trial, *_) = trials.load(f'{ROOT}/configs/dqn.py:tiny', tmp_path)
+  trial.workdir.mkdir(parents=True)
+  (trial.workdir / 'metrics.jsonl').write_text('{"epoch": 1.0, "eval/score": 12.5}\n')
+  assert trials.progress(trial) == trials.Progress(0.5, {'eval/score': 12.5})
 
 
 def test_the_live_table(config_file, tmp_path):
