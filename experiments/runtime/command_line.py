@@ -60,8 +60,24 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
     environment.prepare(ynn_products=ynn_products)
     with processes.joined(place):
       module = importlib.import_module(f'experiments.{experiment}.train')
+      _check_devices()
       workdir = user_path(_WORKDIR.value or default_workdir(config))
       module.train(config, workdir, _DATA_DIR.value)
+
+
+def _check_devices() -> None:
+  """Raises a `UserError` if JAX finds no device of JAX_PLATFORMS."""
+  import jax
+
+  try:
+    jax.devices()
+  except Exception as error:  # RuntimeError, or AssertionError where the plugin is not installed
+    if not (platforms := os.environ.get('JAX_PLATFORMS')):
+      raise
+    raise UserError(
+      f'JAX finds no device of JAX_PLATFORMS={platforms}; for an NVIDIA GPU, '
+      "pip install -U 'jax[cuda13]', and for CPUs, JAX_PLATFORMS=cpu."
+    ) from error
 
 
 def default_workdir(config: config_dict.ConfigDict) -> str:

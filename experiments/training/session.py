@@ -45,7 +45,7 @@ def open(
   mode: Callable[..., Any] = min,
   stride: int = 1,
 ) -> Iterator['Session']:
-  """Prints the protocol, locks `workdir`, and writes the config and the data's description there.
+  """Prints protocol and devices, locks `workdir`, writes the config and the data's description.
 
   Args:
     config: of the run; the session reads `config.epochs` and `config.run`.
@@ -61,6 +61,7 @@ def open(
     Interrupted: a signal arrived; there is a checkpoint of that step.
   """
   print(settings.describe(config), settings.describe_data(data), sep='\n')
+  print(f'devices: {jax.device_count()} × {jax.devices()[0].device_kind}')
   run = Session(workdir, config, steps_per_epoch, best=best, mode=mode, stride=stride)
   with workdir_lib.prepared(workdir, config, data), closing(run):
     yield run

@@ -90,7 +90,7 @@ def _parser() -> ArgumentParser:
   add('--resume', action='store_true', help='run the unfinished trials')
   add('--runs', type=Path, default=Path('runs'), help='directory of all runs (default runs)')
   add('--data_dir', help='folder of the data sets')
-  add('--gpus', type=int, default=0, help='GPUs per trial')
+  add('--gpus', type=int, default=0, help='NVIDIA GPUs per trial')
   slurm = parser.add_argument_group('Slurm').add_argument
   slurm('--partition')
   slurm('--time', type=int, default=24 * 60, metavar='MINUTES', help='per trial (default a day)')

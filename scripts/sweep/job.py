@@ -11,6 +11,8 @@ import submitit
 
 from scripts.sweep.trials import Trial
 
+# Has JAX use a GPU or fail: by default it would train on the CPU where it finds none.
+ON_GPU = {'JAX_PLATFORMS': 'cuda'}
 _SECONDS_TO_STOP = 30.0  # more than a command needs; see experiments.runtime.interrupts
 
 
@@ -22,6 +24,7 @@ class Job:
   Args:
     trial: the trial.
     environment: variables to set, or to remove if None.
+    defaults: variables to set where the user has not.
     ignored: signals that the command ignores.
     patience: seconds to wait for Slurm to end the job after SIGTERM has stopped the command. Only
       Slurm knows whether the job is preempted, and then requeues it, or cancelled by the user. If
@@ -33,19 +36,21 @@ class Job:
     self,
     trial: Trial,
     environment: Mapping[str, str | None] = MappingProxyType({}),
+    defaults: Mapping[str, str] = MappingProxyType({}),
     ignored: Sequence[signal.Signals] = (),
     patience: float = 0.0,
   ):
     self.command = trial.command
     self.log = str(trial.log)
     self.environment = dict(environment)
+    self.defaults = dict(defaults)
     self.ignored = tuple(ignored)
     self.patience = patience
     self.process: subprocess.Popen | None = None
 
   def __call__(self) -> None:
     """Runs the command and waits for it."""
-    environment = {**os.environ, **self.environment}
+    environment = {**self.defaults, **os.environ, **self.environment}
     environment = {key: value for key, value in environment.items() if value is not None}
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in self.ignored}
     with open(self.log, 'a') as log:

@@ -11,7 +11,7 @@ import psutil
 import submitit
 
 from experiments.runtime.errors import UserError
-from scripts.sweep.job import Job
+from scripts.sweep.job import ON_GPU, Job
 from scripts.sweep.trials import Trial
 
 
@@ -82,7 +82,7 @@ class Local:
     if self._gpus:
       visible = ','.join(self._devices[slot * self._gpus : (slot + 1) * self._gpus])
     # submitit hides all GPUs from local jobs; None removes that setting.
-    job = Job(trial, {'CUDA_VISIBLE_DEVICES': visible})
+    job = Job(trial, {'CUDA_VISIBLE_DEVICES': visible}, ON_GPU if self._gpus else {})
     with _stderr_to(self._folder / 'stderr.log'):  # else submitit writes to the terminal
       self._running[trial.name] = (self._executor.submit(job), slot)
 

@@ -14,7 +14,7 @@ import submitit
 
 from experiments.runtime.errors import UserError
 from experiments.runtime.workdir import write_json
-from scripts.sweep.job import Job
+from scripts.sweep.job import ON_GPU, Job
 from scripts.sweep.trials import Trial, is_finished
 
 _PATIENCE = 600.0  # seconds; more than GraceTime + KillWait, between SIGTERM and SIGKILL
@@ -92,6 +92,7 @@ class Slurm:
     # Slurm announces a preemption or timeout to every process of a job. SIGUSR2 is for submitit,
     # which stops the command in `Job.checkpoint`; SIGTERM is handled by the command.
     ignored = (signal.SIGUSR2,)
+    defaults = ON_GPU if args.gpus else {}
     for start in range(0, len(trials), args.array_size):
       part = trials[start : start + args.array_size]
       # Blocks interruptions until the submitted jobs are recorded.
@@ -99,7 +100,8 @@ class Slurm:
       try:
         with executor.batch():
           jobs = [
-            executor.submit(Job(trial, ignored=ignored, patience=_PATIENCE)) for trial in part
+            executor.submit(Job(trial, defaults=defaults, ignored=ignored, patience=_PATIENCE))
+            for trial in part
           ]
         self._jobs |= {trial.name: job.job_id for trial, job in zip(part, jobs, strict=True)}
         write_json(self._folder / 'jobs.json', self._jobs)

@@ -322,6 +322,14 @@ def test_a_process_of_its_own_says_the_same(start, refused):
   refused(f'{start} {rest}', message, apart=True)
 
 
+@pytest.mark.parametrize('platform', ['cuda', 'gpuu'])
+def test_a_device_that_is_not_there(platform, refused, monkeypatch):
+  monkeypatch.setenv('JAX_PLATFORMS', platform)
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+  message = f'JAX finds no device of JAX_PLATFORMS={platform}; for an NVIDIA GPU, pip install'
+  refused('dqn --config=configs/dqn.py:breakout-wn,tiny', message, apart=True)
+
+
 def test_more_replay_than_memory_says_how_much_there_is(refused, monkeypatch):
   memory = type(psutil.virtual_memory())
   monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory(*[2**31] * len(memory._fields)))

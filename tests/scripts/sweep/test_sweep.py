@@ -338,23 +338,25 @@ def test_the_live_table(config_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'visible, gpus, expected',
+  'visible, platforms, gpus, expected',
   [
-    (None, 0, [None, None]),
-    ('3', 0, ['3', '3']),
-    (None, 2, ['0,1', '2,3']),
-    ('4,5,6', 1, ['4', '5']),
+    (None, None, 0, ['None None', 'None None']),
+    ('3', 'cpu', 0, ['3 cpu', '3 cpu']),
+    (None, None, 2, ['0,1 cuda', '2,3 cuda']),
+    ('4,5,6', 'cuda,cpu', 1, ['4 cuda,cpu', '5 cuda,cpu']),
   ],
 )
-def test_gpus_are_dealt_out(visible, gpus, expected, config_file, tmp_path, monkeypatch):
-  """What the commands themselves see."""
-  if visible is None:
-    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-  else:
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+def test_gpus_are_dealt_out(visible, platforms, gpus, expected, config_file, tmp_path, monkeypatch):
+  """What the commands themselves see: their GPUs, and that JAX is to use one."""
+  for name, value in (('CUDA_VISIBLE_DEVICES', visible), ('JAX_PLATFORMS', platforms)):
+    if value is None:
+      monkeypatch.delenv(name, raising=False)
+    else:
+      monkeypatch.setenv(name, value)
   _, found = trials.load(f'{config_file}:four', tmp_path)
   show = (
-    'import os, time; print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True); time.sleep(99)'
+    'import os, time; get = os.environ.get; '
+    'print(get("CUDA_VISIBLE_DEVICES"), get("JAX_PLATFORMS"), flush=True); time.sleep(99)'
   )
   found = [dataclasses.replace(t, command=(sys.executable, '-c', show)) for t in found]
   executor = executors.Local(tmp_path, jobs=2, gpus=gpus)
@@ -366,7 +368,7 @@ def test_gpus_are_dealt_out(visible, gpus, expected, config_file, tmp_path, monk
     assert time.monotonic() < deadline
     time.sleep(0.1)
   executor.interrupt()
-  assert [log.read_text().strip() for log in logs] == [str(value) for value in expected]
+  assert [log.read_text().strip() for log in logs] == expected
 
 
 def test_too_few_gpus(config_file, tmp_path, monkeypatch, capsys):
