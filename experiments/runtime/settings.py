@@ -16,7 +16,9 @@ SCHEDULES = {
 # Keys that decide what a run writes, not what it computes: a run may be resumed with other values.
 LOGGING = ('run.log_every', 'run.diagnostics', 'run.checkpoint_every', 'run.keep_checkpoints')
 # Keys that configs of earlier versions lack, and the values that those runs had in effect.
-ADDED = {'run.steps_per_call': 1}
+ADDED = {'run.steps_per_call': 1, 'model.initial_g': 0.0}
+# Keys that change nothing for a parameterization.
+UNUSED = {'plain': ('model.initial_g',)}
 
 
 def variant(config: Config) -> str:
@@ -33,6 +35,13 @@ def flatten(config: Config, prefix: str = '') -> dict[str, Any]:
     else:
       flat[f'{prefix}{key}'] = value
   return flat
+
+
+def effective(config: Config, known: Iterable[str]) -> dict[str, Any]:
+  """The flat config without `UNUSED` keys, and with those `known` keys of `ADDED` that it lacks."""
+  unused = UNUSED.get(config['variant']['parameterization'], ())
+  flat = {key: value for key, value in ADDED.items() if key in known} | flatten(config)
+  return {key: value for key, value in flat.items() if key not in unused}
 
 
 def is_among(key: str, names: Iterable[str]) -> bool:

@@ -57,8 +57,8 @@ def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None
       f'{workdir} holds a run of an older version, whose format this one does not read; choose '
       'another --workdir.'
     )
-  old, new = settings.flatten(old), settings.flatten(new)
-  old = {key: value for key, value in settings.ADDED.items() if key in new} | old
+  new = settings.effective(new, ())
+  old = settings.effective(old, new)
   differing = [key for key in _differing(old, new) if key not in settings.LOGGING]
   if not differing:
     return

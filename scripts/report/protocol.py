@@ -40,9 +40,11 @@ def departures(runs: Sequence[Run]) -> str:
 
 def is_prefix(runs: Sequence[Run]) -> bool:
   """Whether the runs are the beginnings of the paper's, perhaps of several lengths."""
-  found, _ = _departures(runs)
+  found, expected = _departures(runs)
   has_schedule = runs[0].config['experiment'] in settings.SCHEDULES
-  return not has_schedule and found.keys() == {'epochs'}
+  if has_schedule or found.keys() != {'epochs'}:
+    return False
+  return all(int(n) < int(m) for n, m in zip(found['epochs'], expected['epochs'], strict=True))
 
 
 def _departures(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -54,7 +56,7 @@ def _departures(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, li
   expected: dict[str, list[str]] = {}
   for run in runs:
     paper = paper_config(run.config)
-    for key, value in settings.flatten(run.config).items():
+    for key, value in settings.effective(run.config, paper).items():
       is_tried = key == _RATE and len(rates[run.variant]) > 1
       is_free = is_tried or settings.is_among(key, _NOT_COMPARED)
       if key in paper and value != paper[key] and not is_free:

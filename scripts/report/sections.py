@@ -148,7 +148,8 @@ def differences(first: Run, second: Run) -> str:
 
   Ignores keys that only one of them has, as the key is newer than the other run.
   """
-  old, new = settings.flatten(first.config), settings.flatten(second.config)
+  old = settings.effective(first.config, settings.flatten(second.config))
+  new = settings.effective(second.config, settings.flatten(first.config))
   free, experiment = _FREE, second.config['experiment']
   is_comparable = experiment not in settings.SCHEDULES and experiment not in _BEST_OF_ALL
   if is_comparable and first.variant != second.variant:

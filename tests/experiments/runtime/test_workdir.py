@@ -93,8 +93,11 @@ def test_a_run_from_before_a_key_is_one_with_the_value_it_had_in_effect(tmp_path
   path = tmp_path / 'config.json'
   old = json.loads(path.read_text())
   del old['run']['steps_per_call']
+  del old['model']['initial_g']
   path.write_text(json.dumps(old))
-  workdir_lib.check_workdir(tmp_path, draw_config())
+  workdir_lib.check_workdir(tmp_path, draw_config({'model.initial_g': 0.0}))
+  with pytest.raises(UserError, match=r'model.initial_g \(0.0 there, 1.0 now\)'):
+    workdir_lib.check_workdir(tmp_path, draw_config())
   with pytest.raises(UserError, match=r'run.steps_per_call \(1 there, 2 now\)'):
     workdir_lib.check_workdir(tmp_path, draw_config({'run.steps_per_call': 2}))
 

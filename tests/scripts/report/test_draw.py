@@ -1,5 +1,7 @@
 """Figure 4 on made-up runs of DRAW."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -115,6 +117,23 @@ def test_runs_of_two_lengths_are_compared(make_run, tmp_path):
   first, second = make_sections(tmp_path)
   assert [run.variant for run in first.runs] == ['plain', 'wn'] and len(second.runs) == 1
   assert second.title == 'Figure 4: DRAW on mnist, protocol paper, with epochs=3'
+
+
+def test_runs_from_before_initial_g_are_of_another_function(make_run, tmp_path):
+  """`wn` started at ‖v‖ then, and `plain` as it does now."""
+  for seed, values in enumerate(((180, 130), (200, 150))):
+    for variant in ('plain', 'wn'):
+      make_run(variant, seed, values)
+  for variant in ('plain', 'wn'):
+    path = tmp_path / 'runs' / f'{variant}1scaled' / 'summary.json'
+    summary = json.loads(path.read_text())
+    del summary['config']['model']['initial_g']
+    path.write_text(json.dumps(summary))
+  new, old = make_sections(tmp_path)
+  assert [run.path.name for run in new.runs] == ['plain0scaled', 'plain1scaled', 'wn0scaled']
+  assert [run.path.name for run in old.runs] == ['wn1scaled']
+  assert old.title.endswith('protocol scaled, with model.initial_g=0.0')
+  assert 'model.initial_g=0.0 (paper: 1.0)' in old.pictures[0].caption
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,12 @@ def run_of(config, **changes):
   return SimpleNamespace(config=config, variant=settings.variant(config), learning_rate=rate)
 
 
+def older(run):
+  """As it was before the config had `initial_g`."""
+  del run.config['model']['initial_g']
+  return run
+
+
 @pytest.mark.parametrize(
   'runs, about, label',
   [
@@ -42,6 +48,17 @@ def run_of(config, **changes):
       'Unlike the paper: model.glimpses=8 (paper: 64), epochs=20 (paper: 100).',
       'paper (full size)',
     ),
+    (
+      [run_of(draw.get_config('wn'), epochs=150)],
+      'Unlike the paper: epochs=150 (paper: 100).',
+      'paper (full size)',
+    ),
+    (
+      [older(run_of(draw.get_config(v), epochs=20)) for v in ('wn', 'plain')],
+      'Unlike the paper: model.initial_g=0.0 (paper: 1.0), epochs=20 (paper: 100).',
+      'paper (full size)',
+    ),
+    ([older(run_of(draw.get_config('plain')))], "The paper's protocol.", 'paper'),
   ],
 )
 def test_captions_and_legends(runs, about, label):
