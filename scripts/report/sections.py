@@ -98,7 +98,7 @@ def _section(usable: Usable, name: str, changes: str, note: str) -> Section:
   first, *others = content.pictures
   text = caption(first.caption, difference, note)
   pictures = [dataclasses.replace(first, caption=text), *others]
-  made = list(content.tables)
+  made = [tables.with_diverged(content.tables[0], comparison), *content.tables[1:]]
   if comparison.tried > 1:
     pictures.append(rates.picture(comparison, content.value, difference))
     made.insert(1, rates.table(comparison, content.value))

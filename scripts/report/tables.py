@@ -1,5 +1,6 @@
 """Makes the tables of a report, with cells of text."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -26,6 +27,24 @@ def first_cells(comparison: Comparison, variant: str, *, with_rates: bool = True
     )
     cells |= {'learning rate': f'{rate:g}', 'tried': tried}
   return cells
+
+
+def with_diverged(table: Table, comparison: Comparison) -> Table:
+  """Adds a row for each variant with diverged runs and no finished one, as its curve is missing."""
+  lost = comparison.diverged[~comparison.diverged['variant'].isin(comparison.values['variant'])]
+  rows = []
+  for variant, group in lost.groupby('variant', sort=False):
+    is_game = 'game' in table.frame
+    row = dict.fromkeys(table.frame, '–')
+    row['parameterization'] = f'`{group["parameterization"].iloc[0] if is_game else variant}`'
+    row['seeds'] = f'0, {len(group)} diverged'
+    row |= {'game': group['game'].iloc[0]} if is_game else {}
+    if 'tried' in row:
+      row['tried'] = ', '.join(f'{rate:g}' for rate in comparison.rates(variant))
+    rows.append(row)
+  if not rows:
+    return table
+  return dataclasses.replace(table, frame=pd.concat([table.frame, pd.DataFrame(rows)]))
 
 
 def over_epochs(comparison: Comparison, epochs: Sequence[int]) -> pd.DataFrame:

@@ -125,6 +125,21 @@ def test_a_seed_that_diverged_at_the_only_rate_is_named(make_run):
   assert section.tables[0].frame['seeds'].tolist() == ['1, 1 diverged']
 
 
+def test_a_variant_that_diverged_at_all_seeds_and_rates_is_in_the_table(runs, make_run):
+  lost = [make_run('wn_mean_bn', seed, (), **{'optimizer.learning_rate': 0.01}) for seed in (0, 1)]
+  (section,) = make([*runs, *lost])
+  first, *_ = section.tables
+  assert first.frame.iloc[-1].to_dict() == {
+    'parameterization': '`wn_mean_bn`',
+    'seeds': '0, 2 diverged',
+    'learning rate': '–',
+    'tried': '0.01',
+    'training error': '–',
+    'test error': '–',
+    'paper, 200 epochs': '–',
+  }
+
+
 def test_nothing_but_diverged_runs(make_run):
   found, _ = results.find([make_run('wn', 1, ())])
   made, (problem,) = sections.make(found)
