@@ -74,7 +74,7 @@ def _highest(rows: pd.DataFrame) -> pd.DataFrame:
 def _score_again(result: dict[str, Any], run: Run) -> float:
   """The score that `experiments.dqn.score` measured."""
   if result['highest_score'] != run.metrics[SCORE.metric].max():
-    raise ValueError('its network does not have the highest score')
+    raise evaluations.OutOfDate('is not of the highest score; run experiments.dqn.score.')
   return result['score']
 
 

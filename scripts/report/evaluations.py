@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ from scripts.report.selection import Usable
 
 # Columns that identify the run of a row.
 _COLUMNS = ('variant', 'label', 'parameterization', 'game', 'seed', 'learning_rate')
+
+
+class OutOfDate(Exception):
+  """A measurement is of an earlier state of its run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +165,9 @@ def afterwards(
 ) -> tuple[int, dict[str, list[float]]] | None:
   """Reads later measurements of finished runs from their `NAME-N.json` files.
 
+  Leaves out those of an earlier state of the run, for which `value` raises `OutOfDate`, with a
+  message on stderr.
+
   Returns:
     The N that most runs have (the largest if tied), and variant → values, each `value(content of a
     file, its run)`; None if there are no files.
@@ -173,6 +181,9 @@ def afterwards(
       if (number := path.stem.removeprefix(f'{name}-')).isdecimal():
         try:
           measured = float(value(json.loads(path.read_text()), run))
+        except OutOfDate as error:
+          print(f'left out: {path} {error}', file=sys.stderr)
+          continue
         except (ValueError, KeyError, TypeError) as error:
           raise UserError(f'{path} is damaged ({error}); restore or remove it.') from error
         values[int(number)].setdefault(run.variant, []).append(measured)

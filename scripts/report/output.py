@@ -1,6 +1,7 @@
 """Writes sections as Markdown, CSV, PNG, SVG and one HTML page."""
 
 import base64
+import contextlib
 import io
 import os
 import re
@@ -13,8 +14,13 @@ import markupsafe
 import matplotlib
 from matplotlib.figure import Figure
 
+from experiments import results
+from experiments.results import Run
 from experiments.runtime.errors import UserError
 from scripts.report.section import UNFINISHED, Picture, Section, Table
+
+# Of a finished run, and of one without a summary.
+_DESCRIPTIONS = ('summary.json', 'config.json', 'data.json')
 
 
 def write(sections: Sequence[Section], out: Path, page: Path = Path()) -> str:
@@ -111,29 +117,54 @@ def _record(section: Section, folder: Path) -> None:
   """Copies metrics and summary of each run to VARIANT/[learning_rate=R/]seedK.
 
   For a run without a summary, copies its config, and logs the divergence of one that diverged, so
-  that a report on the copies is the same.
+  that a report on the copies is the same. What an earlier report copied of a run is replaced.
+
+  Raises:
+    UserError: there is another run, not a copy, in such a place.
   """
   tried: dict[str, set[float]] = {}
   for run in section.runs:
     tried.setdefault(run.variant, set()).add(run.learning_rate)
-  for run in section.runs:
-    rate = [f'learning_rate={run.learning_rate:g}'] if len(tried[run.variant]) > 1 else []
-    target = folder.joinpath(run.variant, *rate, f'seed{run.config["seed"]}')
-    target.mkdir(parents=True, exist_ok=True)
-    names = ['metrics.jsonl']
-    if run.is_finished:
-      afterwards = (*run.path.glob('likelihood-*.json'), *run.path.glob('score-*.json'))
-      names += ['summary.json', *sorted(path.name for path in afterwards)]
-    else:
-      names += ['config.json', 'data.json']
-    if run.divergence:
-      log = target.parent / 'logs' / f'{target.name}.log'
-      log.parent.mkdir(exist_ok=True)
-      log.write_text(f'error: {run.divergence}\n')
-    for name in names:
-      source = run.path / name
-      if source.exists() and source.resolve() != (target / name).resolve():
-        shutil.copyfile(source, target / name)
+  targets = [_target(run, folder, len(tried[run.variant]) > 1) for run in section.runs]
+  for run, target in zip(section.runs, targets, strict=True):
+    if (target / 'checkpoints').exists() and target.resolve() != run.path.resolve():
+      raise UserError(f'{target} is a run, and no copy of one; choose another --out.')
+  for run, target in zip(section.runs, targets, strict=True):
+    if target.resolve() != run.path.resolve():
+      _copy(run, target)
+
+
+def _target(run: Run, folder: Path, with_rate: bool) -> Path:
+  """Where a run is copied to: to the same place as in an earlier report."""
+  variant, seed = folder / run.variant, f'seed{run.config["seed"]}'
+  places = [variant / seed, variant / f'learning_rate={run.learning_rate:g}' / seed]
+  for place in places:
+    with contextlib.suppress(UserError, OSError):  # it is not there, or not a run
+      if results.read(place).learning_rate == run.learning_rate:
+        return place
+  return places[with_rate]
+
+
+def _copy(run: Run, target: Path) -> None:
+  target.mkdir(parents=True, exist_ok=True)
+  afterwards = ('likelihood-*.json', 'score-*.json')
+  for pattern in (*_DESCRIPTIONS, *afterwards):  # of an earlier state of the run
+    for path in target.glob(pattern):
+      path.unlink()
+  names = _DESCRIPTIONS[:1] if run.is_finished else _DESCRIPTIONS[1:]
+  found = [path for pattern in afterwards if run.is_finished for path in run.path.glob(pattern)]
+  for path in (*(run.path / name for name in names), *found):
+    if path.exists():
+      shutil.copyfile(path, target / path.name)
+  if (run.path / 'metrics.jsonl').exists():
+    # Those that were read: the run may have gone on.
+    rows = (run.path / 'metrics.jsonl').read_bytes().splitlines(keepends=True)[: len(run.metrics)]
+    (target / 'metrics.jsonl').write_bytes(b''.join(rows))
+  log = target.parent / 'logs' / f'{target.name}.log'
+  log.unlink(missing_ok=True)
+  if run.divergence:
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(f'error: {run.divergence}\n')
 
 
 def _markdown(table: Table) -> str:

@@ -77,7 +77,7 @@ def _table(comparison: Comparison, dataset: str) -> pd.DataFrame:
 
   def log_p(result: dict[str, Any], run: Run) -> float:
     if result['step'] != run.metrics['step'].max():
-      raise ValueError('it was measured before the last step; measure it again')
+      raise evaluations.OutOfDate('is from before the last step; run experiments.vae.likelihood.')
     return result['log_likelihood'] if is_binary else result['bits_per_dim']
 
   if likelihoods := evaluations.afterwards(comparison.runs, 'likelihood', log_p):

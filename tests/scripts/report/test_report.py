@@ -290,6 +290,47 @@ def test_unfinished_runs_have_a_table(runs, make_run, tmp_path, capsys):
     assert '<td>not finished</td>' in (tmp_path / out / 'index.html').read_text()
 
 
+def test_copies_are_replaced_when_a_run_has_gone_on(make_run, tmp_path):
+  """A report on them is the same, and a second rate makes no second copy."""
+  path = make_run('wn', 0, (30, 20))
+  (path / 'score-3.json').write_text('{}')
+  out = tmp_path / 'out'
+  report.main([str(tmp_path / 'runs'), '--out', str(out)])
+  copy = out / 'wn' / 'seed0'
+  assert {file.name for file in copy.iterdir()} == {
+    'metrics.jsonl',
+    'score-3.json',
+    'summary.json',
+  }
+  (path / 'summary.json').unlink()  # it trains on
+  other = make_run('wn', 0, (30, 25), **{'optimizer.learning_rate': 0.003})
+  report.main([str(tmp_path / 'runs'), '--out', str(out)])
+  assert {file.name for file in copy.iterdir()} == {'config.json', 'data.json', 'metrics.jsonl'}
+  assert (out / 'unfinished.md').exists()
+  second = out / 'wn' / 'learning_rate=0.003' / 'seed0'
+  assert (second / 'summary.json').read_bytes() == (other / 'summary.json').read_bytes()
+  assert len(list(out.rglob('metrics.jsonl'))) == 2
+
+
+def test_rows_that_come_after_the_runs_were_read_are_not_copied(runs, tmp_path):
+  (section,), _ = sections.make(results.find(runs)[0])
+  before = (runs[0] / 'metrics.jsonl').read_text()
+  (runs[0] / 'metrics.jsonl').write_text(before + before.splitlines(keepends=True)[-1] + '{"ste')
+  output.write([section], tmp_path / 'out')
+  assert (tmp_path / 'out' / 'plain' / 'seed0' / 'metrics.jsonl').read_text() == before
+
+
+def test_a_run_in_the_place_of_a_copy_is_kept(runs, make_run, tmp_path):
+  out = tmp_path / 'out'
+  shutil.copytree(make_run('wn', 0, (9, 8), epochs=2), out / 'wn' / 'seed0')
+  (out / 'wn' / 'seed0' / 'checkpoints').mkdir()
+  before = sorted(tmp_path.rglob('*'))
+  (section,), _ = sections.make(results.find(runs)[0])
+  with pytest.raises(UserError, match='out/wn/seed0 is a run, and no copy of one'):
+    output.write([section], out)
+  assert sorted(tmp_path.rglob('*')) == before
+
+
 def test_of_equal_runs_the_one_that_came_furthest_counts(runs, make_run):
   """Whatever the order of their paths."""
   at = {'optimizer.learning_rate': 0.003}
