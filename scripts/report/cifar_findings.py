@@ -1,6 +1,5 @@
 """What the recorded results say about the claims on CIFAR-10 (§2.1, §5.1)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from configs import cifar
-from experiments.runtime.metrics import Row, read_rows
-from scripts.report import paper
+from experiments.runtime.metrics import Row
+from scripts.report import paper, recorded
 from scripts.report.findings import (
   CONSISTENT,
   CONTRADICTED,
@@ -18,17 +17,17 @@ from scripts.report.findings import (
   REPRODUCED,
   TOO_EARLY,
   Finding,
-  Runs,
-  at_epoch,
+  Scale,
   compare,
-  last_epoch,
+  count_of_seeds,
   named,
   numbers,
-  read_runs,
-  wn_and_plain,
+  read_pair,
 )
+from scripts.report.recorded import Recorded, Runs, RunsAtRates, last_epoch
 
-RunsAtRates = Mapping[str, Mapping[float, Sequence[Sequence[Row]]]]  # variant → learning rate → …
+_ERROR = 'test/error'
+_PAIR = ('wn', 'plain')
 _CLOSE = 0.5  # points of an error within which it agrees with the paper's
 
 
@@ -37,12 +36,11 @@ def lowest_error(results: Path) -> Finding:
 
   Each at the best of the learning rates that were tried.
   """
-  folder = results / 'cifar-paper'
-  runs = _at_best(read_at_rates(folder))
-  if not (epoch := last_epoch(runs, 'test/error')):
+  runs = _at_best(_read(results))
+  if not (epoch := last_epoch(runs, _ERROR)):
     return Finding('', NOT_RUN)
-  values = {name: _percent(runs[name], 'test/error', epoch) for name in runs}
-  text = f'{named(values, 2)} % after {epoch} epochs ({_setting(folder, runs)})'
+  values = {name: _percent(runs[name], epoch) for name in runs}
+  text = f'{named(values, 2)} % after {epoch} epochs ({_setting(runs)})'
   means = {name: np.mean(errors) for name, errors in values.items()}
   if min(means, key=means.get) != 'wn_mean_bn':
     return Finding(text, CONTRADICTED)
@@ -57,17 +55,16 @@ def equal_errors(results: Path) -> Finding:
 
   Otherwise open, until both have been tried at the paper's four rates.
   """
-  folder = results / 'cifar-paper'
-  at_rates = read_at_rates(folder)
-  runs = wn_and_plain(_at_best(at_rates))
-  if len(runs) < 2 or last_epoch(runs, 'test/error') < 200:
+  at_rates = _read(results)
+  runs = {name: _at_best(at_rates)[name] for name in _PAIR if name in at_rates}
+  if len(runs) < 2 or last_epoch(runs, _ERROR) < 200:
     return Finding('', NOT_RUN)
-  values = {name: _percent(runs[name], 'test/error', 200) for name in runs}
+  values = {name: _percent(runs[name], 200) for name in runs}
   tried = '; '.join(f'`{name}` {_rates_of(at_rates[name])}' for name in runs)
   text = f'{named(values, 2)} % after 200 epochs (the best of the rates {tried}; '
-  text += f'{_setting(folder, runs)})'
+  text += f'{_setting(runs)})'
   if released := at_rates.get('plain_released'):
-    errors = _percent(_at_best(at_rates)['plain_released'], 'test/error', 200)
+    errors = _percent(_at_best(at_rates)['plain_released'], 200)
     text += f'; `plain_released` {numbers(errors, 2)} at {_rates_of(released)}'
   if abs(np.mean(values['wn']) - np.mean(values['plain'])) <= _CLOSE:
     return Finding(text, REPRODUCED)
@@ -81,22 +78,16 @@ def training(results: Path) -> Finding:
   They are at the rates of Figure 1. Where nothing ran at the paper's protocol, the smaller runs of
   50 epochs count.
   """
-  folder = results / 'cifar-paper'
-  at_rates = read_at_rates(folder)
-  runs = wn_and_plain({name: at_rates[name].get(cifar.RATE_OF[name], []) for name in at_rates})
+  at_rates = _read(results)
+  runs = {name: at_rates.get(name, {}).get(cifar.RATE_OF[name]) for name in _PAIR}
   runs = {name: seeds for name, seeds in runs.items() if seeds}
-  epoch = last_epoch(runs, 'test/error')
+  epoch = last_epoch(runs, _ERROR)
   if len(runs) < 2 or epoch < 100:
-    return compare(
-      read_runs(results / 'cifar-fifty'),
-      'test/error',
-      difference=0.5,
-      unit='% test error',
-      what='{epoch} epochs at a third of the width',
-      scale=100,
-      decimals=2,
-      higher_is_better=False,
+    scale = Scale(
+      _ERROR, '% test error', factor=100, decimals=2, higher_is_better=False, difference=0.5
     )
+    pair = read_pair(results / 'cifar-fifty', scale)
+    return compare(pair, scale, '{epoch} epochs at a third of the width')
   curve = paper.figure(1).set_index(['series', 'x'])['y']
   texts, is_ahead, agrees = [], True, True
   for at in (50, 100):
@@ -105,7 +96,7 @@ def training(results: Path) -> Finding:
     means = {name: np.mean(errors) for name, errors in values.items()}
     is_ahead &= bool(means['wn'] < means['plain'])
     agrees &= all(abs(means[name] - curve[name, at]) <= _CLOSE for name in means)
-  text = f'{"; ".join(texts)} ({_setting(folder, runs)})'
+  text = f'{"; ".join(texts)} ({_setting(runs)})'
   if not is_ahead:
     return Finding(text, CONTRADICTED)
   return Finding(text, REPRODUCED if agrees and epoch == 200 else CONSISTENT)
@@ -113,21 +104,17 @@ def training(results: Path) -> Finding:
 
 def rates(results: Path) -> Finding:
   """Compares the ranges of rates with an error of at most 5 points above that of the best rate."""
-  errors: dict[str, dict[float, list[float]]] = {}  # variant → rate → % of each seed
-  for path in sorted((results / 'cifar-scaled').glob('*/learning_rate=*/seed*/metrics.jsonl')):
-    is_finished = path.with_name('summary.json').exists()
-    if not (is_finished or path.parents[1].joinpath('logs', f'{path.parts[-2]}.log').exists()):
-      continue  # neither finished nor, by its log, diverged
-    variant, rate = path.parts[-4], float(path.parts[-3].removeprefix('learning_rate='))
-    if variant in ('wn', 'plain'):
-      error = at_epoch(read_rows(path), 'test/error', 12)
-      percent = np.inf if error is None else 100 * error  # it diverged
-      errors.setdefault(variant, {}).setdefault(rate, []).append(percent)
+  runs = recorded.read(results / 'cifar-scaled', diverged=True)
+  errors = {
+    name: {rate: [_at_twelve(run) for run in seeds] for rate, seeds in runs[name].items()}
+    for name in _PAIR
+    if name in runs
+  }
   if len(errors) < 2:
     return Finding('', NOT_RUN)
   text = '; '.join(
     f'`{variant}` ' + ', '.join(f'{numbers(found[r], 1)} at {r:g}' for r in sorted(found))
-    for variant, found in sorted(errors.items(), reverse=True)
+    for variant, found in errors.items()
   )
   text += ' (% test error, 12 epochs at a third of the width)'
   if not all(found.keys() >= set(cifar.RATES) for found in errors.values()):
@@ -142,62 +129,43 @@ def rates(results: Path) -> Finding:
   return Finding(text, CONSISTENT if wn > plain else NOT_SEEN if wn == plain else CONTRADICTED)
 
 
-def read_at_rates(folder: Path) -> RunsAtRates:
-  """The finished runs of CIFAR-10 below `folder`, those of the largest number of epochs."""
-  found: dict[tuple[str, float, str], list[Row]] = {}  # a run may be there twice
-  for path in sorted(folder.rglob('seed*/summary.json')):
-    config = json.loads(path.read_text())['config']
-    key = (
-      config['variant']['parameterization'],
-      config['optimizer']['learning_rate'],
-      path.parts[-2],
-    )
-    found[key] = read_rows(path.with_name('metrics.jsonl'))
-  last = {key: max(row['epoch'] for row in rows) for key, rows in found.items()}
-  runs: dict[str, dict[float, list[list[Row]]]] = {}
-  for key, rows in found.items():
-    if last[key] == max(last.values()):
-      runs.setdefault(key[0], {}).setdefault(key[1], []).append(rows)
-  return runs
+def _at_twelve(run: Recorded) -> float:
+  """The error in % after twelve epochs; infinite if the run diverged before."""
+  error = run.at(_ERROR, 12)
+  return np.inf if error is None else 100 * error
+
+
+def _read(results: Path) -> RunsAtRates:
+  """The finished runs at the paper's protocol, those of the largest number of epochs."""
+  return recorded.longest(recorded.read(results / 'cifar-paper'), _ERROR)
 
 
 def _at_best(runs: RunsAtRates) -> Runs:
   """The runs of each variant at its learning rate with the lowest error in the end."""
-
-  def error(seeds: Sequence[Sequence[Row]]) -> float:
-    rows = [[row['test/error'] for row in rows if 'test/error' in row] for rows in seeds]
-    return float(np.mean([errors[-1] for errors in rows]))
-
-  return {name: min(at_rates.values(), key=error) for name, at_rates in runs.items()}
+  return recorded.at_best(
+    runs, lambda run: run.at(_ERROR, run.last_epoch(_ERROR)), higher_is_better=False
+  )
 
 
 def _rates_of(at_rates: Mapping[float, Any]) -> str:
   return ', '.join(f'{rate:g}' for rate in sorted(at_rates))
 
 
-def _setting(folder: Path, runs: Runs) -> str:
-  """The number of seeds, and whether the hidden units were in bfloat16."""
-  seeds = max(map(len, runs.values()))
-  text = f'{seeds} seed{"s" if seeds > 1 else ""}'
-  if any(config['model']['dtype'] == 'bfloat16' for config in _configs(folder)):
-    text += ', hidden units in bfloat16'
-  return text
+def _setting(runs: Runs) -> str:
+  """The number of seeds, and whether hidden units were in bfloat16."""
+  is_bfloat16 = any(run.config['model']['dtype'] == 'bfloat16' for run in recorded.flat(runs))
+  return count_of_seeds(runs) + (', hidden units in bfloat16' if is_bfloat16 else '')
 
 
-def _configs(folder: Path) -> list[Mapping[str, Any]]:
-  paths = sorted(folder.rglob('seed*/summary.json'))
-  return [json.loads(path.read_text())['config'] for path in paths]
+def _percent(runs: Sequence[Recorded], epoch: float) -> list[float]:
+  """The test error in % at an epoch, of each seed."""
+  return [100 * run.at(_ERROR, epoch) for run in runs]
 
 
-def _percent(seeds: Sequence[Sequence[Row]], metric: str, epoch: float) -> list[float]:
-  """An error in % at an epoch, of each seed."""
-  return [100 * at_epoch(rows, metric, epoch) for rows in seeds]
-
-
-def _training_percent(seeds: Sequence[Sequence[Row]], epoch: int) -> list[float]:
+def _training_percent(runs: Sequence[Recorded], epoch: int) -> list[float]:
   """The training error in % over an epoch, of each seed: the mean of its equally spaced rows."""
   return [
-    100 * float(np.mean([row['train/error'] for row in _rows_of(rows, epoch)])) for rows in seeds
+    100 * float(np.mean([row['train/error'] for row in _rows_of(run.rows, epoch)])) for run in runs
   ]
 
 

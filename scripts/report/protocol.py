@@ -7,6 +7,7 @@ from typing import Any
 from configs import cifar, dqn, draw, vae
 from experiments.results import Run
 from experiments.runtime import settings
+from scripts.report.recorded import Recorded
 
 _CONFIGS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 _RATE = 'optimizer.learning_rate'
@@ -27,14 +28,17 @@ def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
   return settings.flatten(json.loads(paper.to_json()))
 
 
-def departures(runs: Sequence[Run]) -> str:
+def departures(runs: Sequence[Run | Recorded], but: Sequence[str] = ()) -> str:
   """'model.width=32 (paper: 96), epochs=12 (paper: 200)'; empty for the paper's protocol.
 
-  Ignores the learning rate of variants with several, as the paper tried several too.
+  Ignores the keys `but`, and the learning rate of variants with several, as the paper tried
+  several too.
   """
   found, expected = _departures(runs)
   return ', '.join(
-    f'{key}={_either(found[key])} (paper: {_either(expected[key])})' for key in found
+    f'{key}={_either(found[key])} (paper: {_either(expected[key])})'
+    for key in found
+    if key not in but
   )
 
 
@@ -47,7 +51,9 @@ def is_prefix(runs: Sequence[Run]) -> bool:
   return all(int(n) < int(m) for n, m in zip(found['epochs'], expected['epochs'], strict=True))
 
 
-def _departures(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _departures(
+  runs: Sequence[Run | Recorded],
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
   """Key → values in the runs, and key → values in the paper, where they differ."""
   rates: dict[str, set[float]] = {}
   for run in runs:

@@ -5,9 +5,12 @@ import re
 
 import pytest
 
-from configs import cifar
-from scripts.report import claims, seeds
+from configs import cifar, dqn, draw, vae
+from scripts.report import claims, paper, seeds
 from tests.test_readme import README, ROOT
+
+MODULES = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
+KEYS = {'rate': 'optimizer.learning_rate', 'dtype': 'model.dtype'}
 
 
 def test_the_table_in_the_readme_is_that_of_the_results():
@@ -20,10 +23,16 @@ def claim_on(text):
   return claim
 
 
-def write(
-  folder, variant, seed, values, metric='test/nll_bound', *, rate=0.001, end='finished', **model
-):
-  """Writes a run. Without the end 'finished' it has no summary; 'diverged' is in its log."""
+def write(folder, variant, seed, values, metric='test/nll_bound', *, end='finished', **changes):
+  """Writes a run of the paper's protocol, evaluated after each epoch, with `changes` to its config.
+
+  Its experiment is the one that the name of a folder above it begins with. Without the end
+  'finished' it has no summary; 'diverged' is in its log.
+  """
+  (module,) = (m for part in folder.parts if (m := MODULES.get(part.split('-')[0])))
+  config = module.get_config(variant)
+  for key, value in ({'seed': seed, 'epochs': len(values)} | changes).items():
+    config.update_from_flattened_dict({KEYS.get(key, key): value})
   path = folder / f'seed{seed}'
   path.mkdir(parents=True)
   rows = [
@@ -31,19 +40,20 @@ def write(
     for epoch, value in enumerate(values, start=1)
   ]
   path.joinpath('metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  config = {'variant': {'parameterization': variant}, 'optimizer': {'learning_rate': rate}}
+  config = json.loads(config.to_json())
   if end == 'finished':
-    summary = {'config': config | {'model': {'dtype': 'float32'} | model}}
-    path.joinpath('summary.json').write_text(json.dumps(summary))
-  elif end == 'diverged':
+    path.joinpath('summary.json').write_text(json.dumps({'config': config}))
+  else:
+    path.joinpath('config.json').write_text(json.dumps(config))
+  if end == 'diverged':
     (folder / 'logs').mkdir(exist_ok=True)
     (folder / 'logs' / f'seed{seed}.log').write_text('error: train/loss is nan at step 7\n')
 
 
-def write_cifar(results, variant, values, *, rate=0.003, **kwargs):
+def write_cifar(results, variant, values, *, rate=0.003, **changes):
   """Writes seed 0 of a run at the paper's protocol, in a folder of its rate."""
   folder = results / 'cifar-paper' / variant / f'learning_rate={rate}'
-  write(folder, variant, 0, values, 'test/error', rate=rate, **kwargs)
+  write(folder, variant, 0, values, 'test/error', rate=rate, **changes)
   return folder / 'seed0'
 
 
@@ -58,7 +68,8 @@ def test_verdicts(wn, plain, verdict, tmp_path):
   finding = claim_on('DRAW').find(tmp_path)
   assert finding.verdict == verdict
   assert f'`wn` −{wn:.1f}' in finding.ours and '2 epochs' in finding.ours
-  assert finding.ours.endswith('; `wn` alone −1.0 after 3')
+  assert '; `wn` alone −1.0 after 3; −120 nats after ' in finding.ours
+  assert finding.ours.endswith(f'`wn` {2 if wn <= 120 else 3}, `plain` over 2 epochs')
 
 
 ERRORS = {'plain': 8.5, 'wn': 8.4, 'bn': 8.1, 'mean_bn': 8.6, 'wn_mean_bn': 7.4}
@@ -174,14 +185,14 @@ def test_a_copy_of_a_run_in_another_folder_counts_once(tmp_path):
 )
 def test_unfinished_runs_count_for_no_claim(folder, variant, metric, text, tmp_path):
   claim = claim_on(text)
+  names = ERRORS if 'cifar' in folder else ('wn', 'plain')
+  prefix = variant.removesuffix('wn').removesuffix('plain') if '-' in variant else ''
   for results in (tmp_path / 'with', tmp_path / 'without'):
-    for name in {'wn', 'plain', 'wn_mean_bn', variant} | set(ERRORS):
-      full = variant.removesuffix('wn').removesuffix('plain') + name if '-' in variant else name
+    for name in (f'{prefix}{name}' for name in names):
       for rate in (0.0003, 0.003):
-        write(
-          results / folder / full / f'learning_rate={rate}', name, 0, [0.5] * 200, metric, rate=rate
-        )
-      write(results / folder / full, name, 1, [0.5] * 200, metric, rate=0.003)
+        place = results / folder / name / f'learning_rate={rate}'
+        write(place, name, 0, [0.5] * 200, metric, rate=rate)
+      write(results / folder / name, name, 1, [0.5] * 200, metric, rate=0.003)
   unfinished = tmp_path / 'with' / folder / variant
   write(unfinished, variant, 7, [0.1] * 3, metric, end='stopped')
   write(unfinished / 'learning_rate=0.01', variant, 0, [0.1] * 3, metric, rate=0.01, end='stopped')
@@ -223,31 +234,81 @@ def test_the_range_of_usable_rates(wn, plain, verdict, tmp_path):
 
 @pytest.mark.parametrize('wn', [80.0, 90.0, 100.0])
 @pytest.mark.parametrize(
-  'text, folder, variant, metric, epochs',
+  'text, folder, prefix, metric, epochs',
   [
-    ('VAE', 'vae-mnist', 'mnist-iaf', 'test/nll_bound', 80),
-    ('DQN', 'dqn-space-invaders', 'space_invaders', 'eval/score', 51),  # 10.2 million frames
+    ('VAE', 'vae-mnist', 'mnist-iaf-', 'test/nll_bound', 80),
+    ('DQN', 'dqn-space-invaders', 'space_invaders-', 'eval/score', 51),  # 10.2 million frames
   ],
 )
 def test_no_verdict_before_the_paper_sees_a_difference(
-  text, folder, variant, metric, epochs, wn, tmp_path
+  text, folder, prefix, metric, epochs, wn, tmp_path
 ):
   """Whatever the difference is."""
   verdicts = []
   for length in (epochs - 1, epochs):
     for name, value in (('wn', wn), ('plain', 90.0)):
-      path = tmp_path / str(length) / folder / f'{variant}-{name}'
-      write(path, name, 0, [value * (1 if text == 'VAE' else 20)] * length, metric)
+      place = tmp_path / str(length) / folder / (prefix + name)
+      factor = 1 if text == 'VAE' else 20
+      write(place, prefix + name, 0, [factor * value] * length, metric)
     verdicts.append(claim_on(text).find(tmp_path / str(length)).verdict)
   assert verdicts[0] == 'too early'
   assert verdicts[1] != 'too early' and (verdicts[1] == 'not seen') == (wn == 90.0)
 
 
-def test_the_frames_of_deep_q_learning_are_told(tmp_path):
-  for name, scores in (('wn', [150, 280]), ('plain', [150, 260])):
-    write(tmp_path / 'dqn-space-invaders' / name, name, 0, scores, 'eval/score')
-  ours = claim_on('DQN').find(tmp_path).ours
-  assert ours == '`wn` 280, `plain` 260 points (0.4 million frames of the scaled protocol, 1 seed)'
+def test_the_highest_scores_of_deep_q_learning_and_its_frames_are_told(tmp_path):
+  """As in the paper's table; the last score of `wn` is lower."""
+  for name, scores in (('wn', [280, 150]), ('plain', [150, 260])):
+    variant = f'space_invaders-{name}'
+    write(tmp_path / 'dqn-space-invaders' / variant, f'{variant},scaled', 0, scores, 'eval/score')
+  assert claim_on('DQN').find(tmp_path).ours == (
+    '`wn` 280, `plain` 260 points (the highest in 0.4 million frames of the scaled protocol, 1 '
+    'seed)'
+  )
+
+
+@pytest.mark.parametrize(
+  'text, folder, figure, prefix, metric, factor, epochs',
+  [
+    ('VAE', 'vae-mnist', 3, 'mnist-iaf-', 'test/nll_bound', -1, 300),
+    ('DRAW', 'draw-prefix', 4, '', 'test/nll_bound', -1, 100),
+    ('DQN', 'dqn-space-invaders', 6, 'space_invaders-', 'eval/score', 1, 200),
+  ],
+)
+def test_the_paper_s_protocol_with_its_values_is_reproduced(
+  text, folder, figure, prefix, metric, factor, epochs, tmp_path
+):
+  """Not so a shorter run, one with another value in its config, or values that are far off."""
+
+  def verdict(case, epochs=epochs, shift=0, **changes):
+    for name in ('wn', 'plain'):
+      value = factor * (paper.last(figure)[prefix + name] + shift)
+      variant = prefix + name
+      write(tmp_path / case / folder / variant, variant, 0, [value] * epochs, metric, **changes)
+    finding = claim_on(text).find(tmp_path / case)
+    assert ('unlike the paper: ' in finding.ours) == (case == 'changed')
+    return finding.verdict
+
+  assert verdict('whole') == 'reproduced'
+  assert verdict('short', epochs=epochs - 1) == 'consistent so far'
+  assert verdict('off', shift=500) == 'consistent so far'
+  key = 'replay.batch_size' if text == 'DQN' else 'batch_size'
+  assert verdict('changed', **{key: 17}) == 'consistent so far'
+
+
+@pytest.mark.parametrize(
+  'text, folder, metric, begin',
+  [
+    ('DRAW', 'draw-prefix', 'test/nll_bound', '`wn` −99.0'),
+    ('CIFAR-10: `wn` learns faster', 'cifar-fifty', 'test/error', '`wn` 9900.00'),
+  ],
+)
+def test_the_best_of_the_rates_counts_wherever_its_copy_lies(text, folder, metric, begin, tmp_path):
+  """A report has a folder for each rate where there are several."""
+  write(tmp_path / folder / 'plain', 'plain', 0, [150.0], metric)
+  write(tmp_path / folder / 'wn', 'wn', 0, [170.0], metric, rate=0.01)
+  write(tmp_path / folder / 'wn' / 'learning_rate=0.001', 'wn', 0, [99.0], metric, rate=0.001)
+  finding = claim_on(text).find(tmp_path)
+  assert finding.verdict == 'consistent so far' and finding.ours.startswith(begin)
 
 
 def test_nothing_recorded(tmp_path):
