@@ -31,6 +31,9 @@ _PLAIN[layers.Linear] = nnx.Linear
 LIBRARY_CLASSES = frozenset({*_NORMALIZED, *_PLAIN} - {layers.MaskedLinear})
 REWRITERS = (nnx.WeightNorm, nnx.SpectralNorm, WeightNorm)  # compute the kernels of what they hold
 LAYERS = (nnx.Linear, nnx.Conv, nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum, nnx.Embed)
+_MASKED = (nnx.Conv, nnx.ConvTranspose, layers.MaskedLinear)
+_METHODS = (name for name in vars(WeightNormed) if not name.startswith('__'))
+_ADDED = ('scale', 'unit_axis', 'log_scale', 'mask', *_METHODS)
 
 
 def register(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
@@ -144,6 +147,23 @@ def own_methods(cls: type[nnx.Module], parent: type[nnx.Module]) -> list[str]:
     if name == '__call__'
     or (inspection.names_in(value) & {'kernel', 'embedding'} and name != '__init__')
   ]
+
+
+def own_attribute(layer: Layer) -> str | None:
+  """An attribute of a plain layer that a weight-normalized one uses for something else, or None."""
+  cls = type(layer)
+  for name in _ADDED:
+    if name == 'mask' and _applies_mask(cls):
+      continue
+    if name in vars(layer) or hasattr(cls, name):
+      return name
+  return None
+
+
+def _applies_mask(cls: type[nnx.Module]) -> bool:
+  """Whether `mask` is that of the kernel: also where a registered class reads it when called."""
+  calls = [vars(c)['__call__'] for c in cls.__mro__ if '__call__' in vars(c)]
+  return issubclass(cls, _MASKED) or any('mask' in inspection.names_in(call) for call in calls)
 
 
 def normalize_layer(

@@ -134,7 +134,9 @@ def unfold(
     in a weight-normalized layer `kernel` is v. With `wn.weight(self.encoder)` instead they are
     converted. Reads through local variables (`layer = self.layers[i]; layer.kernel`) and by
     functions outside the model's classes are not found.
-  * layers that share their kernel variable with another, which a g for each would untie.
+  * layers that share their kernel variable with another, which a g for each would untie;
+  * layers with an attribute of their own by a name that `wn` uses, such as `scale`, or `mask` where
+    the layer does not apply it.
 
   `wn.summary(model)` shows what is normalized. Outputs are equal up to the rounding of g to the
   dtype of the parameters. Units with a zero kernel get a random direction and g = 0. Shared layers
@@ -200,6 +202,8 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
         module,
         f'{type(module).__qualname__} may have its own forward pass: see wn.register',
       )
+    elif name := convert.own_attribute(module):
+      yield path, module, f'has an attribute `{name}` of its own'
     elif id(module) in read:
       yield path, module, f'{read[id(module)]} reads its kernel: use wn.weight(layer) there'
     elif others := [p for p in shared[id(base.kernel_of(module))] if p != path]:

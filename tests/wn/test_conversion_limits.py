@@ -1,0 +1,123 @@
+"""Layers that `wn.unfold` cannot convert rightly: left alone, with a warning that says why."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import wn
+from tests.wn.test_conversion import Holder, close, kinds, linear, random
+
+
+def left_alone(model, reasons):
+  """The unfolded model, after checks that the warning is the expected one."""
+  with pytest.warns(UserWarning, match=rf'left as they are: {reasons}$'):
+    return wn.unfold(model)
+
+
+# Attributes of the user's that a weight-normalized layer has, too.
+
+
+class Gained(nnx.Linear):
+  """Without a forward pass of its own: the model multiplies by the gain."""
+
+  def __init__(self, name, value):
+    super().__init__(4, 4, rngs=nnx.Rngs(0))
+    setattr(self, name, value)
+
+
+class Scaled(nnx.Linear):
+  def __init__(self):
+    super().__init__(4, 4, rngs=nnx.Rngs(0))
+    self.scale = nnx.Param(jnp.full((), 3.0))
+
+  def __call__(self, x):
+    return super().__call__(x) * self.scale[...]
+
+
+class NormalizedScaled(Scaled, wn.Linear):
+  pass
+
+
+wn.register(Scaled, NormalizedScaled)
+
+
+class Asymmetric(nnx.Linear):
+  unit_axis = 'mine'
+
+  def get_scale(self):
+    return 3.0
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('scale', nnx.Param(jnp.full(4, 3.0))),
+    ('scale', 3.0),
+    ('unit_axis', 0),
+    ('log_scale', True),
+    ('set_weight', None),
+  ],
+  ids=str,
+)
+def test_layer_with_an_attribute_of_the_same_name_is_left_alone(name, value):
+  model = Holder(a=Gained(name, value), b=linear())
+  unfolded = left_alone(model, rf'a \(has an attribute `{name}` of its own\)')
+  assert kinds(unfolded) == {'b'}
+  assert nnx.graphdef(unfolded.a) == nnx.graphdef(model.a)
+  np.testing.assert_array_equal(getattr(unfolded.a, name), getattr(model.a, name))
+
+
+def test_registered_class_with_a_scale_of_its_own_is_left_alone():
+  model, x = Scaled(), random(3, 4)
+  unfolded = left_alone(model, r'the model \(Scaled\) \(has an attribute `scale` of its own\)')
+  close(unfolded(x), model(x))
+
+
+def test_attributes_and_methods_of_the_class_count():
+  model = Holder(a=Asymmetric(4, 4, rngs=nnx.Rngs(0)))
+  assert not kinds(left_alone(model, r'a \(has an attribute `\w+` of its own\)'))
+
+
+@pytest.mark.parametrize(
+  'layer',
+  [
+    linear(),
+    nnx.LinearGeneral(4, 4, rngs=nnx.Rngs(0)),
+    nnx.Einsum('bi,io->bo', (4, 4), rngs=nnx.Rngs(0)),
+  ],
+  ids=lambda layer: type(layer).__name__,
+)
+def test_mask_that_the_layer_does_not_apply_is_not_applied(layer):
+  layer.mask = nnx.data(jnp.zeros((4, 4)))
+  model, x = Holder(a=layer), random(3, 4)
+  unfolded = left_alone(model, r'a \(has an attribute `mask` of its own\)')
+  close(unfolded.a(x), layer(x))
+
+
+class MaskedDense(nnx.Linear):
+  """Applies a mask of its own, as `wn.Linear` does."""
+
+  def __init__(self, mask):
+    super().__init__(4, 4, rngs=nnx.Rngs(0))
+    self.mask = nnx.data(mask)
+
+  def __call__(self, x):
+    return x @ (self.kernel[...] * self.mask)
+
+
+class NormalizedMaskedDense(wn.Linear):
+  pass
+
+
+wn.register(MaskedDense, NormalizedMaskedDense)
+
+
+def test_registered_class_that_applies_its_mask_is_converted():
+  model, x = MaskedDense(jnp.tril(jnp.ones((4, 4)))), random(3, 4)
+  unfolded = wn.unfold(model)
+  assert type(unfolded) is NormalizedMaskedDense
+  close(unfolded(x), model(x))
+  folded = wn.fold(unfolded)
+  assert nnx.graphdef(folded) == nnx.graphdef(model)
+  close(folded(x), model(x))
