@@ -134,7 +134,8 @@ def unfold(
     in a weight-normalized layer `kernel` is v. With `wn.weight(self.encoder)` instead they are
     converted. Reads through local variables (`layer = self.layers[i]; layer.kernel`) and by
     functions outside the model's classes are not found.
-  * layers that share their kernel variable with another, which a g for each would untie;
+  * layers whose kernel variable the model has elsewhere, too, as another layer's or an attribute of
+    its own, which would become v or get another g;
   * layers with an attribute of their own by a name that `wn` uses, such as `scale`, or `mask` where
     the layer does not apply it.
 
@@ -189,7 +190,7 @@ def unfold(
 def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
   """(path, layer, why it cannot be converted or '') of all plain layers."""
   read = _layers_read_by_model(model)
-  shared = _layers_by_kernel(model)
+  holders = _holders(model)
   for path, module, ancestors in convert.modules(model):
     if not isinstance(module, convert.LAYERS) or isinstance(module, WeightNormed):
       continue
@@ -206,18 +207,22 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
       yield path, module, f'has an attribute `{name}` of its own'
     elif id(module) in read:
       yield path, module, f'{read[id(module)]} reads its kernel: use wn.weight(layer) there'
-    elif others := [p for p in shared[id(base.kernel_of(module))] if p != path]:
+    elif others := [p for p in holders[id(base.kernel_of(module))] if p != path]:
       yield path, module, f'shares its kernel with {", ".join(_name(p, module) for p in others)}'
     else:
       yield path, module, ''
 
 
-def _layers_by_kernel(model: nnx.Module) -> dict[int, list[Path]]:
-  """id(kernel) → paths of the layers that have it."""
+def _holders(model: nnx.Module) -> dict[int, list[Path]]:
+  """id(variable) → where the model has it: the layer whose kernel it is, or another attribute."""
   paths = collections.defaultdict(list)
-  for path, module in nnx.iter_modules(model):
-    if isinstance(module, convert.LAYERS):
-      paths[id(base.kernel_of(module))].append(path)
+  for path, node in nnx.iter_graph(model):
+    if not isinstance(node, nnx.Pytree | list | tuple | dict):
+      continue
+    kernel = base.kernel_name(node) if isinstance(node, convert.LAYERS) else None
+    for name, child in nnx.iter_children(node):
+      if isinstance(child, nnx.Variable):
+        paths[id(child)].append(path if name == kernel else (*path, name))
   return paths
 
 

@@ -121,3 +121,53 @@ def test_registered_class_that_applies_its_mask_is_converted():
   folded = wn.fold(unfolded)
   assert nnx.graphdef(folded) == nnx.graphdef(model)
   close(folded(x), model(x))
+
+
+# Kernels that the model has under another name.
+
+
+class Decoder(nnx.Module):
+  def __init__(self, w):
+    self.w = w
+
+
+class TiedByVariable(nnx.Module):
+  """Autoencoder that holds the kernel of its encoder itself."""
+
+  def __init__(self, hold):
+    self.encoder = linear()
+    self.hidden = linear(1)
+    self.hold = nnx.data(hold(self.encoder.kernel))
+
+  def __call__(self, x, get):
+    return self.hidden(self.encoder(x)) @ get(self.hold)[...].T
+
+
+@pytest.mark.parametrize(
+  ('hold', 'get', 'name'),
+  [
+    (lambda w: w, lambda hold: hold, 'hold'),
+    (Decoder, lambda hold: hold.w, 'hold.w'),
+    (lambda w: [{'w': w}], lambda hold: hold[0]['w'], 'hold.0.w'),
+    (lambda w: (1, w), lambda hold: hold[1], 'hold.1'),
+  ],
+  ids=['attribute', 'module', 'list', 'tuple'],
+)
+def test_layer_whose_kernel_the_model_holds_itself_is_left_alone(hold, get, name):
+  model, x = TiedByVariable(hold), random(3, 4)
+  unfolded = left_alone(model, rf'encoder \(shares its kernel with {name}\)')
+  assert kinds(unfolded) == {'hidden'}
+  assert get(unfolded.hold) is unfolded.encoder.kernel
+  close(unfolded(x, get), model(x, get))
+
+
+def test_layer_with_two_names_for_its_kernel_is_left_alone():
+  layer = Gained('tied', None)
+  layer.tied = nnx.data(layer.kernel)
+  assert not kinds(left_alone(Holder(a=layer), r'a \(shares its kernel with a\.tied\)'))
+
+
+def test_layer_that_the_model_holds_twice_shares_nothing():
+  layer = linear()
+  model = Holder(a=layer, list=nnx.data([layer]), bias=layer.bias)
+  assert kinds(wn.unfold(model)) == {'a'}
