@@ -1,6 +1,6 @@
 """What all weight-normalized layers share: where v and g are, and how g is stored."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -137,6 +137,14 @@ def replace(module: M, **attributes: Any) -> M:
   view = object.__new__(type(module))
   vars(view).update(vars(module), **attributes)
   return view
+
+
+def map_children(f: Callable[[Any], Any], node: Any) -> Any:
+  """A list, tuple, dict or other container with `f` of what it holds; itself if nothing changes."""
+  children, treedef = jax.tree.flatten(node, is_leaf=lambda child: child is not node)
+  new = [f(child) for child in children]
+  changed = any(a is not b for a, b in zip(children, new))
+  return treedef.unflatten(new) if changed else node
 
 
 def weight(layer: Layer) -> jax.Array:

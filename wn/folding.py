@@ -1,7 +1,6 @@
 """Folds v and g into plain weights, and unfolds them."""
 
 import collections
-import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
@@ -94,23 +93,19 @@ def _unwrapped(node: Any, done: dict[int, tuple[Any, Any]]) -> Any:
     node: the model, or a part of it.
     done: (part, what replaces it) by id(part); filled.
   """
-  if not isinstance(node, (nnx.Module, list, dict)):
+  if isinstance(node, nnx.Variable):
     return node
   if id(node) not in done:
     done[id(node)] = node, node
     if isinstance(node, WeightNorm):
       done[id(node)] = node, _unwrapped(node.normalized_module(), done)
-      return done[id(node)][1]
-    if isinstance(node, nnx.Module):
-      items, put = vars(node), functools.partial(setattr, node)
-    elif isinstance(node, list):
-      items, put = dict(enumerate(node)), node.__setitem__
+    elif isinstance(node, nnx.Pytree):
+      for name, value in list(vars(node).items()):
+        new = _unwrapped(value, done)
+        if new is not value:
+          setattr(node, name, new)
     else:
-      items, put = node, node.__setitem__
-    for name, value in list(items.items()):
-      new = _unwrapped(value, done)
-      if new is not value:
-        put(name, new)
+      done[id(node)] = node, base.map_children(lambda child: _unwrapped(child, done), node)
   return done[id(node)][1]
 
 

@@ -87,7 +87,11 @@ class WeightNorm(nnx.Module):
     """The module's forward pass, on w. Attributes that it sets, as `sow` does, are kept."""
     views: dict[int, tuple[Any, Any]] = {}
     module = self._viewed(views)
-    before = [(old, new, dict(vars(new))) for old, new in views.values() if new is not old]
+    before = [
+      (old, new, dict(vars(new)))
+      for old, new in views.values()
+      if new is not old and isinstance(new, nnx.Pytree)
+    ]
     y = module(*args, **kwargs)
     for old, new, attributes in before:
       for name, value in vars(new).items():
@@ -104,19 +108,21 @@ class WeightNorm(nnx.Module):
 
 
 def _view(node: Any, weights: Mapping[int, nnx.Variable], views: dict[int, tuple[Any, Any]]) -> Any:
-  """`node` with w for every v, copying only the modules that hold one.
+  """`node` with w for every v, copying only the modules and containers that hold one.
 
   Args:
     node: a module or an attribute of one.
     weights: w by id(v).
-    views: (module, its copy or itself) by id(module); filled.
+    views: (node, its copy or itself) by id(node); filled.
   """
   if isinstance(node, nnx.Variable):
     return weights.get(id(node), node)
-  if not isinstance(node, nnx.Module):
-    return node
   if id(node) not in views:
     views[id(node)] = node, node  # where a module holds its parent
+    if not isinstance(node, nnx.Pytree):
+      view = base.map_children(lambda child: _view(child, weights, views), node)
+      views[id(node)] = node, view
+      return view
     new = {name: _view(value, weights, views) for name, value in vars(node).items()}
     new = {name: value for name, value in new.items() if value is not getattr(node, name)}
     if new:
