@@ -224,20 +224,25 @@ def _holders(model: nnx.Module) -> dict[int, list[Path]]:
 def _layers_read_by_model(model: nnx.Module) -> dict[int, str]:
   """id(layer) → the method that reads its kernel."""
   read = {}
-  for _, module in nnx.iter_modules(model):
-    for method, chain in inspection.kernel_reads(type(module)):
-      layer = inspection.follow(module, chain)
+  for node in _objects(model):
+    for method, chain in inspection.kernel_reads(type(node)):
+      layer = inspection.follow(node, chain)
       if isinstance(layer, convert.LAYERS):
         read[id(layer)] = method
   return read
+
+
+def _objects(model: nnx.Module) -> Iterator[nnx.Pytree]:
+  """The modules of a model, and its other objects with methods of their own."""
+  return (node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Pytree))
 
 
 def _warn_of_other_reads(model: nnx.Module) -> None:
   """Warns of methods that read kernels of layers which cannot be told from the code."""
   methods = {
     method
-    for _, module, _ in convert.modules(model)
-    for method, chain in inspection.kernel_reads(type(module))
+    for node in _objects(model)
+    for method, chain in inspection.kernel_reads(type(node))
     if chain is None
   }
   if methods:

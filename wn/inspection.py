@@ -17,7 +17,7 @@ def names_in(function: Any) -> set[str]:
   return {name for code in _code_of(function) for name in code.co_names}
 
 
-def kernel_reads(cls: type[nnx.Module]) -> list[tuple[str, Chain | None]]:
+def kernel_reads(cls: type[nnx.Pytree]) -> list[tuple[str, Chain | None]]:
   """(method, attributes) for every read of another module's kernel in a class outside flax and wn.
 
   The attributes are ('A', 'B', 0) for `self.A.B[0].kernel`, and None where it cannot be told from
@@ -37,7 +37,7 @@ def kernel_reads(cls: type[nnx.Module]) -> list[tuple[str, Chain | None]]:
   return found
 
 
-def follow(module: nnx.Module, chain: Chain | None) -> Any:
+def follow(module: nnx.Pytree, chain: Chain | None) -> Any:
   """`module.A.B[0]` for ('A', 'B', 0), or None."""
   if chain is None:
     return None

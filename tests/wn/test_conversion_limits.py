@@ -171,3 +171,20 @@ def test_layer_that_the_model_holds_twice_shares_nothing():
   layer = linear()
   model = Holder(a=layer, list=nnx.data([layer]), bias=layer.bias)
   assert kinds(wn.unfold(model)) == {'a'}
+
+
+class TiedPart(nnx.Pytree):
+  """No module, but with a method that reads a kernel."""
+
+  def __init__(self):
+    self.layer = linear()
+
+  def decode(self, h):
+    return h @ self.layer.kernel[...].T
+
+
+def test_reads_by_an_object_that_is_no_module_are_found():
+  model, h = Holder(part=TiedPart(), b=linear()), random(3, 4)
+  unfolded = left_alone(model, r'part\.layer \(TiedPart\.decode reads its kernel: .*\)')
+  assert kinds(unfolded) == {'b'}
+  close(unfolded.part.decode(h), model.part.decode(h))
