@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import jax
 from flax import nnx
 
-from wn import base, convert, inspection, recurrent
+from wn import axes, base, convert, inspection, recurrent
 from wn.base import WeightNormed
 from wn.normalization import UnitAxis
 from wn.scales import log_factor
@@ -132,7 +132,9 @@ def unfold(
   * layers whose kernel variable the model has elsewhere, too, as another layer's or an attribute of
     its own, which would become v or get another g;
   * layers with an attribute of their own by a name that `wn` uses, such as `scale`, or `mask` where
-    the layer does not apply it.
+    the layer does not apply it;
+  * layers that the constructors of `wn` refuse, as their mask has values other than 0 and 1 or
+    their einsum does not name the axes of the kernel.
 
   `wn.summary(model)` shows what is normalized. Outputs are equal up to the rounding of g to the
   dtype of the parameters. Units with a zero kernel get a random direction and g = 0. Shared layers
@@ -167,10 +169,12 @@ def unfold(
     warnings.warn('wn.unfold: the filter chooses none of the layers', stacklevel=2)
   left = []
   for path, layer, reason in chosen:
+    if not reason:
+      _check_values('unfold', path, layer, base.kernel_of(layer))
+      reason = _obstacle(layer, unit_axis)
     if reason:
       left.append(f'{_name(path, layer)} ({reason})')
       continue
-    _check_values('unfold', path, layer, base.kernel_of(layer))
     try:
       convert.normalize_layer(layer, unit_axis=unit_axis, log_scale=log_scale)
     except ValueError as error:
@@ -206,6 +210,17 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
       yield path, module, f'shares its kernel with {", ".join(_name(p, module) for p in others)}'
     else:
       yield path, module, ''
+
+
+def _obstacle(layer: nnx.Module, unit_axis: UnitAxis | Literal['output']) -> str:
+  """Why a layer cannot be weight-normalized as it is, or ''."""
+  try:
+    base.check_mask(layer)
+    if unit_axis == 'output':
+      axes.default_unit_axis(layer)
+  except ValueError as error:
+    return str(error).rstrip('.')
+  return ''
 
 
 def _holders(model: nnx.Module) -> dict[int, list[Path]]:

@@ -14,6 +14,7 @@ import jax
 from flax import errors, nnx
 
 from wn import convert, inspection, layer_initialization
+from wn.features import Features
 
 # `Embed` has no pre-activations.
 _LAYERS = (nnx.Linear, nnx.Conv, nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum)
@@ -53,7 +54,8 @@ def data_dependent_init(
     by the factor with which the pre-activations, about the mean of their feature, have std c.
   * Not initialized are layers that the forward pass does not reach, or reaches only inside a
     transform (`nnx.scan`, `jax.checkpoint`); those in recurrent cells, as the method is not meant
-    for them (§3); and those inside `nnx.WeightNorm`, `nnx.SpectralNorm` or `wn.WeightNorm`.
+    for them (§3); those inside `nnx.WeightNorm`, `nnx.SpectralNorm` or `wn.WeightNorm`; and an
+    `Einsum` that does not name the axes of its kernel.
   * In a subclass with its own forward pass, x is what it passes to its parent's by `super()`, or
     else the argument of its `__call__`.
   * Plain layers that share a kernel variable each rescale it; only the last gets exact moments.
@@ -228,6 +230,17 @@ def _layers_of(model: nnx.Module) -> tuple[list[tuple[str, nnx.Module]], dict[st
       excluded[name] = f'{type(rewriter).__name__} computes their kernels'
     elif any(isinstance(m, nnx.RNNCellBase) for m in ancestors):
       excluded[name] = 'the method is not meant for recurrent cells (§3)'
+    elif reason := _unknown_features(module):
+      excluded[name] = reason
     else:
       layers.append((name, module))
   return layers, excluded
+
+
+def _unknown_features(layer: nnx.Module) -> str:
+  """Why the axes of a layer's output features cannot be told, or ''."""
+  try:
+    Features.of(layer)
+  except ValueError as error:
+    return str(error).rstrip('.')
+  return ''

@@ -188,3 +188,30 @@ def test_reads_by_an_object_that_is_no_module_are_found():
   unfolded = left_alone(model, r'part\.layer \(TiedPart\.decode reads its kernel: .*\)')
   assert kinds(unfolded) == {'b'}
   close(unfolded.part.decode(h), model.part.decode(h))
+
+
+# Layers that the constructors of wn refuse.
+
+
+def test_einsum_that_does_not_name_the_axes_of_its_kernel_is_left_alone():
+  einsum = nnx.Einsum('...i,...io->...o', (4, 3), rngs=nnx.Rngs(0))
+  model, x = nnx.Sequential(linear(), einsum), random(3, 4)
+  unfolded = left_alone(
+    model, r"layers\.1 \(the kernel of einsum_str='.*' must name all its axes\)"
+  )
+  assert kinds(unfolded) == {'layers.0'}
+  close(unfolded(x), model(x))
+  unfolded = wn.unfold(model, unit_axis=-1)
+  assert kinds(unfolded) == {'layers.0', 'layers.1'}
+  close(unfolded(x), model(x))
+
+
+@pytest.mark.parametrize('unit_axis', ['output', -1])
+@pytest.mark.parametrize('cls', [nnx.Conv, nnx.ConvTranspose])
+def test_convolution_with_weights_in_its_mask_is_left_alone(cls, unit_axis):
+  soft = cls(4, 4, (3,), mask=jnp.full((3, 4, 4), 0.5), rngs=nnx.Rngs(0))
+  model, x = nnx.Sequential(soft, linear()), random(2, 5, 4)
+  with pytest.warns(UserWarning, match=r'layers\.0 \(mask must hold only 0 .* and 1 .*\)$'):
+    unfolded = wn.unfold(model, unit_axis=unit_axis)
+  assert kinds(unfolded) == {'layers.1'}
+  close(unfolded(x), model(x))

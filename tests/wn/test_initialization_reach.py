@@ -207,3 +207,15 @@ def test_layer_inside_a_jax_transform_is_left_alone_with_a_warning():
     wn.data_dependent_init(model, x)
   np.testing.assert_array_equal(model.second.scale[...], before)
   np.testing.assert_allclose(np.std(model.first(x), axis=0), 1, rtol=1e-4)
+
+
+@for_each_library
+def test_einsum_that_does_not_name_the_axes_of_its_kernel_is_left_alone_with_a_warning(library):
+  axis = {'unit_axis': -1} if library is wn else {}
+  einsum = library.Einsum('...i,...io->...o', (4, 3), rngs=nnx.Rngs(0), **axis)
+  model = nnx.Sequential(library.Linear(4, 4, rngs=nnx.Rngs(0)), einsum)
+  kernel = np.asarray(einsum.kernel[...])
+  with pytest.warns(UserWarning, match=r'not initialized, as the kernel of .*: layers\.1$'):
+    wn.data_dependent_init(model, random(50, 4))
+  np.testing.assert_array_equal(einsum.kernel[...], kernel)
+  np.testing.assert_allclose(model.layers[0](random(50, 4)).std(0), 1, atol=1e-4)
