@@ -36,7 +36,7 @@ class WeightNormed:
 
   __slots__ = ()  # `wn.convert` changes a layer's class, which needs the memory layout of nnx's
 
-  scale: nnx.Param[jax.Array]
+  scale: nnx.Variable[jax.Array]
   unit_axis: tuple[int, ...]
   log_scale: float
   dtype: Any

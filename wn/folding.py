@@ -138,7 +138,7 @@ def unfold(
 
   `wn.summary(model)` shows what is normalized. Outputs are equal up to the rounding of g to the
   dtype of the parameters. Units with a zero kernel get a random direction and g = 0. Shared layers
-  stay shared.
+  stay shared, and frozen ones frozen: g has the type of a kernel that is not an `nnx.Param`.
 
   Example::
 

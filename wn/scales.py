@@ -78,8 +78,11 @@ def new_scale(
   axes: tuple[int, ...],
   log_scale: float,
   metadata: Mapping[str, Any],
-) -> nnx.Param:
-  """The parameter `scale`, with the kernel's metadata, its sharding reduced to `axes`."""
+) -> nnx.Variable[jax.Array]:
+  """The parameter `scale`, with the kernel's metadata, its sharding reduced to `axes`.
+
+  If the kernel is not an `nnx.Param`, as where it is frozen, `scale` has its type.
+  """
   # Hooks, such as `on_get_value`, are functions of the kernel's value.
   inherited = {k: v for k, v in kernel.get_metadata().items() if not k.startswith('on_')}
   partition = inherited.pop('out_sharding', None)
@@ -94,7 +97,8 @@ def new_scale(
   dtype = kernel[...].real.dtype if jnp.iscomplexobj(kernel[...]) else kernel[...].dtype
   # 8 bits have 2 to 3 digits of a norm.
   dtype = jnp.float32 if dtype.itemsize == 1 else dtype
-  return nnx.Param(stored_scale(g, log_scale).astype(dtype), **{**inherited, **metadata})
+  cls = nnx.Param if isinstance(kernel, nnx.Param) else kernel.type
+  return cls(stored_scale(g, log_scale).astype(dtype), **{**inherited, **metadata})
 
 
 def read_scale(scale: nnx.Variable | jax.Array, log_scale: float) -> jax.Array:

@@ -247,3 +247,36 @@ def test_hooks_of_the_kernel_are_not_those_of_the_scale():
     x = random(4, 8)
     close(layer(x), plain(x))
     close(wn.unfold(plain)(x), plain(x))
+
+
+class Frozen(nnx.Variable):
+  pass
+
+
+def frozen(layer):
+  layer.kernel, layer.bias = Frozen(layer.kernel[...], mine=1), Frozen(layer.bias[...])
+  return layer
+
+
+@pytest.mark.parametrize('hijax', [False, True])
+def test_a_frozen_layer_stays_frozen(hijax):
+  with nnx.var_defaults(hijax=hijax):
+    plain, x = frozen(nnx.Linear(8, 4, rngs=nnx.Rngs(0))), random(4, 8)
+    layer = wn.unfold(plain)
+    wrapped = wn.WeightNorm(frozen(nnx.Linear(8, 4, rngs=nnx.Rngs(0))), 'kernel')
+    assert layer.scale.get_metadata('mine') == 1
+    for model, scale in ((layer, layer.scale), (wrapped, wrapped.scales['kernel'])):
+      assert isinstance(scale, Frozen)
+      assert not jax.tree.leaves(nnx.state(model, nnx.Param))
+      close(model(x), plain(x))
+    folded = wn.fold(layer)
+    assert nnx.graphdef(folded) == nnx.graphdef(plain)
+
+
+def test_other_kinds_of_parameters_get_a_scale_that_is_one():
+  class Mine(nnx.Param):
+    pass
+
+  layer = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+  layer.kernel = Mine(layer.kernel[...])
+  assert type(wn.unfold(layer).scale) is nnx.Param
