@@ -181,6 +181,15 @@ def kernel_of(layer: Layer) -> nnx.Variable:
   return getattr(layer, kernel_name(layer))
 
 
+def is_computed(variable: nnx.Variable) -> bool:
+  """Whether a variable reads as another value than it stores: by hooks, or by its type."""
+  metadata = variable.get_metadata()
+  return any(metadata.get(hook) for hook in ('on_get_value', 'on_set_value')) or any(
+    getattr(variable.type, name) is not getattr(nnx.Variable, name)
+    for name in ('get_value', 'set_value', '__getitem__', '__setitem__')
+  )
+
+
 def masked_kernel(layer: Layer) -> jax.Array:
   """The kernel of an `nnx` or `wn` layer, with its mask applied."""
   kernel = kernel_of(layer)[...]

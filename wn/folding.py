@@ -40,7 +40,8 @@ def fold(model: M) -> M:
 
   Raises:
     TypeError: the model contains an instance of a subclass of a `wn` layer with its own forward
-      pass that is not known from `wn.register`, or its parameters are not arrays.
+      pass that is not known from `wn.register`, its parameters are not arrays, or a kernel has
+      hooks or a type that change its value where it is read or set.
   """
   model = nnx.clone(model)
   read = _layers_read_by_model(model)
@@ -83,6 +84,10 @@ def _check_foldable(path: Path, layer: nnx.Module) -> None:
     raise TypeError(
       f'cannot fold {_name(path, layer)}: {type(layer).__qualname__} is a subclass of a wn layer '
       'with its own forward pass. Name its plain counterpart: wn.register(plain, normalized).'
+    )
+  if base.is_computed(base.kernel_of(layer)):
+    raise TypeError(
+      f'cannot fold {_name(path, layer)}: its kernel reads as another value than it stores.'
     )
 
 
@@ -133,6 +138,8 @@ def unfold(
     its own, which would become v or get another g;
   * layers with an attribute of their own by a name that `wn` uses, such as `scale`, or `mask` where
     the layer does not apply it;
+  * layers whose kernel has hooks or a type that change its value where it is read or set, as `fold`
+    could not store w in it;
   * layers that the constructors of `wn` refuse, as their mask has values other than 0 and 1 or
     their einsum does not name the axes of the kernel.
 
@@ -204,6 +211,8 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
       )
     elif name := convert.own_attribute(module):
       yield path, module, f'has an attribute `{name}` of its own'
+    elif base.is_computed(base.kernel_of(module)):
+      yield path, module, 'its kernel reads as another value than it stores'
     elif id(module) in read:
       yield path, module, f'{read[id(module)]} reads its kernel: use wn.weight(layer) there'
     elif others := [p for p in holders[id(base.kernel_of(module))] if p != path]:

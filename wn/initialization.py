@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from flax import errors, nnx
 
-from wn import convert, inspection, layer_initialization
+from wn import base, convert, inspection, layer_initialization
 from wn.features import Features
 
 # `Embed` has no pre-activations.
@@ -54,8 +54,9 @@ def data_dependent_init(
     by the factor with which the pre-activations, about the mean of their feature, have std c.
   * Not initialized are layers that the forward pass does not reach, or reaches only inside a
     transform (`nnx.scan`, `jax.checkpoint`); those in recurrent cells, as the method is not meant
-    for them (§3); those inside `nnx.WeightNorm`, `nnx.SpectralNorm` or `wn.WeightNorm`; and an
-    `Einsum` that does not name the axes of its kernel.
+    for them (§3); those inside `nnx.WeightNorm`, `nnx.SpectralNorm` or `wn.WeightNorm`; plain ones
+    whose kernel does not read as what it stores; and an `Einsum` that does not name the axes of its
+    kernel.
   * In a subclass with its own forward pass, x is what it passes to its parent's by `super()`, or
     else the argument of its `__call__`.
   * Plain layers that share a kernel variable each rescale it; only the last gets exact moments.
@@ -230,6 +231,8 @@ def _layers_of(model: nnx.Module) -> tuple[list[tuple[str, nnx.Module]], dict[st
       excluded[name] = f'{type(rewriter).__name__} computes their kernels'
     elif any(isinstance(m, nnx.RNNCellBase) for m in ancestors):
       excluded[name] = 'the method is not meant for recurrent cells (§3)'
+    elif base.is_computed(module.kernel) and not base.is_normalized(module):
+      excluded[name] = 'their kernels read as another value than they store'
     elif reason := _unknown_features(module):
       excluded[name] = reason
     else:

@@ -1,5 +1,7 @@
 """Layers that `wn.unfold` cannot convert rightly: left alone, with a warning that says why."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -215,3 +217,56 @@ def test_convolution_with_weights_in_its_mask_is_left_alone(cls, unit_axis):
     unfolded = wn.unfold(model, unit_axis=unit_axis)
   assert kinds(unfolded) == {'layers.1'}
   close(unfolded(x), model(x))
+
+
+# Kernels that read as another value than they store.
+
+
+class Positive(nnx.Param):
+  """exp(raw)."""
+
+  def get_value(self, **kwargs):
+    return jnp.exp(super().get_value(**kwargs))
+
+
+def with_hook(value):
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # hooks are deprecated
+    return nnx.Param(value, on_get_value=lambda variable, value: jnp.exp(value))
+
+
+def computed(layer, hijax, variable):
+  with nnx.var_defaults(hijax=hijax):
+    layer.kernel = variable(layer.kernel[...])
+  return layer
+
+
+for_each_kind = pytest.mark.parametrize(
+  ('hijax', 'variable'), [(False, Positive), (True, Positive), (False, with_hook)]
+)
+
+
+@for_each_kind
+def test_layer_whose_kernel_is_computed_is_left_alone(hijax, variable):
+  model, x = Holder(a=computed(linear(), hijax, variable), b=linear()), random(3, 4)
+  unfolded = left_alone(model, r'a \(its kernel reads as another value than it stores\)')
+  assert kinds(unfolded) == {'b'}
+  close(unfolded.a(x), model.a(x))
+
+
+@for_each_kind
+def test_computed_kernels_of_normalized_layers_are_errors_in_fold_and_the_wrapper(hijax, variable):
+  layer = computed(wn.Linear(4, 4, rngs=nnx.Rngs(0)), hijax, variable)
+  with pytest.raises(TypeError, match='cannot fold a: its kernel reads as another value'):
+    wn.fold(Holder(a=layer))
+  with pytest.raises(ValueError, match='kernel reads as another value than it stores'):
+    wn.WeightNorm(computed(linear(), hijax, variable), 'kernel')
+
+
+@for_each_kind
+def test_computed_kernels_of_plain_layers_are_not_initialized(hijax, variable):
+  model, x = nnx.Sequential(computed(linear(), hijax, variable)), random(9, 4)
+  y = model(x)
+  with pytest.warns(UserWarning, match=r'their kernels read as another value .*: layers\.0$'):
+    wn.data_dependent_init(model, x)
+  close(model(x), y)

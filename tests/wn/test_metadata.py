@@ -246,7 +246,6 @@ def test_hooks_of_the_kernel_are_not_those_of_the_scale():
     layer = wn.Linear(8, 4, kernel_init=double, rngs=nnx.Rngs(0))
     x = random(4, 8)
     close(layer(x), plain(x))
-    close(wn.unfold(plain)(x), plain(x))
 
 
 class Frozen(nnx.Variable):
