@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 UnitAxis = int | tuple[int, ...] | None
 
@@ -103,7 +104,7 @@ def _weight_norm(v: jax.Array, g: jax.Array, eps: float, *, axes: tuple[int, ...
 def norm_axes(ndim: int, unit_axis: UnitAxis) -> tuple[int, ...]:
   """The axes over which the norm goes: all that are not in `unit_axis`."""
   axes = () if unit_axis is None else unit_axis if isinstance(unit_axis, tuple) else (unit_axis,)
-  if not all(isinstance(axis, int) for axis in axes):
+  if not all(isinstance(axis, int | np.integer) for axis in axes):
     raise ValueError(f'unit_axis must be an int, a tuple of ints or None; got {unit_axis!r}.')
   if any(not -ndim <= axis < ndim for axis in axes):
     raise ValueError(f'unit_axis={unit_axis} is out of range for a kernel of {ndim} axes.')

@@ -150,6 +150,22 @@ def test_transposed_convolution_per_input_channel(transpose_kernel):
   close(layer(x), y + 2 * (layer_with_only(layer, 1)(x)) / 3, 1e-4)
 
 
+@pytest.mark.parametrize('unit_axis', [np.int64(1), (np.int32(-2), 1)], ids=['axis', 'axes'])
+def test_axes_may_be_integers_of_numpy(unit_axis):
+  plain = jax.tree.map(int, unit_axis)
+  v = random(3, 4)
+  g = wn.unit_norm(v, unit_axis=unit_axis)
+  np.testing.assert_array_equal(g, wn.unit_norm(v, unit_axis=plain))
+  close(wn.weight_norm(v, g, unit_axis=unit_axis), v)
+  layer = layer_of(wn.Linear, unit_axis=unit_axis)
+  assert nnx.graphdef(layer) == nnx.graphdef(layer_of(wn.Linear, unit_axis=plain))
+  again = wn.unfold(wn.fold(layer), unit_axis=unit_axis)
+  assert nnx.graphdef(again) == nnx.graphdef(layer)
+  wrapped = wn.WeightNorm(wn.fold(layer), 'kernel', unit_axis=unit_axis)
+  x = random(5, 3)
+  close(nnx.jit(lambda layer, x: layer(x))(wrapped, x), layer(x))
+
+
 def layer_with_only(layer, channel):
   """The layer, with g = 0 for all other input channels."""
   layer = nnx.clone(layer)
