@@ -32,7 +32,8 @@ LIBRARY_CLASSES = frozenset({*_NORMALIZED, *_PLAIN} - {layers.MaskedLinear})
 REWRITERS = (nnx.WeightNorm, nnx.SpectralNorm, WeightNorm)  # compute the kernels of what they hold
 LAYERS = (nnx.Linear, nnx.Conv, nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum, nnx.Embed)
 _MASKED = (nnx.Conv, nnx.ConvTranspose, layers.MaskedLinear)
-_METHODS = (name for name in vars(WeightNormed) if not name.startswith('__'))
+# What a weight-normalized layer has and a plain one has not; of some, `mask`.
+_METHODS = tuple(name for name in vars(WeightNormed) if not name.startswith('__'))
 _ADDED = ('scale', 'unit_axis', 'log_scale', 'mask', *_METHODS)
 
 
