@@ -106,7 +106,7 @@ class _Run:
     init_scale: float | Callable[[str, nn.Module], float],
     std_floor: float,
   ):
-    self.params = meta.unbox(params)
+    self.params = params
     self.init_scale = init_scale
     self.std_floor = std_floor
     reason = 'the forward pass does not call it, or calls it inside a transform'
@@ -135,15 +135,18 @@ class _Run:
     if _is_in_cell(layer):
       self.pending[path] = 'in a recurrent cell'
       return False
-    # `nn.WeightNorm` gives the layer arrays of its own, without a transform of JAX.
-    is_given = layers.param(layer, 'kernel') is self.params[*path, 'kernel']
+    # `nn.WeightNorm` gives the layer arrays of its own, without a transform of JAX. Compared are
+    # those in the boxes, as unboxing on a mesh makes new ones.
+    own, given = layer.get_variable('params', 'kernel'), self.params[*path, 'kernel']
+    is_given = jax.tree.leaves(own)[0] is jax.tree.leaves(given)[0]
     return is_given and tracers.current_trace() == self.trace
 
   def _initialized(self, path: Path, layer: nn.Module, inputs: jax.Array) -> Params:
     name = layers.name_of(path, layer)
     init_scale = self.init_scale(name, layer) if callable(self.init_scale) else self.init_scale
     initialization.check_positive(f'init_scale of {name}', init_scale)
-    old = {p[-1]: jnp.asarray(value) for p, value in self.params.items() if p[:-1] == path}
+    boxes = {p[-1]: box for p, box in self.params.items() if p[:-1] == path}
+    old = {key: jnp.asarray(meta.unbox(box)) for key, box in boxes.items()}
     new = _initialized(layer, name, old, init_scale, self.std_floor, inputs)
     return {key: value.reshape(old[key].shape).astype(old[key].dtype) for key, value in new.items()}
 
