@@ -105,18 +105,36 @@ def data_dependent_init(
 def _module_of(model: Any) -> tuple[nnx.Module, Callable[..., Any]]:
   """The module that a callable belongs to, and the callable without `nnx.jit`."""
   if isinstance(model, functools.partial):
+    if model.args and _is_method(model.func, model.args[0]):  # how `nnx.jit` binds methods
+      method = _without_jit(model.func)
+      return model.args[0], functools.partial(method, *model.args, **model.keywords)
     module, forward = _module_of(model.func)
     return module, functools.partial(forward, *model.args, **model.keywords)
-  if hasattr(model, '__wrapped__'):
-    return _module_of(model.__wrapped__)
   if inspect.ismethod(model) and isinstance(model.__self__, nnx.Module):
     return model.__self__, model
+  wrapped = getattr(model, '__wrapped__', None)
+  if wrapped is not None:
+    return _module_of(wrapped)
   if isinstance(model, nnx.Module):
-    return model, model
+    call = type(model).__call__
+    plain = _without_jit(call)
+    return model, model if plain is call else functools.partial(plain, model)
   raise TypeError(
     f'model must be an nnx.Module or a method of one; got {model!r}. In place of a function, pass '
     'the model itself, or put the forward pass into a method of the model.'
   )
+
+
+def _is_method(function: Any, module: Any) -> bool:
+  """Whether a function is in the class of a module."""
+  if not isinstance(module, nnx.Module):
+    return False
+  return any(value is function for cls in type(module).__mro__ for value in vars(cls).values())
+
+
+def _without_jit(function: Any) -> Any:
+  """The function that `nnx.jit` decorates, with what else decorates it."""
+  return inspect.unwrap(function, stop=inspect.isfunction)
 
 
 @dataclasses.dataclass(frozen=True)

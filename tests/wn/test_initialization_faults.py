@@ -25,51 +25,6 @@ from tests.wn.test_initialization import (
 )
 
 
-class TwoWays(nnx.Module):
-  """An encoder that is called by a method."""
-
-  def __init__(self, library=wn):
-    self.layer = library.Linear(4, 5, rngs=nnx.Rngs(0))
-
-  def encode(self, x):
-    return self.layer(x)
-
-  def __call__(self, x):
-    return self.encode(x)
-
-
-CALLABLES = {
-  'method': lambda model: model.encode,
-  'partial': lambda model: functools.partial(model),
-  'partial of a method': lambda model: functools.partial(model.encode),
-  'nnx.jit': lambda model: nnx.jit(model),
-  'partial of nnx.jit': lambda model: functools.partial(nnx.jit(model)),
-}
-
-
-@for_each_library
-@pytest.mark.parametrize('make', CALLABLES.values(), ids=CALLABLES)
-def test_what_belongs_to_a_module_initializes_it(library, make):
-  model, x = TwoWays(library), random(50, 4)
-  wn.data_dependent_init(make(model), x)
-  assert_moments(model(x), 0, 1)
-
-
-NO_MODULES = {
-  'function': lambda x: x,
-  'number': 3,
-  'nothing': None,
-  'class': nnx.Linear,
-  'dict': {},
-}
-
-
-@pytest.mark.parametrize('argument', NO_MODULES.values(), ids=NO_MODULES)
-def test_what_holds_no_module_is_an_error(argument):
-  with pytest.raises(TypeError, match=r'must be an nnx\.Module or a method of one'):
-    wn.data_dependent_init(argument, random(5, 4))
-
-
 def test_a_model_without_layers_is_a_warning():
   with pytest.warns(UserWarning, match='LayerNorm has no layers to initialize'):
     wn.data_dependent_init(nnx.LayerNorm(4, rngs=nnx.Rngs(0)), random(5, 4))
