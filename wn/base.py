@@ -46,10 +46,12 @@ class WeightNormed:
     return masked_kernel(self)
 
   def normalized_kernel(self) -> jax.Array:
-    """w = (g/‖v‖) v, in float32, or in the kernel's dtype if the layer's `dtype` is None."""
+    """w = (g/‖v‖) v, in float32, or in the kernel's dtype if the layer's is the same or None."""
     w = weight_norm(self.masked_kernel(), self.get_scale(), unit_axis=unit_axes(self))
-    # With dtype=None nnx computes in the dtype that inputs and parameters promote to.
-    return w.astype(kernel_of(self)[...].dtype) if self.dtype is None else w
+    dtype = kernel_of(self)[...].dtype
+    # With dtype=None nnx computes in the dtype that inputs and parameters promote to. `nnx.Embed`
+    # has that of its embeddings then.
+    return w.astype(dtype) if self.dtype is None or jnp.dtype(self.dtype) == dtype else w
 
   def get_scale(self) -> jax.Array:
     """g; exp(c s) is computed in float32."""
@@ -151,7 +153,8 @@ def weight(layer: Layer) -> jax.Array:
   """The weight w of a layer, weight-normalized or plain, in the shape of its kernel.
 
   Use it where a model reads a layer's weight itself, as with tied weights: `layer.kernel` is v in a
-  weight-normalized layer.
+  weight-normalized layer. It has the kernel's dtype; w of a weight-normalized layer with another
+  `dtype` is float32.
 
   Example::
 

@@ -26,7 +26,7 @@ def fold(model: M) -> M:
 
   Use it to export a trained model, or to compute w once outside a loop over time steps. It is
   differentiable: inside a traced function the kernels are functions of the model's v and g. Kernels
-  are float32, or keep their dtype if the layer's `dtype` is None. Shared layers stay shared. A
+  are float32, or keep their dtype if the layer's is the same or None. Shared layers stay shared. A
   `wn.Linear` with a mask becomes a `wn.MaskedLinear`, which keeps it in training. A warning names
   layers whose kernel the model reads itself, as that becomes w.
 

@@ -156,6 +156,35 @@ def test_gradients_of_narrow_parameters_are_eq_3_rounded_once(dtype):
   assert relative(gradient.scale, dg) < max(1e-5, eps)
 
 
+@pytest.mark.parametrize('own', [{}, {'dtype': jnp.bfloat16}], ids=['dtype=None', 'same dtype'])
+def test_weights_keep_the_dtype_that_layers_compute_in(own):
+  kwargs = own | dict(param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+  x = jnp.asarray(random(5, 4), jnp.bfloat16)
+  for plain, inputs in (
+    (nnx.Linear(4, 3, **kwargs), x),
+    (nnx.Conv(4, 3, 2, **kwargs), x),
+    (nnx.Einsum('bi,io->bo', (4, 3), **kwargs), x),
+    (nnx.Embed(4, 3, **kwargs), jnp.asarray([1, 3])),
+  ):
+    layer = wn.unfold(plain)
+    layer.set_scale(2 * layer.get_scale())
+    w = wn.weight(layer)
+    assert w.dtype == wn.weight(plain).dtype == jnp.bfloat16
+    folded = wn.fold(layer)
+    np.testing.assert_array_equal(wn.weight(folded), w)
+    assert wn.weight(folded).dtype == jnp.bfloat16
+    y = layer(inputs)
+    assert y.dtype == plain(inputs).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(folded(inputs), y)
+
+
+def test_tied_logits_keep_their_dtype():
+  embed = nnx.Embed(5, 3, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+  logits = lambda embed: embed(jnp.arange(3)) @ wn.weight(embed).T
+  assert logits(wn.unfold(embed)).dtype == logits(embed).dtype == jnp.bfloat16
+  assert wn.weight(wn.Embed(5, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))).dtype == jnp.float32
+
+
 def test_zero_units_of_narrow_kernels():
   for dtype in NARROW:
     kwargs = dict(kernel_init=nnx.initializers.zeros, dtype=jnp.float32, param_dtype=dtype)

@@ -25,7 +25,7 @@ def fold(
 
   Traces `model.init`, without computing it, to find the layers and the axes of their units.
   Differentiable. Other collections stay as they are. Kernels are float32, or keep their dtype if
-  the layer's `dtype` is None.
+  the layer's `dtype` is the same or None.
 
   Example::
 

@@ -25,9 +25,9 @@ WEIGHTS = ('kernel', 'embedding')
 class WeightNormed(nn.Module):
   """Base class of the weight-normalized layers: puts w where its namesake reads the kernel.
 
-  Norms are computed in float32, after the mask. w has the dtype of the kernel if `dtype` is None,
-  and is float32 otherwise. `scale` has the kernel's dtype (float32 for 8-bit kernels), and its
-  `nn.Partitioned` names reduced to the axes of the units.
+  Norms are computed in float32, after the mask. w has the dtype of the kernel if `dtype` is None or
+  the same, and is float32 otherwise. `scale` has the kernel's dtype (float32 for 8-bit kernels),
+  and its `nn.Partitioned` names reduced to the axes of the units.
 
   Example::
 
@@ -143,7 +143,7 @@ def masked(kernel: jax.Array, mask: Any) -> jax.Array:
 def weight(
   layer: WeightNormed, v: Any, scale: Any, mask: Any, own_ndim: int | None = None
 ) -> jax.Array:
-  """w = (g/‖v‖) v (Eq. 2), in float32, or in the dtype of v if the layer's `dtype` is None.
+  """w = (g/‖v‖) v (Eq. 2), in float32, or in the dtype of v if the layer's is the same or None.
 
   Args:
     layer: the layer, for its axes.
@@ -155,7 +155,7 @@ def weight(
   v = jnp.asarray(v)
   g = scales.read_scale(jnp.asarray(scale), scales.log_factor(layer.log_scale))
   w = weight_norm(masked(v, mask), g, unit_axis=unit_axes(layer, v.ndim, own_ndim))
-  return w.astype(v.dtype) if layer.dtype is None else w
+  return w.astype(v.dtype) if layer.dtype is None or jnp.dtype(layer.dtype) == v.dtype else w
 
 
 def new_scale(kernel: Any, g: jax.Array, axes: tuple[int, ...], log_scale: float) -> Any:

@@ -67,6 +67,7 @@ def test_fold_keeps_masks_dtypes_and_other_collections():
       x = self.library.Conv(6, (3,), mask=checkerboard(3, 4, 6), param_dtype=jnp.bfloat16)(x)
       x = nn.Dropout(0.5, deterministic=not train)(x)
       x = nn.BatchNorm(use_running_average=not train)(x)
+      x = self.library.Dense(2, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)(x)
       return self.library.Dense(2, dtype=jnp.bfloat16)(x)
 
   x = random(5, 7, 4)
@@ -75,7 +76,7 @@ def test_fold_keeps_masks_dtypes_and_other_collections():
   plain = wn.linen.fold(model, variables, x, train=True)
   assert_same(plain['batch_stats'], variables['batch_stats'])
   dtypes = {name: p['kernel'].dtype for name, p in plain['params'].items() if 'kernel' in p}
-  assert dtypes == {'Conv_0': jnp.bfloat16, 'Dense_0': jnp.float32}
+  assert dtypes == {'Conv_0': jnp.bfloat16, 'Dense_0': jnp.bfloat16, 'Dense_1': jnp.float32}
   np.testing.assert_array_equal(Model(nn).apply(plain, x, False), model.apply(variables, x, False))
 
 
