@@ -61,8 +61,8 @@ def load_state_dict(
 
   Raises:
     ValueError: keys are missing or unexpected, shapes are wrong, values are not finite, weights
-      are not 0 where a mask is, or a scale is not positive in a layer with `log_scale`. The message
-      has a line for each; nothing is written.
+      are not 0 where a mask is, or the scale of a unit that is not fully masked is not positive in
+      a layer with `log_scale`. The message has a line for each; nothing is written.
     TypeError: the model has a module that is not known here: `wn.WeightNorm`, `nnx.WeightNorm`,
       `nnx.SpectralNorm`, or a stack of layers made by `nnx.vmap`.
   """

@@ -123,6 +123,8 @@ def _layer_writes(
   if g is None or not _has_axes_of(layer, g):
     return [Write(kernel, w, lambda: layer.set_weight(on_device(kernel, w)))]
   scale = layer.scale
+  # exp(c s) is never 0; a fully masked unit has no use for g.
+  g = np.where(g > 0, g, 1) if layer.log_scale else g
   g = g.reshape(scale[...].shape)
   return [
     Write(kernel, v, lambda: assign(kernel, v)),
@@ -179,10 +181,17 @@ def _problem_of(layer: nnx.Module, w: np.ndarray, g: np.ndarray | None) -> str:
     and layer.log_scale
     and g is not None
     and _has_axes_of(layer, g)
-    and not (g > 0).all()
+    and not ((g > 0) | _fully_masked(layer)).all()
   ):
     return 'the layer has log_scale, g = exp(c s), but g is not positive, in'
   return ''
+
+
+def _fully_masked(layer: WeightNormed) -> np.ndarray:
+  """For every unit whether its weights are all masked, shaped like `_expanded_scale`."""
+  mask = getattr(layer, 'mask', None)
+  mask = np.ones(base.kernel_of(layer).shape) if mask is None else np.asarray(mask)
+  return np.all(mask == 0, norm_axes(mask.ndim, base.unit_axes(layer)), keepdims=True)
 
 
 def _g_shape(shape: tuple[int, ...] | None, v_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What `wn.torch` refuses, renames, shares or leaves out; masks, dtypes and several biases."""
+"""What `wn.torch` refuses, renames, shares or leaves out; dtypes and several biases."""
 
 import subprocess
 import sys
@@ -182,45 +182,7 @@ def test_an_lstm_of_two_layers():
   assert line.startswith('weight_ih_l1: unexpected') and 'one layer in one direction' in line
 
 
-# Masks, log_scale, shared parameters, other modules.
-
-
-@pytest.mark.parametrize('cls', [wn.Linear, wn.MaskedLinear, nnx.Conv])
-def test_masked_weights_must_be_zero(cls):
-  shape, window = ((1, 3, 4), (1,)) if cls is nnx.Conv else ((3, 4), ())
-  mask = np.ones(shape, np.float32)
-  mask[..., 0, 1] = 0
-  model = cls(3, 4, *window, mask=jnp.asarray(mask), rngs=nnx.Rngs(0))
-  arrays = {'weight': random(4, 3, *window), 'bias': random(4)}
-  (line,) = problems_of(model, arrays)
-  assert line == 'weight: 1 weights are not 0 where the mask is, in the model'
-  arrays['weight'][1, 0] = 0
-  wn.torch.load_state_dict(model, arrays)
-  w = np.moveaxis(np.asarray(wn.weight(model)), -1, 0).reshape(4, 3)
-  np.testing.assert_allclose(w, arrays['weight'].reshape(4, 3), rtol=1e-6)
-
-
-def test_units_of_zeros_have_a_norm_in_pytorch():
-  mask = jnp.ones((3, 4)).at[:, 2].set(0)
-  model = wn.Linear(3, 4, mask=mask, rngs=nnx.Rngs(0))
-  arrays = wn.torch.state_dict(model)
-  g, v = arrays['weight_g'], arrays['weight_v']
-  np.testing.assert_allclose(
-    g * v / np.linalg.norm(v, axis=1, keepdims=True), wn.weight(model).T, rtol=1e-6
-  )
-  wn.torch.load_state_dict(model, arrays)
-  assert not wn.weight(model)[:, 2].any()
-
-
-def test_log_scale_needs_positive_scales():
-  model = wn.Linear(3, 4, log_scale=3, rngs=nnx.Rngs(0))
-  arrays = {'weight_g': np.abs(random(4, 1)), 'weight_v': random(4, 3), 'bias': random(4)}
-  wn.torch.load_state_dict(model, arrays)
-  np.testing.assert_allclose(model.get_scale(), arrays['weight_g'][:, 0], rtol=1e-6)
-  np.testing.assert_array_equal(model.kernel[...].T, arrays['weight_v'])
-  arrays['weight_g'][1] = 0
-  (line,) = problems_of(model, arrays)
-  assert line.startswith('weight_v: the layer has log_scale') and 'not positive' in line
+# Shared parameters, other modules.
 
 
 def test_axes_of_size_1_do_not_matter():
