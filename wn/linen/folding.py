@@ -1,7 +1,7 @@
 """Folds v and g into plain weights, and unfolds them."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -47,14 +47,15 @@ def fold(
       `nn.vmap` are stacked along another axis than the first, or a mask is computed in them.
   """
   params = traverse_util.flatten_dict(unfreeze(variables['params']))
-  for path, name, layer, ndim, mask in _layers(model, params, inputs, kwargs):
+  found, reached = _layers(model, params, inputs, kwargs)
+  for path, name, layer, ndim, mask in found:
     if (*path, 'scale') not in params:
       raise ValueError(f'{layers.name_of(path, layer)} has no scale: it is folded already.')
     box, scale = params[*path, name], meta.unbox(params.pop((*path, 'scale')))
     w = layers.weight(layer, meta.unbox(box), scale, mask, ndim)
     params[*path, name] = meta.replace_boxed(box, w)
-  weights = [path for path in params if path[-1] in layers.WEIGHTS]
-  if left := [path[:-1] for path in weights if (*path[:-1], 'scale') in params]:
+  left = [path for path in _not_reached(params, reached) if (*path, 'scale') in params]
+  if left:
     names = ', '.join(layers.name_of(path, model) for path in left)
     warnings.warn(f'wn.linen.fold: not reached by init, left as they are: {names}', stacklevel=2)
   return {**variables, 'params': traverse_util.unflatten_dict(params)}
@@ -79,13 +80,15 @@ def unfold(
     **kwargs: keyword arguments of `model.init`, as for `fold`.
 
   Returns:
-    The new variables; those given are not changed.
+    The new variables; those given are not changed. Layers that `model.init` does not reach stay
+    plain, with a warning that names them.
 
   Raises:
     ValueError: as for `fold`, but for the lack of `scale`.
   """
   params = traverse_util.flatten_dict(unfreeze(variables['params']))
-  for path, name, layer, ndim, mask in _layers(model, params, inputs, kwargs):
+  found, reached = _layers(model, params, inputs, kwargs)
+  for path, name, layer, ndim, mask in found:
     if (*path, 'scale') in params:
       continue
     box = params[*path, name]
@@ -95,6 +98,10 @@ def unfold(
     g, v = scales.start_at(v, axes, log_scale, layers.name_of(path, layer), mask)
     params[*path, name] = box = meta.replace_boxed(box, v)
     params[*path, 'scale'] = layers.new_scale(box, g, axes, log_scale)
+  left = [path for path in _not_reached(params, reached) if (*path, 'scale') not in params]
+  if left:
+    names = ', '.join(layers.name_of(path, model) for path in left)
+    warnings.warn(f'wn.linen.unfold: not reached by init, left as they are: {names}', stacklevel=2)
   return {**variables, 'params': traverse_util.unflatten_dict(params)}
 
 
@@ -103,9 +110,13 @@ def _layers(
   params: Mapping[Path, Any],
   inputs: tuple[Any, ...],
   kwargs: Mapping[str, Any],
-) -> Iterator[tuple[Path, str, WeightNormed, int, Any]]:
-  """(path, name of the weight, layer, number of axes of one kernel, mask) of normalized layers."""
+) -> tuple[list[tuple[Path, str, WeightNormed, int, Any]], set[Path]]:
+  """The normalized layers that `model.init` reaches, and the paths of all parameters there.
+
+  Of each layer: path, name of the weight, layer, number of axes of one kernel, mask.
+  """
   found = {}
+  created: dict[Path, Any] = {}
 
   def intercept(next_fun, args, kwargs, context):
     outputs = next_fun(*args, **kwargs)
@@ -122,7 +133,8 @@ def _layers(
   def init():
     trace.append(tracers.current_trace())
     # Not `apply`: it lacks `scale` before `unfold`, and the keys and mutable state of training.
-    model.init(jax.random.key(0), *inputs, **kwargs)
+    variables = unfreeze(model.init(jax.random.key(0), *inputs, **kwargs))
+    created.update(traverse_util.flatten_dict(variables.get('params', {})))
     return _masks(found)
 
   with nn.intercept_methods(intercept):
@@ -130,6 +142,7 @@ def _layers(
     masks = _masks(found)
     if any(isinstance(mask, Tracer) for mask in masks.values()):
       masks = jax.jit(init)()  # computes no more than the masks
+  result = []
   for key, (layer, shape, _) in found.items():
     path, name = key[:-1], key[-1]
     label = layers.name_of(path, layer)
@@ -139,7 +152,13 @@ def _layers(
         f'{label}: {name} must have shape {shape}, or a stack of such along its first axes; got '
         f'{actual}.'
       )
-    yield path, name, layer, len(shape), masks.get(key)
+    result.append((path, name, layer, len(shape), masks.get(key)))
+  return result, {*created}
+
+
+def _not_reached(params: Mapping[Path, Any], reached: set[Path]) -> list[Path]:
+  """The paths of modules with a kernel or embedding that `model.init` does not reach."""
+  return [key[:-1] for key in params if key[-1] in layers.WEIGHTS and key not in reached]
 
 
 def _masks(found: Mapping[Path, tuple[WeightNormed, tuple[int, ...], bool]]) -> dict[Path, Any]:

@@ -142,3 +142,37 @@ def test_fold_names_an_embedding_that_init_does_not_reach():
   with pytest.warns(UserWarning, match='left as they are: embed$'):
     half = wn.linen.fold(model, variables, random(5, 4), method='classify')
   assert 'scale' in half['params']['embed'] and 'scale' not in half['params']['head']
+
+
+def test_unfold_names_what_init_does_not_reach():
+  x = random(50, 4)
+  plain = AutoEncoder(nn).init(jax.random.key(0), x)
+  with pytest.warns(UserWarning, match='unfold: not reached by init.*: decoder$') as record:
+    half = wn.linen.unfold(AutoEncoder(), plain, x, method='encode')
+  assert record[0].filename == __file__
+  assert 'scale' in half['params']['encoder'] and 'scale' not in half['params']['decoder']
+  variables = wn.linen.unfold(AutoEncoder(), half, x)
+  again = wn.linen.unfold(AutoEncoder(), variables, x, method='encode')  # all have a scale
+  assert_same(again, variables)
+
+
+class Gained(nn.Module):
+  """A module with parameters of its own that have the names of a layer's, and a plain layer."""
+
+  library: Any
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param('kernel', nn.initializers.ones, (4, 4))
+    scale = self.param('scale', nn.initializers.ones, (4,))
+    return nn.Dense(2, name='plain')(
+      self.library.Dense(3, name='layer')(x @ (kernel * scale[:, None]))
+    )
+
+
+def test_parameters_of_other_modules_are_left_alone_without_a_warning():
+  model, x = Gained(wn.linen), random(5, 4)
+  variables = trained(model, x)
+  plain = wn.linen.fold(model, variables, x)
+  assert shapes(plain) == shapes(trained(Gained(nn), x))
+  assert shapes(wn.linen.unfold(model, plain, x)) == shapes(variables)
