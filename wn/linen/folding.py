@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+from flax import struct, traverse_util
 from flax.core import meta, tracers, unfreeze
 from jax.core import Tracer
 
@@ -105,6 +105,28 @@ def unfold(
   return {**variables, 'params': traverse_util.unflatten_dict(params)}
 
 
+class _Stacked(struct.PyTreeNode, meta.AxisMetadata[Any]):
+  """A box of Flax that counts the axes which `nn.scan` and `nn.vmap` add to a parameter."""
+
+  value: Any
+  axes: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+  def unbox(self) -> Any:
+    return self.value
+
+  def replace_boxed(self, val: Any) -> '_Stacked':
+    return self.replace(value=val)
+
+  def add_axis(self, index: int, params: Mapping[Any, Any]) -> '_Stacked':
+    return self.replace(axes=(*self.axes, index))
+
+  def remove_axis(self, index: int, params: Mapping[Any, Any]) -> '_Stacked':
+    return self.replace(axes=self.axes[:-1])
+
+  def is_along_first_axes(self) -> bool:
+    return all(0 <= index <= depth for depth, index in enumerate(self.axes))
+
+
 def _layers(
   model: nn.Module,
   params: Mapping[Path, Any],
@@ -126,6 +148,10 @@ def _layers(
         if layer.has_variable('params', name):
           is_inside = tracers.current_trace() != trace[-1]
           found[*layer.path, name] = layer, layers.param(layer, name).shape, is_inside
+          # Models may read `kernel` themselves, but nothing reads `scale`.
+          scale = layer.get_variable('params', 'scale')
+          if not isinstance(scale, _Stacked):
+            layer.put_variable('params', 'scale', _Stacked(meta.unbox(scale)))
     return outputs
 
   trace = []
@@ -146,6 +172,12 @@ def _layers(
   for key, (layer, shape, _) in found.items():
     path, name = key[:-1], key[-1]
     label = layers.name_of(path, layer)
+    scale = created.get((*path, 'scale'))
+    if isinstance(scale, _Stacked) and not scale.is_along_first_axes():
+      raise ValueError(
+        f'{label}: nn.scan or nn.vmap stacks its parameters along another axis than the first. Use '
+        "variable_axes={'params': 0}."
+      )
     actual = jnp.shape(meta.unbox(params.get(key, ())))
     if actual[max(len(actual) - len(shape), 0) :] != shape:
       raise ValueError(
