@@ -219,6 +219,21 @@ def unit_axes(layer: Layer) -> tuple[int, ...]:
   return *range(ndim - own_ndim(layer)), *(ndim + axis for axis in axes)
 
 
+def check_values(function: str, model: nnx.Module) -> None:
+  """Raises TypeError if variables of the model are shapes without values, as of `nnx.eval_shape`.
+
+  Args:
+    function: the name of the function that needs the values.
+    model: any model.
+  """
+  for path, node in nnx.iter_graph(model):
+    if isinstance(node, nnx.Variable) and isinstance(node.get_raw_value(), jax.ShapeDtypeStruct):
+      raise TypeError(
+        f'{function}: {".".join(map(str, path))} is a shape without values. Create the model '
+        'without nnx.eval_shape.'
+      )
+
+
 def check_mask(layer: Layer) -> None:
   """Raises ValueError if the layer's mask is not a 0/1 array of the kernel's shape."""
   mask = getattr(layer, 'mask', None)

@@ -80,12 +80,13 @@ def data_dependent_init(
     **kwargs: keyword arguments of the forward pass.
 
   Raises:
-    TypeError: `model` is neither a module nor a method of one.
+    TypeError: `model` is neither a module nor a method of one, or its parameters are not arrays.
     ValueError: `std_floor` or the `init_scale` of a layer is not positive and finite, the batch is
       empty, or statistics are not finite. The model's parameters are unchanged, as they are when
       the forward pass itself raises.
   """
   module, forward = _module_of(model)
+  base.check_values('wn.data_dependent_init', module)
   layers, left = _layers_of(module)
   check_positive('std_floor', std_floor)
   run = _Run(std_floor, axis_name, _pending(layers, init_scale))

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from flax import nnx
 
-from wn import torch_modules
+from wn import base, torch_modules
 from wn.torch_layouts import Entry, Source, Write, join
 
 Rename = Mapping[str, str | None] | Callable[[str], str | None] | None
@@ -64,8 +64,9 @@ def load_state_dict(
       are not 0 where a mask is, or the scale of a unit that is not fully masked is not positive in
       a layer with `log_scale`. The message has a line for each; nothing is written.
     TypeError: the model has a module that is not known here: `wn.WeightNorm`, `nnx.WeightNorm`,
-      `nnx.SpectralNorm`, or a stack of layers made by `nnx.vmap`.
+      `nnx.SpectralNorm`, or a stack of layers made by `nnx.vmap`; or its parameters are not arrays.
   """
+  base.check_values('wn.torch.load_state_dict', model)
   slots = torch_modules.slots(model)
   problems: list[str] = []
   sources = _sources(model, _arrays(state_dict, problems), rename, problems)
@@ -124,6 +125,7 @@ def state_dict(
   """
   if style not in ('weight_norm', 'parametrizations'):
     raise ValueError(f"style must be 'weight_norm' or 'parametrizations'; got {style!r}.")
+  base.check_values('wn.torch.state_dict', model)
   result: dict[str, np.ndarray] = {}
   for slot in torch_modules.slots(model):
     module = rename(slot.path) if callable(rename) else _torch_name(slot.path, rename)
