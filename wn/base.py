@@ -61,7 +61,8 @@ class WeightNormed:
     """Stores g, or log(g) / c if `log_scale` is c > 0.
 
     Raises:
-      ValueError: `g` does not have the shape of `scale`, or is not positive with `log_scale`.
+      ValueError: `g` does not have the shape of `scale`, or is not positive with `log_scale`. In
+        `jax.jit` values are not known: there such a g is stored as NaN, or −∞ for 0.
     """
     g = jnp.asarray(g)
     if g.shape != self.scale[...].shape:
