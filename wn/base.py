@@ -144,6 +144,9 @@ def replace(module: M, **attributes: Any) -> M:
 
 def map_children(f: Callable[[Any], Any], node: Any) -> Any:
   """A list, tuple, dict or other container with `f` of what it holds; itself if nothing changes."""
+  if type(node) is dict:  # flattening would sort it
+    by_key = {key: f(child) for key, child in node.items()}
+    return by_key if any(by_key[key] is not node[key] for key in node) else node
   children, treedef = jax.tree.flatten(node, is_leaf=lambda child: child is not node)
   new = [f(child) for child in children]
   changed = any(a is not b for a, b in zip(children, new))
@@ -186,7 +189,7 @@ def kernel_of(layer: Layer) -> nnx.Variable:
 
 
 def is_computed(variable: nnx.Variable) -> bool:
-  """Whether a variable reads as another value than it stores: by hooks, or by its type."""
+  """Whether a variable may read as another value than it stores: by hooks, or by its type."""
   metadata = variable.get_metadata()
   return any(metadata.get(hook) for hook in ('on_get_value', 'on_set_value')) or any(
     getattr(variable.type, name) is not getattr(nnx.Variable, name)

@@ -162,9 +162,12 @@ def own_attribute(layer: Layer) -> str | None:
 
 
 def _applies_mask(cls: type[nnx.Module]) -> bool:
-  """Whether `mask` is that of the kernel: also where a registered class reads it when called."""
-  calls = [vars(c)['__call__'] for c in cls.__mro__ if '__call__' in vars(c)]
-  return issubclass(cls, _MASKED) or any('mask' in inspection.names_in(call) for call in calls)
+  """Whether `mask` is that of the kernel: also of classes whose own forward pass may read it."""
+  own = cls.__mro__[: cls.__mro__.index(namesake_of(cls))]
+  methods = [value for c in own for name, value in vars(c).items() if name != '__init__']
+  has_forward = any('__call__' in vars(c) for c in own)
+  reads = any('mask' in inspection.names_in(method) for method in methods)
+  return issubclass(cls, _MASKED) or (has_forward and reads)
 
 
 def normalize_layer(

@@ -41,7 +41,7 @@ def fold(model: M) -> M:
   Raises:
     TypeError: the model contains an instance of a subclass of a `wn` layer with its own forward
       pass that is not known from `wn.register`, its parameters are not arrays, or a kernel has
-      hooks or a type that change its value where it is read or set.
+      hooks or a type that may change its value where it is read or set.
   """
   model = nnx.clone(model)
   read = _layers_read_by_model(model)
@@ -87,7 +87,8 @@ def _check_foldable(path: Path, layer: nnx.Module) -> None:
     )
   if base.is_computed(base.kernel_of(layer)):
     raise TypeError(
-      f'cannot fold {_name(path, layer)}: its kernel reads as another value than it stores.'
+      f'cannot fold {_name(path, layer)}: its kernel has hooks or a type of its own, '
+      'which may change its value.'
     )
 
 
@@ -138,8 +139,8 @@ def unfold(
     its own, which would become v or get another g;
   * layers with an attribute of their own by a name that `wn` uses, such as `scale`, or `mask` where
     the layer does not apply it;
-  * layers whose kernel has hooks or a type that change its value where it is read or set, as `fold`
-    could not store w in it;
+  * layers whose kernel has hooks or a type that may change its value where it is read or set, as
+    `fold` could not store w in it;
   * layers that the constructors of `wn` refuse, as their mask has values other than 0 and 1 or
     their einsum does not name the axes of the kernel.
 
@@ -212,7 +213,7 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
     elif name := convert.own_attribute(module):
       yield path, module, f'has an attribute `{name}` of its own'
     elif base.is_computed(base.kernel_of(module)):
-      yield path, module, 'its kernel reads as another value than it stores'
+      yield path, module, 'its kernel has hooks or a type of its own, which may change its value'
     elif id(module) in read:
       yield path, module, f'{read[id(module)]} reads its kernel: use wn.weight(layer) there'
     elif others := [p for p in holders[id(base.kernel_of(module))] if p != path]:
@@ -236,7 +237,8 @@ def _holders(model: nnx.Module) -> dict[int, list[Path]]:
   """id(variable) → where the model has it: the layer whose kernel it is, or another attribute."""
   paths = collections.defaultdict(list)
   for path, node in nnx.iter_graph(model):
-    if not isinstance(node, nnx.Pytree | list | tuple | dict):
+    is_container = isinstance(node, nnx.Pytree) or not jax.tree_util.all_leaves([node])
+    if isinstance(node, nnx.Variable) or not is_container:
       continue
     kernel = base.kernel_name(node) if isinstance(node, convert.LAYERS) else None
     for name, child in nnx.iter_children(node):

@@ -55,8 +55,8 @@ def data_dependent_init(
   * Not initialized are layers that the forward pass does not reach, or reaches only inside a
     transform (`nnx.scan`, `jax.checkpoint`); those in recurrent cells, as the method is not meant
     for them (§3); those inside `nnx.WeightNorm`, `nnx.SpectralNorm` or `wn.WeightNorm`; plain ones
-    whose kernel does not read as what it stores; and an `Einsum` that does not name the axes of its
-    kernel.
+    whose kernel has hooks or a type that may change its value; and an `Einsum` that does not name
+    the axes of its kernel.
   * In a subclass with its own forward pass, x is what it passes to its parent's by `super()`, or
     else the argument of its `__call__`.
   * Plain layers that share a kernel variable each rescale it; only the last gets exact moments.
@@ -119,7 +119,8 @@ def _module_of(model: Any) -> tuple[nnx.Module, Callable[..., Any]]:
   if isinstance(model, nnx.Module):
     call = type(model).__call__
     plain = _without_jit(call)
-    return model, model if plain is call else functools.partial(plain, model)
+    is_as_it_is = plain is call or isinstance(model, _LAYERS)  # see `_initializing`
+    return model, model if is_as_it_is else functools.partial(plain, model)
   raise TypeError(
     f'model must be an nnx.Module or a method of one; got {model!r}. In place of a function, pass '
     'the model itself, or put the forward pass into a method of the model.'
@@ -229,7 +230,9 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
   between: Any = type(parent.__name__, (parent,), names)
   if parent is cls:
     return between
-  return type(cls.__name__, (cls, between), {'__module__': cls.__module__})
+  # In `nnx.jit` the layer would be a copy.
+  call = {'__call__': _without_jit(own[0])} if own else {}
+  return type(cls.__name__, (cls, between), {'__module__': cls.__module__, **call})
 
 
 def check_positive(name: str, value: float) -> None:
@@ -251,7 +254,7 @@ def _layers_of(model: nnx.Module) -> tuple[list[tuple[str, nnx.Module]], dict[st
     elif any(isinstance(m, nnx.RNNCellBase) for m in ancestors):
       excluded[name] = 'the method is not meant for recurrent cells (§3)'
     elif base.is_computed(module.kernel) and not base.is_normalized(module):
-      excluded[name] = 'their kernels read as another value than they store'
+      excluded[name] = 'their kernels have hooks or types that may change their values'
     elif reason := _unknown_features(module):
       excluded[name] = reason
     else:

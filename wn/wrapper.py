@@ -35,7 +35,7 @@ class WeightNorm(nnx.Module):
   Raises:
     AttributeError: the module has no such parameter.
     ValueError: `unit_axis` does not suit a parameter, `log_scale` is negative or not finite, or a
-      parameter has hooks or a type that change its value where it is read or set.
+      parameter has hooks or a type that may change its value where it is read or set.
   """
 
   def __init__(
@@ -55,7 +55,7 @@ class WeightNorm(nnx.Module):
     for name in self.names:
       v = self.variable(name)
       if base.is_computed(v):
-        raise ValueError(f'{name} reads as another value than it stores.')
+        raise ValueError(f'{name} has hooks or a type of its own, which may change its value.')
       g, start = scales.start_at(v[...], unit_axis, self.log_scale, name)
       base.assign(v, start)
       other_axes = norm_axes(v[...].ndim, unit_axis)

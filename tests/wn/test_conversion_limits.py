@@ -1,11 +1,13 @@
 """Layers that `wn.unfold` cannot convert rightly: left alone, with a warning that says why."""
 
+import collections
 import warnings
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import nnx, struct
 
 import wn
 from tests.wn.test_conversion import Holder, close, kinds, linear, random
@@ -101,7 +103,7 @@ class MaskedDense(nnx.Linear):
   """Applies a mask of its own, as `wn.Linear` does."""
 
   def __init__(self, mask):
-    super().__init__(4, 4, rngs=nnx.Rngs(0))
+    nnx.Linear.__init__(self, 4, 4, rngs=nnx.Rngs(0))
     self.mask = nnx.data(mask)
 
   def __call__(self, x):
@@ -115,10 +117,33 @@ class NormalizedMaskedDense(wn.Linear):
 wn.register(MaskedDense, NormalizedMaskedDense)
 
 
-def test_registered_class_that_applies_its_mask_is_converted():
-  model, x = MaskedDense(jnp.tril(jnp.ones((4, 4)))), random(3, 4)
+class MaskedByMethod(nnx.Linear):
+  """Applies it in another method."""
+
+  __init__ = MaskedDense.__init__
+
+  def masked(self):
+    return self.kernel[...] * self.mask
+
+  def __call__(self, x):
+    return x @ self.masked()
+
+
+class NormalizedMaskedByMethod(wn.Linear):
+  pass
+
+
+wn.register(MaskedByMethod, NormalizedMaskedByMethod)
+
+
+@pytest.mark.parametrize(
+  ('cls', 'normalized'),
+  [(MaskedDense, NormalizedMaskedDense), (MaskedByMethod, NormalizedMaskedByMethod)],
+)
+def test_registered_class_that_applies_its_mask_is_converted(cls, normalized):
+  model, x = cls(jnp.tril(jnp.ones((4, 4)))), random(3, 4)
   unfolded = wn.unfold(model)
-  assert type(unfolded) is NormalizedMaskedDense
+  assert type(unfolded) is normalized
   close(unfolded(x), model(x))
   folded = wn.fold(unfolded)
   assert nnx.graphdef(folded) == nnx.graphdef(model)
@@ -131,6 +156,11 @@ def test_registered_class_that_applies_its_mask_is_converted():
 class Decoder(nnx.Module):
   def __init__(self, w):
     self.w = w
+
+
+@struct.dataclass
+class Box:
+  w: Any
 
 
 class TiedByVariable(nnx.Module):
@@ -152,8 +182,9 @@ class TiedByVariable(nnx.Module):
     (Decoder, lambda hold: hold.w, 'hold.w'),
     (lambda w: [{'w': w}], lambda hold: hold[0]['w'], 'hold.0.w'),
     (lambda w: (1, w), lambda hold: hold[1], 'hold.1'),
+    (Box, lambda hold: hold.w, 'hold.w'),
   ],
-  ids=['attribute', 'module', 'list', 'tuple'],
+  ids=['attribute', 'module', 'list', 'tuple', 'dataclass'],
 )
 def test_layer_whose_kernel_the_model_holds_itself_is_left_alone(hold, get, name):
   model, x = TiedByVariable(hold), random(3, 4)
@@ -167,6 +198,12 @@ def test_layer_with_two_names_for_its_kernel_is_left_alone():
   layer = Gained('tied', None)
   layer.tied = nnx.data(layer.kernel)
   assert not kinds(left_alone(Holder(a=layer), r'a \(shares its kernel with a\.tied\)'))
+
+
+def test_settings_in_containers_of_python_are_left_as_they_are():
+  model = Holder(a=linear(), counts=collections.Counter('aab'), sizes=(3, [4]))
+  unfolded = wn.unfold(model)
+  assert kinds(unfolded) == {'a'} and unfolded.counts == {'a': 2, 'b': 1}
 
 
 def test_layer_that_the_model_holds_twice_shares_nothing():
@@ -219,7 +256,7 @@ def test_convolution_with_weights_in_its_mask_is_left_alone(cls, unit_axis):
   close(unfolded(x), model(x))
 
 
-# Kernels that read as another value than they store.
+# Kernels that may read as another value than they store.
 
 
 class Positive(nnx.Param):
@@ -249,7 +286,9 @@ for_each_kind = pytest.mark.parametrize(
 @for_each_kind
 def test_layer_whose_kernel_is_computed_is_left_alone(hijax, variable):
   model, x = Holder(a=computed(linear(), hijax, variable), b=linear()), random(3, 4)
-  unfolded = left_alone(model, r'a \(its kernel reads as another value than it stores\)')
+  unfolded = left_alone(
+    model, r'a \(its kernel has hooks or a type of its own, which may change its value\)'
+  )
   assert kinds(unfolded) == {'b'}
   close(unfolded.a(x), model.a(x))
 
@@ -257,9 +296,9 @@ def test_layer_whose_kernel_is_computed_is_left_alone(hijax, variable):
 @for_each_kind
 def test_computed_kernels_of_normalized_layers_are_errors_in_fold_and_the_wrapper(hijax, variable):
   layer = computed(wn.Linear(4, 4, rngs=nnx.Rngs(0)), hijax, variable)
-  with pytest.raises(TypeError, match='cannot fold a: its kernel reads as another value'):
+  with pytest.raises(TypeError, match='cannot fold a: its kernel has hooks or a type of its own'):
     wn.fold(Holder(a=layer))
-  with pytest.raises(ValueError, match='kernel reads as another value than it stores'):
+  with pytest.raises(ValueError, match='kernel has hooks or a type of its own'):
     wn.WeightNorm(computed(linear(), hijax, variable), 'kernel')
 
 
@@ -267,6 +306,6 @@ def test_computed_kernels_of_normalized_layers_are_errors_in_fold_and_the_wrappe
 def test_computed_kernels_of_plain_layers_are_not_initialized(hijax, variable):
   model, x = nnx.Sequential(computed(linear(), hijax, variable)), random(9, 4)
   y = model(x)
-  with pytest.warns(UserWarning, match=r'their kernels read as another value .*: layers\.0$'):
+  with pytest.warns(UserWarning, match=r'their kernels have hooks or types .*: layers\.0$'):
     wn.data_dependent_init(model, x)
   close(model(x), y)

@@ -135,3 +135,27 @@ NO_MODULES = {
 def test_what_holds_no_module_is_an_error(argument):
   with pytest.raises(TypeError, match=r'must be an nnx\.Module or a method of one'):
     wn.data_dependent_init(argument, random(5, 4))
+
+
+class Own(nnx.Linear):
+  """A layer with a forward pass of its own."""
+
+  @nnx.jit
+  def __call__(self, x):
+    return x @ self.kernel[...] + self.bias[...][None]
+
+
+class Doubled(nnx.Linear):
+  """A layer that adds to its parent's forward pass."""
+
+  @nnx.jit
+  def __call__(self, x):
+    return super().__call__(2 * x)
+
+
+@pytest.mark.parametrize('wrap', [lambda layer: layer, nnx.Sequential], ids=['layer', 'model'])
+@pytest.mark.parametrize('cls', [Own, Doubled])
+def test_layers_with_a_forward_pass_in_jit_are_initialized(cls, wrap):
+  model, x = wrap(cls(4, 5, rngs=nnx.Rngs(0))), random(50, 4)
+  wn.data_dependent_init(model, x)
+  assert_moments(model(x), 0, 1)

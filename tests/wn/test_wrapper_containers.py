@@ -72,6 +72,19 @@ class Alias(nnx.Module):
     return self.get(self.part)(x)
 
 
+class Chain(nnx.Module):
+  def __init__(self):
+    self.first = linear()
+    self.layers = nnx.data({'z': self.first, 'a': linear()})
+
+  def __call__(self, x):
+    return list(self.layers)
+
+
+def test_wrapped_module_sees_dicts_in_their_order():
+  assert wn.WeightNorm(Chain(), 'first.kernel')(None) == ['z', 'a']
+
+
 @in_each_container
 def test_wrapped_module_sees_the_weight_in_every_container(put, get):
   model, x = wn.WeightNorm(Alias(put, get), 'first.kernel'), random(3, 4)

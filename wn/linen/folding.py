@@ -148,9 +148,10 @@ def _layers(
         if layer.has_variable('params', name):
           is_inside = tracers.current_trace() != trace[-1]
           found[*layer.path, name] = layer, layers.param(layer, name).shape, is_inside
-          # Models may read `kernel` themselves, but nothing reads `scale`.
+          # Axes are added inside transforms alone; elsewhere models may read `scale` themselves.
+          can_stack = is_inside and layer.is_mutable_collection('params')
           scale = layer.get_variable('params', 'scale')
-          if not isinstance(scale, _Stacked):
+          if can_stack and not isinstance(scale, _Stacked):
             layer.put_variable('params', 'scale', _Stacked(meta.unbox(scale)))
     return outputs
 

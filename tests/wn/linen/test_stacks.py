@@ -107,6 +107,25 @@ def test_the_model_sees_its_own_parameters_in_the_trace():
   assert shapes(plain) == shapes(trained(scanned(0, Tied)(nn), x, None))
 
 
+class Penalized(nn.Module):
+  """Reads all of its parameters in the forward pass."""
+
+  library: Any
+
+  @nn.compact
+  def __call__(self, x):
+    y = self.library.Dense(SIZE)(x)
+    return y, sum((p**2).sum() for p in self.variables['params']['Dense_0'].values())
+
+
+def test_the_model_sees_the_scales_in_the_trace():
+  model, x = Penalized(wn.linen), random(3, SIZE)
+  variables = trained(model, x)
+  plain = wn.linen.fold(model, variables, x)
+  assert shapes(plain) == shapes(trained(Penalized(nn), x))
+  assert shapes(wn.linen.unfold(model, plain, x)) == shapes(variables)
+
+
 def test_stacks_that_jax_makes_of_variables():
   model, x = wn.linen.Dense(SIZE), random(5, SIZE)
   variables = jax.vmap(lambda key: model.init(key, x))(jax.random.split(jax.random.key(0), SIZE))
