@@ -10,7 +10,7 @@ VARIANT is one of the paper's five, `plain`, `wn`, `bn`, `mean_bn` and `wn_mean_
           mean_bn 8.52, wn_mean_bn 7.31 %.
   fifty   a third of the width and 50 epochs, with the schedule scaled to match: long enough for
           the order of the training errors in Figure 1.
-  scaled  a third of the width and 12 epochs: ten minutes on two idle CPU cores, or an hour.
+  scaled  a third of the width and 12 epochs: ten minutes on two idle CPU cores.
   digits  scikit-learn's 8×8 digits: no download, about a minute.
   tiny    `digits` in seconds, for tests.
 

@@ -71,12 +71,12 @@ def _check_devices() -> None:
 
   try:
     jax.devices()
-  except Exception as error:  # RuntimeError, or AssertionError where the plugin is not installed
+  except Exception as error:  # RuntimeError, or AssertionError where no NVIDIA GPU is visible
     if not (platforms := os.environ.get('JAX_PLATFORMS')):
       raise
     raise UserError(
-      f'JAX finds no device of JAX_PLATFORMS={platforms}; for an NVIDIA GPU, '
-      "pip install -U 'jax[cuda13]', and for CPUs, JAX_PLATFORMS=cpu."
+      f'JAX finds no device of JAX_PLATFORMS={platforms}. Does nvidia-smi show a GPU, and is JAX '
+      "installed for it (pip install -U 'jax[cuda13]')? For CPUs: JAX_PLATFORMS=cpu."
     ) from error
 
 

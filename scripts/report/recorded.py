@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.runtime import settings
+from experiments.runtime.errors import UserError
 from experiments.runtime.metrics import Row, read_rows
 
 
@@ -53,6 +54,9 @@ def read(folder: Path, *, diverged: bool = False) -> RunsAtRates:
   """The finished runs below `folder`, each once: of two copies the one that came further.
 
   With `diverged`, also those that, by their log, diverged.
+
+  Raises:
+    UserError: there are two runs of the same variant, rate and seed with different configs.
   """
   found: dict[tuple[str, float, str], Recorded] = {}
   for path in sorted(folder.rglob('seed*')):
@@ -66,7 +70,13 @@ def read(folder: Path, *, diverged: bool = False) -> RunsAtRates:
       continue
     run = Recorded(read_rows(path / 'metrics.jsonl'), content)
     key = (run.variant, run.learning_rate, path.name)
-    if key not in found or _length(found[key]) < _length(run):
+    other = found.get(key)
+    if other and _protocol(other) != _protocol(run):
+      raise UserError(
+        f'{folder} has two runs of {run.variant}, {run.learning_rate:g}, {path.name} with '
+        'different configs.'
+      )
+    if not other or _length(other) < _length(run):
       found[key] = run
   runs: dict[str, dict[float, list[Recorded]]] = {}
   for (variant, rate, _), run in sorted(found.items(), key=lambda item: item[0]):
@@ -104,6 +114,12 @@ def flat(runs: Mapping[Any, Sequence[Recorded]]) -> list[Recorded]:
 def last_epoch(runs: Runs, metric: str) -> int:
   """The last epoch that all runs have evaluated; 0 if there are none."""
   return min((run.last_epoch(metric) for run in flat(runs)), default=0)
+
+
+def _protocol(run: Recorded) -> dict[str, Any]:
+  """The flat config without what two copies of a run may differ in."""
+  flat = settings.flatten(run.config)
+  return {key: flat[key] for key in flat if not settings.is_among(key, ('run', 'epochs'))}
 
 
 def _length(run: Recorded) -> float:

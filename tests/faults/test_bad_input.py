@@ -326,7 +326,7 @@ def test_a_process_of_its_own_says_the_same(start, refused):
 def test_a_device_that_is_not_there(platform, refused, monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', platform)
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-  message = f'JAX finds no device of JAX_PLATFORMS={platform}; for an NVIDIA GPU, pip install'
+  message = f'JAX finds no device of JAX_PLATFORMS={platform}. Does nvidia-smi show a GPU'
   refused('dqn --config=configs/dqn.py:breakout-wn,tiny', message, apart=True)
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from configs import cifar, dqn, draw, vae
+from experiments.runtime.errors import UserError
 from scripts.report import claims, paper, seeds
 from tests.test_readme import README, ROOT
 
@@ -169,6 +170,13 @@ def test_a_copy_of_a_run_in_another_folder_counts_once(tmp_path):
   write_cifar(tmp_path, 'wn_mean_bn', [0.08])
   write(tmp_path / 'cifar-paper' / 'wn_mean_bn', 'wn_mean_bn', 0, [0.08], 'test/error', rate=0.003)
   assert '(1 seed)' in claim_on('lowest test error').find(tmp_path).ours
+
+
+def test_two_runs_of_one_name_with_other_configs_are_refused(tmp_path):
+  for folder, changes in (('first', {}), ('second', {'model.initial_g': 0.0})):
+    write(tmp_path / 'draw-prefix' / folder / 'wn', 'wn', 0, [100.0], **changes)
+  with pytest.raises(UserError, match='draw-prefix has two runs of wn,'):
+    claim_on('DRAW').find(tmp_path)
 
 
 @pytest.mark.parametrize(
