@@ -223,15 +223,20 @@ def unit_axes(layer: Layer) -> tuple[int, ...]:
   return *range(ndim - own_ndim(layer)), *(ndim + axis for axis in axes)
 
 
+def is_abstract(variable: nnx.Variable) -> bool:
+  """Whether a variable is a shape without a value, as of `nnx.eval_shape`."""
+  return isinstance(variable.get_raw_value(), jax.ShapeDtypeStruct)
+
+
 def check_values(function: str, model: nnx.Module) -> None:
-  """Raises TypeError if variables of the model are shapes without values, as of `nnx.eval_shape`.
+  """Raises TypeError if variables of the model are abstract.
 
   Args:
     function: the name of the function that needs the values.
     model: any model.
   """
   for path, node in nnx.iter_graph(model):
-    if isinstance(node, nnx.Variable) and isinstance(node.get_raw_value(), jax.ShapeDtypeStruct):
+    if isinstance(node, nnx.Variable) and is_abstract(node):
       raise TypeError(
         f'{function}: {".".join(map(str, path))} is a shape without values. Create the model '
         'without nnx.eval_shape.'

@@ -71,7 +71,7 @@ def fold(model: M) -> M:
 
 
 def _check_values(verb: str, path: Path, module: nnx.Module, variable: nnx.Variable) -> None:
-  if isinstance(variable.get_value(), jax.ShapeDtypeStruct):
+  if base.is_abstract(variable):
     raise TypeError(
       f'cannot {verb} {_name(path, module)}: its parameters are shapes without values. '
       f'{verb.capitalize()} inside nnx.eval_shape instead: nnx.eval_shape(lambda: '

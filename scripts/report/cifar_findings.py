@@ -9,6 +9,7 @@ import numpy as np
 from configs import cifar
 from experiments.runtime.metrics import Row
 from scripts.report import paper, recorded
+from scripts.report.cifar import TEST
 from scripts.report.findings import (
   CONSISTENT,
   CONTRADICTED,
@@ -16,8 +17,8 @@ from scripts.report.findings import (
   NOT_SEEN,
   REPRODUCED,
   TOO_EARLY,
+  Criterion,
   Finding,
-  Scale,
   compare,
   count_of_seeds,
   named,
@@ -26,7 +27,8 @@ from scripts.report.findings import (
 )
 from scripts.report.recorded import Recorded, Runs, RunsAtRates, last_epoch
 
-_ERROR = 'test/error'
+_ERROR = TEST.metric
+_CRITERION = Criterion(TEST, '% test error', decimals=2, difference=0.5)
 _PAIR = ('wn', 'plain')
 _CLOSE = 0.5  # points of an error within which it agrees with the paper's
 
@@ -36,7 +38,7 @@ def lowest_error(results: Path) -> Finding:
 
   Each at the best of the learning rates that were tried.
   """
-  runs = _at_best(_read(results))
+  runs = _CRITERION.best(_read(results))
   if not (epoch := last_epoch(runs, _ERROR)):
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], epoch) for name in runs}
@@ -56,7 +58,8 @@ def equal_errors(results: Path) -> Finding:
   Otherwise open, until both have been tried at the paper's four rates.
   """
   at_rates = _read(results)
-  runs = {name: _at_best(at_rates)[name] for name in _PAIR if name in at_rates}
+  best = _CRITERION.best(at_rates)
+  runs = {name: best[name] for name in _PAIR if name in best}
   if len(runs) < 2 or last_epoch(runs, _ERROR) < 200:
     return Finding('', NOT_RUN)
   values = {name: _percent(runs[name], 200) for name in runs}
@@ -64,7 +67,7 @@ def equal_errors(results: Path) -> Finding:
   text = f'{named(values, 2)} % after 200 epochs (the best of the rates {tried}; '
   text += f'{_setting(runs)})'
   if released := at_rates.get('plain_released'):
-    errors = _percent(_at_best(at_rates)['plain_released'], 200)
+    errors = _percent(best['plain_released'], 200)
     text += f'; `plain_released` {numbers(errors, 2)} at {_rates_of(released)}'
   if abs(np.mean(values['wn']) - np.mean(values['plain'])) <= _CLOSE:
     return Finding(text, REPRODUCED)
@@ -83,11 +86,8 @@ def training(results: Path) -> Finding:
   runs = {name: seeds for name, seeds in runs.items() if seeds}
   epoch = last_epoch(runs, _ERROR)
   if len(runs) < 2 or epoch < 100:
-    scale = Scale(
-      _ERROR, '% test error', factor=100, decimals=2, higher_is_better=False, difference=0.5
-    )
-    pair = read_pair(results / 'cifar-fifty', scale)
-    return compare(pair, scale, '{epoch} epochs at a third of the width')
+    pair = read_pair(results / 'cifar-fifty', _CRITERION)
+    return compare(pair, _CRITERION, '{epoch} epochs at a third of the width')
   curve = paper.figure(1).set_index(['series', 'x'])['y']
   texts, is_ahead, agrees = [], True, True
   for at in (50, 100):
@@ -138,13 +138,6 @@ def _at_twelve(run: Recorded) -> float:
 def _read(results: Path) -> RunsAtRates:
   """The finished runs at the paper's protocol, those of the largest number of epochs."""
   return recorded.longest(recorded.read(results / 'cifar-paper'), _ERROR)
-
-
-def _at_best(runs: RunsAtRates) -> Runs:
-  """The runs of each variant at its learning rate with the lowest error in the end."""
-  return recorded.at_best(
-    runs, lambda run: run.at(_ERROR, run.last_epoch(_ERROR)), higher_is_better=False
-  )
 
 
 def _rates_of(at_rates: Mapping[float, Any]) -> str:
