@@ -110,6 +110,11 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
     raise UserError(f'{path} is a config of {name}, not of {experiment}.')
   if missing := {'variant', 'protocol', 'seed'} - set(config):
     raise UserError(f'{path}: the config lacks {", ".join(sorted(missing))}.')
+  if unread := settings.unread_keys(config):
+    raise UserError(
+      f'{path}: nothing reads {", ".join(unread)}; configs/{experiment}.py has the keys that '
+      'exist, and new ones that your code reads belong there.'
+    )
   return config_dict.FrozenConfigDict(config)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from configs import variants
+from configs import cifar, dqn, draw, vae, variants
 
 Config = Mapping[str, Any] | config_dict.ConfigDict
+CONFIGS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 # Experiments with a schedule over all epochs: a shorter run isn't the start of a longer one.
 SCHEDULES = {
   'cifar': 'its learning rate falls to 0, and β1 changes, at a share of the epochs it began with',
@@ -42,6 +43,27 @@ def effective(config: Config, known: Iterable[str]) -> dict[str, Any]:
   unused = UNUSED.get(config['variant']['parameterization'], ())
   flat = {key: value for key, value in ADDED.items() if key in known} | flatten(config)
   return {key: value for key, value in flat.items() if key not in unused}
+
+
+def paper_config(config: Config) -> dict[str, Any]:
+  """The flat config of the same variant with the protocol `paper`.
+
+  Raises:
+    ValueError: the variant is unknown.
+  """
+  spec = variant(config)
+  if config['experiment'] == 'draw':
+    spec = spec.replace('-', ',')
+  return flatten(json.loads(CONFIGS[config['experiment']].get_config(spec).to_json()))
+
+
+def unread_keys(config: Config) -> list[str]:
+  """Keys of a user's own config file that configs/ does not have, so that no code reads them."""
+  try:
+    known = paper_config(config)
+  except (AttributeError, KeyError, ValueError):
+    return []  # of an experiment of their own, or without a variant that exists, which is refused
+  return sorted(flatten(config).keys() - known.keys())
 
 
 def is_among(key: str, names: Iterable[str]) -> bool:

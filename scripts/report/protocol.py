@@ -1,31 +1,16 @@
 """Compares the configs of runs with the paper's protocol in configs/."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from configs import cifar, dqn, draw, vae
 from experiments.results import Run
 from experiments.runtime import settings
 from scripts.report.recorded import Recorded
 
-_CONFIGS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 _RATE = 'optimizer.learning_rate'
 # Shown elsewhere in a report, or without effect on the result.
 _NOT_COMPARED = ('protocol', 'seed', 'variant', 'run')
-
-
-def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The flat config of the same variant with the protocol `paper`.
-
-  Raises:
-    ValueError: the variant is unknown.
-  """
-  spec = settings.variant(config)
-  if config['experiment'] == 'draw':
-    spec = spec.replace('-', ',')
-  paper = _CONFIGS[config['experiment']].get_config(spec)
-  return settings.flatten(json.loads(paper.to_json()))
 
 
 def departures(runs: Sequence[Run | Recorded], but: Sequence[str] = ()) -> str:
@@ -61,7 +46,7 @@ def _departures(
   found: dict[str, list[str]] = {}
   expected: dict[str, list[str]] = {}
   for run in runs:
-    paper = paper_config(run.config)
+    paper = settings.paper_config(run.config)
     for key, value in settings.effective(run.config, paper).items():
       is_tried = key == _RATE and len(rates[run.variant]) > 1
       is_free = is_tried or settings.is_among(key, _NOT_COMPARED)

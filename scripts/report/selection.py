@@ -8,7 +8,7 @@ import numpy as np
 
 from configs import variants
 from experiments.results import Run
-from scripts.report import protocol
+from experiments.runtime import settings
 
 NOT_FINISHED = 'is not finished (there is no summary.json)'
 _ORDER = {
@@ -78,7 +78,7 @@ def _furthest_first(run: Run) -> tuple[bool, bool, float]:
 def _problem(run: Run, metrics: Sequence[str]) -> str | None:
   """Why a run can't be used; None if it can."""
   try:
-    protocol.paper_config(run.config)
+    settings.paper_config(run.config)
   except (ValueError, KeyError):
     return f'{run.path} has an unknown variant {run.variant!r}.'
   if run.is_unfinished and metrics[0] not in run.metrics:

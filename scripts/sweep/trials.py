@@ -208,6 +208,8 @@ def _config(
       section[name] = value
     if 'experiment' not in config:
       raise ValueError('the config has no experiment')
+    if unread := settings.unread_keys(config):
+      raise ValueError(f'nothing reads {", ".join(unread)}; configs/ has the keys that exist')
   except Exception as error:  # anything that the config file raises
     raise UserError(f'{where}: {error}') from error
   return config_dict.FrozenConfigDict(config)

@@ -223,8 +223,16 @@ TABLE = {
       'config.model.bn_eps=None must be',
     ),
     ("sed 's/data.whiten = .*/data.whiten = 2/' configs/cifar.py > own.py", 'True or False'),
+    (
+      "sed 's/optimizer.b2 =/optimizer.beta2 = &/' configs/cifar.py > own.py",
+      'own.py: nothing reads optimizer.beta2; configs/cifar.py has the keys that exist',
+    ),
   ],
   'sweep own.py:tiny': [
+    (
+      "sed 's/optimizer.b2 =/optimizer.beta2 = &/' configs/cifar.py > own.py",
+      'nothing reads optimizer.beta2; configs/ has the keys that exist',
+    ),
     ('echo import nothing > own.py', 'cannot import own.py: ModuleNotFoundError: '),
     ('echo \'SWEEPS = dict(tiny=[(0, {"seed": 0})])\' > own.py', "has no attribute 'get_config'"),
     ('touch own.py', "own.py: unknown sweep 'tiny'; choose one of"),
