@@ -9,8 +9,8 @@ GAME is any game of the Arcade Learning Environment in snake_case; the paper's a
   paper   (default) 50 million agent steps, 200 million frames. Highest score in Figure 6, plain →
           wn: Breakout 410 → 403, Enduro 1,250 → 1,448, Seaquest 7,188 → 7,375, Space Invaders
           1,779 → 2,179.
-  scaled  500,000 agent steps, 2 million frames, with a tenth of the replay memory: 1.5 to 3 hours
-          on a CPU core.
+  scaled  500,000 agent steps, 2 million frames, with a tenth of the replay memory: 90 minutes on
+          an idle CPU core.
   short   the same network and 4,000 agent steps, a few minutes: a look at how it works, too short
           to learn the game.
   tiny    seconds, for tests.

@@ -7,6 +7,7 @@ failed trial does not stop the others. --resume runs the unfinished trials from 
 finished ones are never rerun.
 
   --filter variant=wn,bn --filter learning_rate=0.003   only the trials with these values
+  --config.model.dtype=bfloat16                         overrides a value in all trials
   --dry-run                                             shows which trials would be run
   --executor print                                      prints the commands, one per line
   --executor slurm --partition gpu --time 240 --gpus 1 --memory 16 --jobs 8
@@ -17,6 +18,7 @@ checkpoint. Ctrl-C leaves them in the queue; use --resume to watch them again.
 
 import argparse
 import math
+import re
 import shlex
 import signal
 import sys
@@ -32,7 +34,17 @@ from scripts.sweep.watch import watch
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with code 1 if a trial failed."""
   with one_line_errors():
-    sys.exit(sweep(_parser().parse_args(argv)))
+    sys.exit(sweep(parse(argv)))
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """The arguments; `overrides` has those that are written --config.KEY=VALUE, as 'KEY=VALUE'."""
+  parser = _parser()
+  args, rest = parser.parse_known_args(argv)
+  args.overrides = [text.removeprefix('--config.') for text in rest if '--config.' in text]
+  if unknown := [text for text in rest if not re.fullmatch(r'--config\.[\w.]+=.*', text)]:
+    parser.error(f'unrecognized arguments: {" ".join(unknown)}')
+  return args
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -42,7 +54,7 @@ def sweep(args: argparse.Namespace) -> int:
     UserError: the sweep is unknown or empty, or can't be run like this; nothing was started.
   """
   _check_sizes(args)
-  directory, selected = trials.load(args.sweep, args.runs, args.data_dir)
+  directory, selected = trials.load(args.sweep, args.runs, args.data_dir, args.overrides)
   selected = trials.select(selected, args.filter)
   if args.executor == 'print':
     for trial in selected:

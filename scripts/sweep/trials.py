@@ -1,5 +1,6 @@
 """The trials of a sweep: loading, filtering and progress."""
 
+import ast
 import collections
 import dataclasses
 import importlib.util
@@ -47,13 +48,16 @@ class Progress:
   metrics: dict[str, float]
 
 
-def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, list[Trial]]:
+def load(
+  sweep: str, runs: Path, data_dir: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[Path, list[Trial]]:
   """Loads a sweep.
 
   Args:
     sweep: a config file and one of its SWEEPS, such as 'configs/cifar.py:figure2'.
     runs: directory of all runs.
     data_dir: passed to every trial.
+    overrides: 'KEY=VALUE' of the config, for every trial.
 
   Returns:
     The directory of the sweep, and its trials as listed.
@@ -68,16 +72,20 @@ def load(sweep: str, runs: Path, data_dir: str | None = None) -> tuple[Path, lis
     spec_lib.choose('sweep', name, list(sweeps))
   except ValueError as error:
     raise UserError(f'{path}: {error}') from error
+  common = {key: _parse(value) for key, _, value in (text.partition('=') for text in overrides)}
   found: list[Trial] = []
   for number, entry in enumerate(sweeps[name], start=1):
     where = f'{path}:{name}, trial {number}'
     try:
-      spec, overrides = entry
+      spec, own = entry
     except (TypeError, ValueError) as error:
       raise UserError(f'{where}: write (SPEC, {{KEY: VALUE, ...}}).') from error
-    config = _config(module, spec, overrides, where)
+    if both := own.keys() & common.keys():
+      raise UserError(f'--config.{min(both)}: the sweep sets it; choose trials by --filter.')
+    values = own | common
+    config = _config(module, spec, values, where)
     directory = Path(os.path.expanduser(runs)) / config.experiment / name
-    found.append(_trial(path, spec, overrides, config, directory, data_dir))
+    found.append(_trial(path, spec, values, config, directory, data_dir))
   if not found:
     raise UserError(f'{sweep} has no trials.')
   _check_unique(sweep, found)
@@ -201,6 +209,8 @@ def _config(
   try:
     config = module.get_config(spec)
     for key, value in overrides.items():
+      if key.split('.')[0] in ('experiment', 'protocol', 'variant'):
+        raise ValueError(f'{key!r} cannot be overridden; choose it in SPEC')
       parent, _, name = key.rpartition('.')
       section = config.get(parent, {}) if parent else config
       if name not in section:
@@ -230,6 +240,14 @@ def _trial(
   command += ['--workdir', str(directory / name)]
   command += ['--data_dir', data_dir] if data_dir else []
   return Trial(name, config, directory / name, directory / 'logs' / f'{name}.log', tuple(command))
+
+
+def _parse(text: str) -> Any:
+  """The value of a flag: '0.001' → 0.001, 'wn' → 'wn'."""
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text
 
 
 def _text(value: Any) -> str:

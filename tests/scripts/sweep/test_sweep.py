@@ -303,6 +303,34 @@ def test_bad_sweeps(name, message, config_file, tmp_path):
     trials.load(f'{config_file}:{name}', tmp_path)
 
 
+def test_an_override_for_all_trials(config_file, tmp_path, capsys):
+  sweep_of = [f'{config_file}:rates', '--runs', tmp_path]
+  assert run(*sweep_of, '--executor=print', '--config.model.dtype=bfloat16') == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 4 and all(' --config.model.dtype=bfloat16 ' in line for line in lines)
+  assert run(*sweep_of, '--dry-run', '--config.optimizer.b2=0.9', '--config.batch_size=10') == 0
+  assert 'optimizer.b2=0.9-batch_size=10' in re.sub(r'\W*\n\W*', '', capsys.readouterr().out)
+  _, found = trials.load(f'{config_file}:rates', tmp_path, None, ['optimizer.b2=0.9', 'epochs=1'])
+  assert [(trial.config.optimizer.b2, trial.config.epochs) for trial in found] == [(0.9, 1)] * 4
+
+
+@pytest.mark.parametrize(
+  'argument, message',
+  [
+    ('--config.seed=1', '--config.seed: the sweep sets it; choose trials by --filter'),
+    ('--config.model.dtyp=bfloat16', "rates, trial 1: the config has no key 'model.dtyp'"),
+    ('--config.epochs=many', 'rates, trial 1: '),
+    ('--config.epochs', 'unrecognized arguments: --config.epochs'),
+    ('--confi.epochs=3', 'unrecognized arguments: --confi.epochs=3'),
+    ('--config.protocol=paper', "trial 1: 'protocol' cannot be overridden; choose it in SPEC"),
+    ('--config.variant.parameterization=wn', "'variant.parameterization' cannot be overridden"),
+  ],
+)
+def test_bad_overrides(argument, message, config_file, tmp_path, capsys):
+  assert run(f'{config_file}:rates', '--runs', tmp_path, argument) == 2
+  assert message in capsys.readouterr().err and not (tmp_path / 'cifar').exists()
+
+
 def test_the_progress_of_deep_q_learning_has_its_scores(tmp_path):
   _, (trial, *_) = trials.load(f'{ROOT}/configs/dqn.py:tiny', tmp_path)
   trial.workdir.mkdir(parents=True)
