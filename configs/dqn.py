@@ -97,7 +97,7 @@ def get_config(spec: str = 'space_invaders-wn') -> config_dict.ConfigDict:
   config.learning = learning = config_dict.ConfigDict()
   learning.discount = 0.99  # (M)
   learning.update_period = 4  # (M) agent steps per update
-  learning.target_period = 10_000  # (C) updates between copies to the target network
+  learning.target_period = 2_500  # (C) updates between copies to the target network
 
   # Probability of a random action; decays linearly from start to end.
   config.exploration = exploration = config_dict.ConfigDict()

@@ -54,7 +54,7 @@ class ActorLearner:
     examples = environments.random_play(env, config.init.examples, config.seed)
     # Not under `jax.jit`: a program with warnings is not kept in the compilation cache.
     wn.data_dependent_init(network, examples, init_scale=config.init.scale)
-    self.games = environments.Games(env, config.seed)
+    self.games = environments.Games(env, config.seed, config.steps_per_epoch // env.num_envs)
     self.replay = Replay(config.replay.capacity // env.num_envs, env.num_envs)
     self.graphdef, state = agent.create(config, network)
     self.num_params = num_params(state.train.params)

@@ -130,21 +130,23 @@ class Games:
 
   The vector environment cannot save its state, but a seed and the actions since determine this
   episode and all that follow. `save` returns the actions since each environment was last seeded,
-  and `restore` replays them. To keep these short, an environment is reseeded when its first episode
-  after a `save` ends. (Seeding takes 70 ms, too long for every episode.)
+  and `restore` replays them. To keep these short, an environment is reseeded now and then, when an
+  episode ends. (Seeding takes 70 ms, too long for every episode.)
 
   Args:
     env: as `make` returns it.
     seed: seed of the run.
+    reseed_every: steps after which each environment is reseeded at the end of its episode.
 
   Attributes:
     observations: [N, 4, 84, 84] uint8, current observations.
     ages: [N] agent steps since each episode began.
   """
 
-  def __init__(self, env: vector_env.AtariVectorEnv, seed: int):
+  def __init__(self, env: vector_env.AtariVectorEnv, seed: int, reseed_every: int):
     self._env = env
     self._seed = seed
+    self._reseed_every = reseed_every
     n = env.num_envs
     self._steps = 0  # per environment
     self._is_due = np.zeros(n, bool)  # for a new seed at the end of the episode
@@ -179,18 +181,14 @@ class Games:
       self._seeded_at[renewed] = self._steps
       self._is_due[renewed] = False
       self._reset(renewed)
+    if self._steps % self._reseed_every == 0:
+      self._is_due[:] = True
     return Step(rewards, terminal, truncated & ~terminated, returns)
 
-  def save(self, *, interrupted: bool = False) -> Arrays:
-    """What `restore` needs. Environments are then reseeded when their episode ends.
-
-    Args:
-      interrupted: whether an uninterrupted run would not save here; then nothing is reseeded.
-    """
+  def save(self) -> Arrays:
+    """What `restore` needs."""
     kept = self._steps - int(self._seeded_at.min())
     self._actions = self._actions[len(self._actions) - kept :]
-    if not interrupted:
-      self._is_due[:] = True
     return {
       'is_due': self._is_due.copy(),
       'steps': np.array(self._steps),

@@ -56,7 +56,7 @@ def run_experiment(config: config_dict.FrozenConfigDict, workdir: Path) -> None:
           run.log(learner.state, learner.take_metrics())
         if run.should_save():
           run.sync()  # before the journal: the directory may be another run's by now
-          journal.save(learner.games.save(interrupted=run.is_extra_save))
+          journal.save(learner.games.save())
           run.save(learner.state, {'window': learner.window()})
           learner.start_window()
       run.before_evaluation(learner.state)

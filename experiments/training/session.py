@@ -195,12 +195,7 @@ class Session:
   def should_save(self) -> bool:
     """Whether to `save` after this step. Ask once a step; `epoch_done` saves without asking."""
     self._stop = self._agreed(self._pending.signum)
-    return not self._is_end_of_epoch() and (self._is_due() or self.is_extra_save)
-
-  @property
-  def is_extra_save(self) -> bool:
-    """Whether `should_save` only because of a signal: an uninterrupted run saves nothing here."""
-    return bool(self._stop) and not self._is_due()
+    return not self._is_end_of_epoch() and (self._is_due() or bool(self._stop))
 
   def save(
     self,

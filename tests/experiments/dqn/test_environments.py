@@ -104,7 +104,7 @@ def random_steps(games, count, seed=0):
 def test_ends_of_games_and_lives():
   """Breakout has five lives; each is lost once a game."""
   env = make()
-  games = Games(env, seed=3)
+  games = Games(env, seed=3, reseed_every=1000)
   reference = make()  # the same games, with all that the environment tells
   reference.reset(seed=environments.seeds(3, 0, Purpose.TRAINING, count=2))
   rng = np.random.default_rng(0)
@@ -136,7 +136,7 @@ def test_ends_of_games_and_lives():
 
 
 def test_a_game_that_is_cut_off_is_truncated_and_no_life_is_lost():
-  games = Games(make(max_frames=200), seed=0)
+  games = Games(make(max_frames=200), seed=0, reseed_every=1000)
   cut = {i: s for i, (s, _, _) in enumerate(random_steps(games, 120), 1) if s.truncated.any()}
   assert list(cut) == [50, 100]  # of four frames each, those without an action not counted
   for step in cut.values():
@@ -147,7 +147,7 @@ def test_a_game_that_is_cut_off_is_truncated_and_no_life_is_lost():
 @pytest.mark.parametrize('repeat_action_probability', [0.0, 0.25])
 def test_restored_games_go_on_as_they_would_have(repeat_action_probability):
   """With a second `save`, after some environments were seeded anew and others were not."""
-  new = lambda: Games(make(num_envs=3, repeat_action_probability=repeat_action_probability), 7)
+  new = lambda: Games(make(num_envs=3, repeat_action_probability=repeat_action_probability), 7, 300)
   games = new()
   assert sum(len(step.returns) for step, _, _ in random_steps(games, 300)) >= 3
   saves = []
@@ -166,6 +166,18 @@ def test_restored_games_go_on_as_they_would_have(repeat_action_probability):
   assert (seeded == 0).any() and (seeded > 300).any()  # some still go on from the start
   last = games.save()
   assert (last['seeded_at'] > 300).all() and len(last['actions']) < last['steps'] - 300
+
+
+def test_saving_does_not_change_the_games():
+  games, saved = Games(make(), 7, 50), Games(make(), 7, 50)
+  for part in range(10):
+    for (step, *rest), (step2, *rest2) in zip(
+      random_steps(games, 40, part), random_steps(saved, 40, part), strict=True
+    ):
+      for a, b in zip((*step, *rest), (*step2, *rest2), strict=True):
+        np.testing.assert_array_equal(a, b)
+    saved.save()
+  assert (games.save()['seeded_at'] > 50).all()
 
 
 def test_an_episode_can_go_on_without_limit():

@@ -196,8 +196,8 @@ def test_a_stopped_run_goes_on_as_the_uninterrupted_one(tmp_path, monkeypatch):
   """
   config = frozen(
     changes={
-      'epochs': 1,
-      'steps_per_epoch': 800,
+      'epochs': 2,
+      'steps_per_epoch': 400,
       'replay.capacity': 240,
       'env.repeat_action_probability': 0.25,
     }
