@@ -56,15 +56,45 @@ def register(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
     normalized: subclass of that layer's `wn` namesake with the same forward pass.
 
   Raises:
-    TypeError: an argument is not such a class.
+    TypeError: an argument is not such a class, or `normalized` has the forward pass of `plain` in
+      a form that does not use w, or is the counterpart of another class.
   """
   namesake = namesake_of(plain)
   if namesake is None or issubclass(plain, WeightNormed):
     raise TypeError(f'plain must be a subclass of an nnx layer; got {plain}.')
   if not issubclass(normalized, _NORMALIZED[namesake]):
     raise TypeError(f'normalized must be a subclass of {_NORMALIZED[namesake]}; got {normalized}.')
+  for name, cls in (('plain', plain), ('normalized', normalized)):
+    if cls in LIBRARY_CLASSES:
+      raise TypeError(f'{name} must be a class of your own; got {cls}.')
+  if (other := _PLAIN.get(normalized, plain)) is not plain:
+    raise TypeError(f'{normalized} is the counterpart of {other} already; derive a class from it.')
+  _check_forward(plain, normalized)
   _NORMALIZED[plain] = normalized
   _PLAIN[normalized] = plain
+
+
+def _check_forward(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
+  """Checks that a forward pass which `normalized` has from `plain` computes with w."""
+  mro = normalized.__mro__
+  if '__call__' not in vars(plain) or plain not in mro:
+    return
+  layer = next(cls for cls in mro if cls in LIBRARY_CLASSES)
+  if mro.index(layer) < mro.index(plain):
+    raise TypeError(f'name {plain} before {layer} among the bases of {normalized}.')
+  forward = next(vars(cls)['__call__'] for cls in mro if '__call__' in vars(cls))
+  names = inspection.names_in(forward)
+  if forward is vars(plain)['__call__'] and _reads_weights(names):
+    raise TypeError(
+      f'{plain}.__call__ reads the kernel or names its parent, so that {normalized} would compute '
+      'with v. Use super() there, or give the latter a __call__ with wn.weight(self).'
+    )
+
+
+def _reads_weights(names: set[str]) -> bool:
+  """Whether code with these names reads a kernel, itself or by naming a parent class."""
+  names_parent = '__call__' in names or {'Embed', 'attend'} <= names
+  return bool(names & inspection.KERNELS) or (names_parent and 'super' not in names)
 
 
 def modules(
@@ -145,8 +175,7 @@ def own_methods(cls: type[nnx.Module], parent: type[nnx.Module]) -> list[str]:
     name
     for c in classes
     for name, value in vars(c).items()
-    if name == '__call__'
-    or (inspection.names_in(value) & {'kernel', 'embedding'} and name != '__init__')
+    if name == '__call__' or (name != '__init__' and _reads_weights(inspection.names_in(value)))
   ]
 
 
