@@ -7,18 +7,33 @@ from flax import nnx
 Layer = Any  # a layer of nnx or wn; these have no base class of their own
 
 
-def own_ndim(layer: Layer) -> int:
-  """Number of axes of the layer's kernel, without those of a stack of layers (`nnx.vmap`)."""
+def own_shape(layer: Layer) -> tuple[int, ...]:
+  """Shape of the layer's kernel, without the axes of a stack of layers (`nnx.vmap`)."""
   match layer:
-    case nnx.Linear() | nnx.Embed():
-      return 2
-    case nnx.Conv() | nnx.ConvTranspose():
-      return len(layer.kernel_size) + 2
+    case nnx.Linear():
+      return layer.in_features, layer.out_features
+    case nnx.Embed():
+      return layer.num_embeddings, layer.features
     case nnx.LinearGeneral():
-      return len(layer.batch_axis) + len(layer.in_features) + len(layer.out_features)
-    case nnx.Einsum():
-      return len(layer.kernel_shape)
+      return *layer.batch_axis.values(), *layer.in_features, *layer.out_features
+    case nnx.Conv() | nnx.ConvTranspose() | nnx.Einsum():
+      return tuple(layer.kernel_shape)
   raise TypeError(f'{type(layer).__name__} is not a layer that wn knows.')
+
+
+def own_ndim(layer: Layer) -> int:
+  """Number of axes of `own_shape`."""
+  return len(own_shape(layer))
+
+
+def check_stack(layer: Layer, shape: tuple[int, ...]) -> None:
+  """Raises ValueError if a stack of kernels of this shape is not one along its first axes."""
+  own = own_shape(layer)
+  if len(shape) > len(own) and shape[-len(own) :] != own:
+    expected = f'(…, {", ".join(map(str, own))})'
+    raise ValueError(
+      f'layers must be stacked along the first axes of the kernel, {expected}; got {shape}.'
+    )
 
 
 def default_unit_axis(layer: Layer) -> tuple[int, ...]:

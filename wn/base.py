@@ -10,7 +10,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from wn import scales
-from wn.axes import Layer, default_unit_axis, own_ndim
+from wn.axes import Layer, check_stack, default_unit_axis, own_ndim
 from wn.normalization import UnitAxis, norm_axes, weight_norm
 
 M = TypeVar('M', bound=nnx.Module)
@@ -136,7 +136,13 @@ def replace(module: M, **attributes: Any) -> M:
   Args:
     module: any module.
     **attributes: new values; plain arrays will do where the module reads `self.kernel[...]`.
+
+  Raises:
+    AttributeError: the module has no such attribute.
   """
+  for name in attributes:
+    if not hasattr(module, name):
+      raise AttributeError(f'{type(module).__name__} has no attribute {name!r} to replace.')
   view = object.__new__(type(module))
   vars(view).update(vars(module), **attributes)
   return view
@@ -166,8 +172,14 @@ def weight(layer: Layer) -> jax.Array:
 
   Args:
     layer: `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral`, `Einsum` or `Embed`, of `wn` or
-      `nnx`.
+      `nnx`. (Of a `wn.WeightNorm` use `normalized_kernel(name)`.)
+
+  Raises:
+    TypeError: it is another object, or its parameters are not arrays.
   """
+  own_ndim(layer)
+  if is_abstract(kernel_of(layer)):
+    raise TypeError(f'the kernel of a {type(layer).__name__} is a shape without values.')
   if isinstance(layer, WeightNormed):
     return layer.normalized_kernel()
   return masked_kernel(layer)
@@ -217,10 +229,16 @@ def unit_axes(layer: Layer) -> tuple[int, ...]:
   Args:
     layer: `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral`, `Einsum` or `Embed`, of `wn` or
       `nnx`.
+
+  Raises:
+    TypeError: it is another object.
+    ValueError: layers are stacked along another axis than the first, and the sizes show it.
   """
+  own = own_ndim(layer)
   axes = layer.unit_axis if isinstance(layer, WeightNormed) else default_unit_axis(layer)
-  ndim = kernel_of(layer)[...].ndim
-  return *range(ndim - own_ndim(layer)), *(ndim + axis for axis in axes)
+  shape = kernel_of(layer)[...].shape
+  check_stack(layer, shape)
+  return *range(len(shape) - own), *(len(shape) + axis for axis in axes)
 
 
 def is_abstract(variable: nnx.Variable) -> bool:

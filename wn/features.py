@@ -1,6 +1,7 @@
 """The output features of a layer: their axes in the kernel and in the output, and their moments."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,19 @@ class Features:
   output_axes: tuple[int, ...]
 
   @classmethod
-  def of(cls, layer: nnx.Module) -> 'Features':
-    """The features of a `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral` or `Einsum`."""
+  def of(
+    cls, layer: nnx.Module, einsum_str: str | None = None, *args: Any, **kwargs: Any
+  ) -> 'Features':
+    """The features of a `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral` or `Einsum`.
+
+    Args:
+      layer: the layer.
+      einsum_str: of a call of `Einsum`, if other than that of its constructor.
+      *args: other arguments of a call, without effect on the features.
+      **kwargs: the same.
+    """
+    if isinstance(layer, nnx.Einsum) and einsum_str is not None:
+      layer = base.replace(layer, einsum_str=einsum_str)
     ndim = axes.own_ndim(layer)
     kernel_axes = tuple(ndim + axis for axis in axes.default_unit_axis(layer))
     match layer:
@@ -46,7 +58,9 @@ class Features:
 
   def pre_activations(self, layer: nnx.Module, kernel: jax.Array, inputs, *args, **kwargs):
     """The layer's output with this kernel and without bias, in float32 or wider."""
-    view = base.replace(layer, kernel=kernel, mask=None, bias=None, use_bias=False)
+    without = {'mask': None, 'bias': None, 'use_bias': False}
+    without = {name: value for name, value in without.items() if hasattr(layer, name)}
+    view = base.replace(layer, kernel=kernel, **without)
     t = self.namesake.__call__(view, inputs, *args, **kwargs)
     return t.astype(compute_dtype(t.dtype))
 

@@ -39,12 +39,15 @@ def fold(model: M) -> M:
     model: any `nnx.Module`, including a single layer or cell. It is not changed.
 
   Raises:
-    TypeError: the model contains an instance of a subclass of a `wn` layer with its own forward
-      pass that is not known from `wn.register`, its parameters are not arrays, or a kernel has
-      hooks or a type that may change its value where it is read or set.
+    TypeError: the model holds no modules, or an instance of a subclass of a `wn` layer or cell with
+      its own forward pass (of a layer: that is not known from `wn.register`), its parameters are
+      not arrays, or a kernel has hooks or a type that may change its value where it is read or set.
   """
+  _check_model('fold', model)
   model = nnx.clone(model)
-  read = _layers_read_by_model(model)
+  read = inspection.layers_read(model)
+  if any(isinstance(module, WeightNormed) for _, module in nnx.iter_modules(model)):
+    inspection.warn_of_other_reads('wn.fold', model)
   for path, module in list(nnx.iter_modules(model)):
     cls = type(module)
     if isinstance(module, WeightNorm):
@@ -60,14 +63,24 @@ def fold(model: M) -> M:
           stacklevel=2,
         )
       convert.plain_layer(module)
-    elif cls in _PLAIN_CELL:
-      convert.set_class(module, _PLAIN_CELL[cls])
     elif isinstance(module, tuple(_PLAIN_CELL)):
+      parent = next(c for c in cls.__mro__ if c in _PLAIN_CELL)
+      if not convert.own_methods(cls, parent):
+        convert.set_class(module, _PLAIN_CELL[parent])
+        continue
       raise TypeError(
         f'cannot fold {_name(path, module)}: {cls.__qualname__} is a subclass of a wn cell, and '
         'its forward pass may differ.'
       )
   return _unwrapped(model, {})
+
+
+def _check_model(verb: str, model: Any) -> None:
+  if not any(True for _ in nnx.iter_modules(model)):
+    raise TypeError(
+      f'wn.{verb} needs an nnx.Module, or a list or dict of them; got {type(model).__name__}. For '
+      f'Linen use wn.linen.{verb}.'
+    )
 
 
 def _check_values(verb: str, path: Path, module: nnx.Module, variable: nnx.Variable) -> None:
@@ -142,11 +155,13 @@ def unfold(
   * layers whose kernel has hooks or a type that may change its value where it is read or set, as
     `fold` could not store w in it;
   * layers that the constructors of `wn` refuse, as their mask has values other than 0 and 1 or
-    their einsum does not name the axes of the kernel.
+    their einsum does not name the axes of the kernel;
+  * stacks of layers (`nnx.vmap`) along another axis of the kernel than the first, if its sizes show
+    it; and normalized layers that have another `unit_axis` or `log_scale` than is asked for.
 
   `wn.summary(model)` shows what is normalized. Outputs are equal up to the rounding of g to the
   dtype of the parameters. Units with a zero kernel get a random direction and g = 0. Shared layers
-  stay shared, and frozen ones frozen: g has the type of a kernel that is not an `nnx.Param`.
+  stay shared, and frozen ones frozen: g has the type of its kernel's variable.
 
   Example::
 
@@ -164,8 +179,9 @@ def unfold(
   Raises:
     ValueError: `log_scale` is negative or not finite, or `unit_axis` does not suit a layer that the
       filter chooses.
-    TypeError: the model's parameters are not arrays, or `filter` is a string.
+    TypeError: the model holds no modules, its parameters are not arrays, or `filter` is a string.
   """
+  _check_model('unfold', model)
   log_scale = log_factor(log_scale)
   if isinstance(filter, str):
     raise TypeError(f'filter must be an nnx filter: nnx.PathContains({filter!r}), not {filter!r}.')
@@ -175,7 +191,15 @@ def unfold(
   chosen = [(path, layer, reason) for path, layer, reason in candidates if wanted(path, layer)]
   if candidates and not chosen:
     warnings.warn('wn.unfold: the filter chooses none of the layers', stacklevel=2)
-  left = []
+  normalized = [item for item in nnx.iter_modules(model) if isinstance(item[1], WeightNormed)]
+  if not candidates and not normalized:
+    message = f'wn.unfold: {type(model).__name__} has no layers to convert'
+    warnings.warn(message, stacklevel=2)
+  left = [
+    f'{_name(path, layer)} (is normalized already, with another unit_axis or log_scale)'
+    for path, layer in normalized
+    if wanted(path, layer) and _differs(layer, unit_axis, log_scale)
+  ]
   for path, layer, reason in chosen:
     if not reason:
       _check_values('unfold', path, layer, base.kernel_of(layer))
@@ -188,7 +212,7 @@ def unfold(
     except ValueError as error:
       raise ValueError(f'{_name(path, layer)}: {error}') from error
   _normalize_cells(model)
-  _warn_of_other_reads(model)
+  inspection.warn_of_other_reads('wn.unfold', model)
   if left:
     warnings.warn('wn.unfold: left as they are: ' + '; '.join(left), stacklevel=2)
   return model
@@ -196,7 +220,7 @@ def unfold(
 
 def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
   """(path, layer, why it cannot be converted or '') of all plain layers."""
-  read = _layers_read_by_model(model)
+  read = inspection.layers_read(model)
   holders = _holders(model)
   for path, module, ancestors in convert.modules(model):
     if not isinstance(module, convert.LAYERS) or isinstance(module, WeightNormed):
@@ -222,10 +246,24 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
       yield path, module, ''
 
 
+def _differs(
+  layer: WeightNormed, unit_axis: UnitAxis | Literal['output'], log_scale: float
+) -> bool:
+  """Whether a normalized layer has other values of arguments that are not the default."""
+  if log_scale and layer.log_scale != log_scale:
+    return True
+  if unit_axis == 'output':
+    return False
+  ndim = axes.own_ndim(layer)
+  wanted = (unit_axis,) if isinstance(unit_axis, int) else unit_axis or ()
+  return {axis % ndim for axis in wanted} != {axis % ndim for axis in layer.unit_axis}
+
+
 def _obstacle(layer: nnx.Module, unit_axis: UnitAxis | Literal['output']) -> str:
   """Why a layer cannot be weight-normalized as it is, or ''."""
   try:
     base.check_mask(layer)
+    axes.check_stack(layer, base.kernel_of(layer)[...].shape)
     if unit_axis == 'output':
       axes.default_unit_axis(layer)
   except ValueError as error:
@@ -245,38 +283,6 @@ def _holders(model: nnx.Module) -> dict[int, list[Path]]:
       if isinstance(child, nnx.Variable):
         paths[id(child)].append(path if name == kernel else (*path, name))
   return paths
-
-
-def _layers_read_by_model(model: nnx.Module) -> dict[int, str]:
-  """id(layer) → the method that reads its kernel."""
-  read = {}
-  for node in _objects(model):
-    for method, chain in inspection.kernel_reads(type(node)):
-      layer = inspection.follow(node, chain)
-      if isinstance(layer, convert.LAYERS):
-        read[id(layer)] = method
-  return read
-
-
-def _objects(model: nnx.Module) -> Iterator[nnx.Pytree]:
-  """The modules of a model, and its other objects with methods of their own."""
-  return (node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Pytree))
-
-
-def _warn_of_other_reads(model: nnx.Module) -> None:
-  """Warns of methods that read kernels of layers which cannot be told from the code."""
-  methods = {
-    method
-    for node in _objects(model)
-    for method, chain in inspection.kernel_reads(type(node))
-    if chain is None
-  }
-  if methods:
-    warnings.warn(
-      f'wn.unfold: {", ".join(sorted(methods))} may read the kernel of a layer, which in a '
-      'normalized layer is v. To read its weight use wn.weight(layer).',
-      stacklevel=3,
-    )
 
 
 def _normalize_cells(model: nnx.Module) -> None:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 from flax import errors, nnx
 
 from wn import base, convert, inspection, layer_initialization
@@ -58,7 +57,7 @@ def data_dependent_init(
     whose kernel has hooks or a type that may change its value; and an `Einsum` that does not name
     the axes of its kernel.
   * In a subclass with its own forward pass, x is what it passes to its parent's by `super()`, or
-    else the argument of its `__call__`.
+    else the first argument of its `__call__`.
   * Plain layers that share a kernel variable each rescale it; only the last gets exact moments.
   * Statistics that are not finite, from the inputs or the model, are never used: an error eagerly;
     in `jax.jit` the layer keeps what it had, with a warning.
@@ -89,7 +88,7 @@ def data_dependent_init(
   base.check_values('wn.data_dependent_init', module)
   layers, left = _layers_of(module)
   check_positive('std_floor', std_floor)
-  run = _Run(std_floor, axis_name, _pending(layers, init_scale))
+  run = _Run(std_floor, axis_name, _pending(layers, init_scale), left)
   if not layers and not left:
     warnings.warn(
       f'data_dependent_init: {type(module).__name__} has no layers to initialize.', stacklevel=2
@@ -146,6 +145,7 @@ class _Run:
   std_floor: float
   axis_name: str | None
   pending: dict[int, tuple[str, float]]  # id(layer) -> (name, init_scale)
+  left: dict[str, str]  # name of a layer that cannot be initialized -> the reason
 
 
 _RUN: contextvars.ContextVar[_Run | None] = contextvars.ContextVar('_RUN', default=None)
@@ -208,20 +208,25 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
   if not all('super' in inspection.names_in(function) for function in own):
     parent = cls
 
-  def __call__(self, inputs: jax.Array, *args, **kwargs):
+  def __call__(self, *args, **kwargs):
     run = _RUN.get()
     if run is None or id(self) not in run.pending:
       # Inside an nnx transform the layer is a copy, which `pending` does not have.
-      return parent.__call__(self, inputs, *args, **kwargs)
+      return parent.__call__(self, *args, **kwargs)
     name, init_scale = run.pending[id(self)]
+    inputs, rest, options = _of_the_library(parent, self, *args, **kwargs)
+    if not hasattr(inputs, 'shape'):
+      del run.pending[id(self)]
+      run.left[name] = 'the first argument of their forward pass is not an array'
+      return parent.__call__(self, *args, **kwargs)
     try:
       usual = layer_initialization.initialize(
-        self, name, init_scale, run.std_floor, run.axis_name, inputs, *args, **kwargs
+        self, name, init_scale, run.std_floor, run.axis_name, inputs, *rest, **options
       )
     except errors.TraceContextError:  # inside a JAX transform
-      return parent.__call__(self, inputs, *args, **kwargs)
+      return parent.__call__(self, *args, **kwargs)
     del run.pending[id(self)]
-    outputs = parent.__call__(self, inputs, *args, **kwargs)
+    outputs = parent.__call__(self, *args, **kwargs)
     if parent is cls and own:
       layer_initialization.check_own_forward(name, init_scale, usual, outputs)
     return outputs
@@ -233,6 +238,17 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
   # In `nnx.jit` the layer would be a copy.
   call = {'__call__': _without_jit(own[0])} if own else {}
   return type(cls.__name__, (cls, between), {'__module__': cls.__module__, **call})
+
+
+def _of_the_library(
+  parent: type[nnx.Module], *args: Any, **kwargs: Any
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+  """The input in a call of a layer, and the other arguments that the library's `__call__` has."""
+  call = inspect.signature(_without_jit(parent.__call__)).bind(*args, **kwargs)
+  inputs, *rest = (*call.args[1:], *call.kwargs.values())
+  if parent not in convert.LIBRARY_CLASSES:
+    return inputs, (), {}
+  return inputs, rest[: len(call.args) - 2], call.kwargs
 
 
 def check_positive(name: str, value: float) -> None:

@@ -3,6 +3,7 @@
 import dis
 import functools
 import types
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,37 @@ def follow(module: nnx.Pytree, chain: Chain | None) -> Any:
   except (AttributeError, LookupError, TypeError):
     return None
   return value
+
+
+def layers_read(model: Any) -> dict[int, str]:
+  """id(layer) → the method that reads its kernel, where the code tells which layer it is."""
+  return {
+    id(layer): method
+    for node in _objects(model)
+    for method, chain in kernel_reads(type(node))
+    if (layer := follow(node, chain)) is not None
+  }
+
+
+def warn_of_other_reads(function: str, model: Any) -> None:
+  """Warns of methods that read kernels of layers which cannot be told from the code."""
+  methods = {
+    method
+    for node in _objects(model)
+    for method, chain in kernel_reads(type(node))
+    if chain is None
+  }
+  if methods:
+    warnings.warn(
+      f'{function}: {", ".join(sorted(methods))} may read the kernel of a layer, which in a '
+      'normalized layer is v. To read its weight use wn.weight(layer).',
+      stacklevel=3,
+    )
+
+
+def _objects(model: Any) -> Iterator[nnx.Pytree]:
+  """The modules of a model, and its other objects with methods of their own."""
+  return (node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Pytree))
 
 
 @functools.cache

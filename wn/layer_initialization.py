@@ -32,7 +32,7 @@ def initialize(
     For every output feature whether its std is now `init_scale`.
   """
   axes = base.unit_axes(layer)
-  features = Features.of(layer)
+  features = Features.of(layer, *args, **kwargs)
   is_per_feature = set(axes) == set(features.kernel_axes)
   v = base.masked_kernel(layer)
   kernel = _unit_kernel(v, axes) if is_per_feature else base.weight(layer)

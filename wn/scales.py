@@ -81,7 +81,7 @@ def new_scale(
 ) -> nnx.Variable[jax.Array]:
   """The parameter `scale`, with the kernel's metadata, its sharding reduced to `axes`.
 
-  If the kernel is not an `nnx.Param`, as where it is frozen, `scale` has its type.
+  `scale` has the type of the kernel, which may keep both from being trained.
   """
   # Hooks, such as `on_get_value`, are functions of the kernel's value.
   inherited = {k: v for k, v in kernel.get_metadata().items() if not k.startswith('on_')}
@@ -97,8 +97,7 @@ def new_scale(
   dtype = kernel[...].real.dtype if jnp.iscomplexobj(kernel[...]) else kernel[...].dtype
   # 8 bits have 2 to 3 digits of a norm.
   dtype = jnp.float32 if dtype.itemsize == 1 else dtype
-  cls = nnx.Param if isinstance(kernel, nnx.Param) else kernel.type
-  return cls(stored_scale(g, log_scale).astype(dtype), **{**inherited, **metadata})
+  return kernel.type(stored_scale(g, log_scale).astype(dtype), **{**inherited, **metadata})
 
 
 def read_scale(scale: nnx.Variable | jax.Array, log_scale: float) -> jax.Array:

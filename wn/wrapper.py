@@ -34,8 +34,9 @@ class WeightNorm(nnx.Module):
 
   Raises:
     AttributeError: the module has no such parameter.
-    ValueError: `unit_axis` does not suit a parameter, `log_scale` is negative or not finite, or a
-      parameter has hooks or a type that may change its value where it is read or set.
+    ValueError: `unit_axis` does not suit a parameter, `log_scale` is negative or not finite, two
+      names are of one parameter, or a parameter has hooks or a type that may change its value where
+      it is read or set.
   """
 
   def __init__(
@@ -52,8 +53,11 @@ class WeightNorm(nnx.Module):
     self.unit_axis = unit_axis
     self.log_scale = scales.log_factor(log_scale)
     by_name = {}
+    name_of: dict[int, str] = {}
     for name in self.names:
       v = self.variable(name)
+      if (other := name_of.setdefault(id(v), name)) != name:
+        raise ValueError(f'{other} and {name} are one parameter; give one of the names.')
       if base.is_computed(v):
         raise ValueError(f'{name} has hooks or a type of its own, which may change its value.')
       g, start = scales.start_at(v[...], unit_axis, self.log_scale, name)

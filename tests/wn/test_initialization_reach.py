@@ -1,6 +1,7 @@
 """Which layers `wn.data_dependent_init` initializes, and what it leaves as it was."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -219,3 +220,50 @@ def test_einsum_that_does_not_name_the_axes_of_its_kernel_is_left_alone_with_a_w
     wn.data_dependent_init(model, random(50, 4))
   np.testing.assert_array_equal(einsum.kernel[...], kernel)
   np.testing.assert_allclose(model.layers[0](random(50, 4)).std(0), 1, atol=1e-4)
+
+
+class OfItsOwn(nnx.Linear):
+  """Reads its kernel itself, and takes other arguments than `nnx.Linear`."""
+
+  def __call__(self, x, gain=None, *, train=False):
+    y = x @ wn.weight(self) + jnp.expand_dims(self.bias[...], 0)
+    return y if gain is None else y * gain
+
+
+class Calling(nnx.Module):
+  def __init__(self, call, layer):
+    self.layer, self.call = layer, call
+
+  def __call__(self, x):
+    return self.call(self.layer, x)
+
+
+@pytest.mark.parametrize(
+  'call',
+  [
+    lambda layer, x: layer(x, train=True),
+    lambda layer, x: layer(x=x),
+    lambda layer, x: layer(x, jnp.ones((1, 5))),
+    lambda layer, x: layer(gain=jnp.ones((1, 5)), x=x),
+  ],
+)
+def test_a_forward_pass_of_its_own_with_other_arguments(call):
+  model, x = Calling(call, OfItsOwn(4, 5, rngs=nnx.Rngs(0))), random(50, 4)
+  wn.data_dependent_init(model, x)
+  assert_moments(model(x), 0, 1)
+
+
+def test_a_forward_pass_of_its_own_of_something_else_is_left_alone():
+  class OfPairs(nnx.Linear):
+    def __call__(self, pair):
+      return nnx.Linear.__call__(self, pair[0]) + pair[1]
+
+  model = Calling(lambda layer, x: layer((x, x)), OfPairs(4, 4, rngs=nnx.Rngs(0)))
+  with pytest.warns(UserWarning, match='first argument of their forward pass is not an array: lay'):
+    wn.data_dependent_init(model, random(50, 4))
+
+
+def test_an_einsum_that_is_called_with_another_string():
+  layer, x = wn.Einsum('bi,io->bo', (4, 5), None, rngs=nnx.Rngs(0)), random(50, 4)
+  wn.data_dependent_init(layer, x, 'bi,io->ob')
+  np.testing.assert_allclose(np.std(layer(x), axis=0), 1, rtol=1e-5)  # no bias, any mean

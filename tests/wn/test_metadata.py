@@ -272,10 +272,10 @@ def test_a_frozen_layer_stays_frozen(hijax):
     assert nnx.graphdef(folded) == nnx.graphdef(plain)
 
 
-def test_other_kinds_of_parameters_get_a_scale_that_is_one():
+def test_other_kinds_of_parameters_get_a_scale_of_their_kind():
   class Mine(nnx.Param):
     pass
 
   layer = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
   layer.kernel = Mine(layer.kernel[...])
-  assert type(wn.unfold(layer).scale) is nnx.Param
+  assert type(wn.unfold(layer).scale) is Mine
