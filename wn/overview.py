@@ -23,7 +23,8 @@ class _Row:
 def summary(model: nnx.Module) -> str:
   """A table of a model's weights: which are normalized, over what, and which are not.
 
-  Lists all layers that `wn` knows, and all parameters of other modules with two or more axes.
+  Lists all layers that `wn` knows, and all parameters of other modules with two or more axes. A
+  weight that several layers share is listed once.
 
   Example::
 

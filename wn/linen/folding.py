@@ -43,10 +43,11 @@ def fold(
     weight-normalized, with a warning that names them.
 
   Raises:
-    ValueError: a layer has no `kernel` and `scale` in the variables, the kernels of `nn.scan` or
-      `nn.vmap` are stacked along another axis than the first, or a mask is computed in them.
+    ValueError: the model or one with a `scale` in the variables is of `nn`, a layer has no `kernel`
+      and `scale` there, the kernels of `nn.scan` or `nn.vmap` are stacked along another axis than
+      the first, a mask is computed in them, or the variables have no 'params'.
   """
-  params = traverse_util.flatten_dict(unfreeze(variables['params']))
+  params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
   found, reached = _layers(model, params, inputs, kwargs)
   for path, name, layer, ndim, mask in found:
     if (*path, 'scale') not in params:
@@ -54,6 +55,12 @@ def fold(
     box, scale = params[*path, name], meta.unbox(params.pop((*path, 'scale')))
     w = layers.weight(layer, meta.unbox(box), scale, mask, ndim)
     params[*path, name] = meta.replace_boxed(box, w)
+  for path in (key[:-1] for key in params if key[-1] in layers.WEIGHTS and key in reached):
+    if (*path, 'scale') in params and (*path, 'scale') not in reached:
+      raise ValueError(
+        f'{layers.name_of(path, model)} has a scale, but the layer of this model is plain. Give '
+        'the model with the layers of wn.linen.'
+      )
   left = [path for path in _not_reached(params, reached) if (*path, 'scale') in params]
   if left:
     names = ', '.join(layers.name_of(path, model) for path in left)
@@ -86,7 +93,7 @@ def unfold(
   Raises:
     ValueError: as for `fold`, but for the lack of `scale`.
   """
-  params = traverse_util.flatten_dict(unfreeze(variables['params']))
+  params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
   found, reached = _layers(model, params, inputs, kwargs)
   for path, name, layer, ndim, mask in found:
     if (*path, 'scale') in params:
@@ -166,6 +173,8 @@ def _layers(
 
   with nn.intercept_methods(intercept):
     jax.eval_shape(init)
+    if not found:
+      raise ValueError(f'{type(model).__name__} has no layers of wn.linen that init reaches.')
     masks = _masks(found)
     if any(isinstance(mask, Tracer) for mask in masks.values()):
       masks = jax.jit(init)()  # computes no more than the masks

@@ -69,13 +69,16 @@ def data_dependent_init(
     The new variables; those given are not changed.
 
   Raises:
-    ValueError: `std_floor` or an `init_scale` is not positive and finite, the batch is empty, or
-      statistics are not finite (in `jax.jit` the layer then keeps what it had, with a warning).
+    ValueError: `std_floor` or an `init_scale` is not positive and finite, the batch is empty, the
+      variables have no 'params', `mutable` is given, or statistics are not finite (in `jax.jit`
+      the layer then keeps what it had, with a warning).
   """
   initialization.check_positive('std_floor', std_floor)
   if not callable(init_scale):
     initialization.check_positive('init_scale', init_scale)
-  params = traverse_util.flatten_dict(unfreeze(variables['params']))
+  if 'mutable' in kwargs:
+    raise ValueError('mutable: all collections but params are, and are returned with them.')
+  params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
   run = _Run(params, init_scale, std_floor)
   if not run.pending:
     message = f'data_dependent_init: {type(model).__name__} has no layers to initialize.'

@@ -6,7 +6,7 @@ a new layer computes the same function as its namesake; a unit whose kernel is z
 with a random v.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -200,6 +200,13 @@ def output_axes(layer: nn.Module) -> tuple[int, ...]:
   if isinstance(layer, nn.DenseGeneral):
     return *range(np.size(layer.batch_dims)), *range(-np.size(layer.features), 0)
   return (-1,)
+
+
+def params_of(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The parameters among a model's variables."""
+  if 'params' not in variables:
+    raise ValueError("the variables have no 'params'; give what `model.init` returns.")
+  return variables['params']
 
 
 def name_of(path: tuple[str, ...], module: nn.Module) -> str:

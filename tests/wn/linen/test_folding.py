@@ -176,3 +176,37 @@ def test_parameters_of_other_modules_are_left_alone_without_a_warning():
   plain = wn.linen.fold(model, variables, x)
   assert shapes(plain) == shapes(trained(Gained(nn), x))
   assert shapes(wn.linen.unfold(model, plain, x)) == shapes(variables)
+
+
+@pytest.mark.parametrize('function', [wn.linen.fold, wn.linen.unfold])
+def test_a_plain_model_is_refused(function):
+  model, x = Net(), random(2, 6, 6, 4)
+  variables = trained(model, x)
+  with pytest.raises(ValueError, match=r'Net has no layers of wn\.linen that init reaches'):
+    function(Net(nn), variables, x)
+
+
+def test_a_plain_layer_that_has_a_scale_is_refused():
+  class Mixed(nn.Module):
+    library: Any = wn.linen
+
+    @nn.compact
+    def __call__(self, x):
+      return self.library.Dense(3)(wn.linen.Dense(4)(x))
+
+  x = random(2, 4)
+  variables = trained(Mixed(), x)
+  with pytest.raises(
+    ValueError, match=r'Dense_0 has a scale, but the layer of this model is plain'
+  ):
+    wn.linen.fold(Mixed(nn), variables, x)
+
+
+def test_variables_without_params_are_refused():
+  model, x = Net(), random(2, 6, 6, 4)
+  variables = trained(model, x)
+  for function in (wn.linen.fold, wn.linen.unfold, wn.linen.data_dependent_init):
+    with pytest.raises(ValueError, match=r"have no 'params'; give what `model.init` returns"):
+      function(model, variables['params'], x)
+  with pytest.raises(ValueError, match='mutable: all collections but params are'):
+    wn.linen.data_dependent_init(model, variables, x, mutable=['batch_stats'])
