@@ -54,6 +54,6 @@ def fix_scales(model: nnx.Module, initialized: nnx.Module) -> None:
       layer.bias[...] = scaled.bias[...]
 
 
-def _scaled(layer: Linear | Conv) -> wn.replace:
+def _scaled(layer: Linear | Conv) -> Linear | Conv:
   scale = layer.fixed_scale[...].reshape((1,) * (layer.kernel[...].ndim - 1) + (-1,))
   return wn.replace(layer, kernel=layer.kernel[...] * scale)

@@ -67,10 +67,8 @@ def run_experiment(
     convolution = devices.convolution(mesh, use_winograd=config.run.cpu_winograd)
     num_classes = len(dataset.class_names)
     model = create_model(config, train_x.shape[1:], num_classes, params_key, convolution)
-    # As in the authors' code, batch normalization has no data-dependent initialization.
-    if config.variant.parameterization != 'bn':
-      indices = session.epoch_batches(data_key, 0, size, config.init.examples)[0]
-      initialize(model, jnp.asarray(train_images[indices]), init_key, config.init.scale)
+    indices = session.epoch_batches(data_key, 0, size, config.init.examples)[0]
+    initialize(model, jnp.asarray(train_images[indices]), init_key, config.init.scale)
     optimizer = create_optimizer(config, steps_per_epoch)
     graphdef, state = TrainState.of(model, optimizer, ema=config.ema_epochs > 0)
     num_params = state_lib.num_params(state.params)
@@ -161,12 +159,18 @@ def restore_model(
 def initialize(
   model: model_lib.ConvNet, images: jax.Array, key: jax.Array, init_scale: float
 ) -> None:
-  """Data-dependent initialization, with noise and dropout as in the authors' code.
+  """Data-dependent initialization (§3), with noise and dropout as in the authors' code.
 
-  Sets parameters and the fixed scales of `plain_released`, but no running means. Runs outside
-  `jax.jit`: JAX does not cache a compiled program that calls back to Python, here to warn.
+  `wn` and `wn_mean_bn` get g and b. `plain` and `mean_bn` get b and the weight w = g v/‖v‖, which
+  they train in place of v and g. `plain_released` keeps W, and the ratio ‖w‖/‖W‖ as its fixed
+  scale. `bn` stays as it is, as in the authors' code.
+
+  Runs outside `jax.jit`: JAX does not cache a compiled program that calls back to Python, here to
+  warn.
   """
-  initialized = nnx.clone(model)
+  if model.parameterization == 'bn':
+    return
+  initialized = nnx.clone(model)  # running means, which a forward pass changes, stay as they are
   wn.data_dependent_init(initialized, images, init_scale=init_scale, train=True, rngs=nnx.Rngs(key))
   if model.parameterization == 'plain_released':
     released.fix_scales(model, initialized)

@@ -94,7 +94,13 @@ class ActorLearner:
     return agent.epsilon(self.steps, **self.config.exploration)
 
   def step(self) -> np.ndarray:
-    """Steps every environment and makes the updates that are due; returns the actions [N]."""
+    """Steps every environment and makes the updates that are due; returns the actions [N].
+
+    1. Chooses the actions with the parameters after all updates so far.
+    2. The environments take them, while the target network is copied and the network learns, each
+       if it is due, from what was in the replay memory before this step.
+    3. Adds the step to the replay memory.
+    """
     config, games = self.config, self.games
     frames, ages = games.observations[:, -1], games.ages
     actions = self._choose(self._act_key, self.steps, games.observations, self.epsilon)

@@ -90,8 +90,9 @@ class Replay:
     rows, envs = self._draw(rng, first, size)
     while (unknown := self._rows.truncated[rows, envs]).any():
       rows[unknown], envs[unknown] = self._draw(rng, first, unknown.sum())
-    window = (rows[:, None] + np.arange(1 - STACK, 2)) % self.capacity  # s_tm1 and one more
-    pairs = ((rows[:, None] + np.arange(2)) % self.capacity, envs[:, None])
+    # The frames of s_tm1 are those of the rows t−3 … t, the frames of s_t those of t−2 … t+1.
+    window = (rows[:, None] + np.arange(1 - STACK, 2)) % self.capacity
+    pairs = ((rows[:, None] + np.arange(2)) % self.capacity, envs[:, None])  # s_tm1 and s_t
     batch = Batch(
       frames=self._rows.frames[window, envs[:, None]],
       ages=self._rows.ages[pairs],

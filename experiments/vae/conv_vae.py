@@ -91,9 +91,9 @@ class ConvVAE(nnx.Module):
     log_likelihood = jnp.sum(
       distributions.bernoulli_log_likelihood(x, self.decode(z)), axis=(1, 2, 3)
     )
-    if self.flow is None:
+    if self.flow is None:  # the closed form
       kl = jnp.sum(distributions.gaussian_kl(mean, log_std), axis=-1)
-    else:
+    else:  # the estimate from one sample, which may be negative
       kl = log_q - log_p
     return Bound(log_likelihood, kl[:, None, None], log_likelihood + log_p - log_q)
 

@@ -182,6 +182,10 @@ class LatentLayer(nnx.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """The next h, and log q − log p of the sample for each latent map [B, z].
 
+    Prior N(p_mean, p_std²); posterior N(q_mean + r_mean, (q_std r_std)²), with q from the way up
+    and r from the way down, and with the flow z ← (z − m) exp(−s), log q ← log q + s. This is
+    `IAFLayer` of the authors' TensorFlow code.
+
     Args:
       h: [B, H, W, h] from the layer above.
       key: random key of the sample.
