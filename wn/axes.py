@@ -1,5 +1,6 @@
 """The axes of a layer's kernel: how many there are, and which index output units."""
 
+import itertools
 from typing import Any
 
 from flax import nnx
@@ -27,9 +28,13 @@ def own_ndim(layer: Layer) -> int:
 
 
 def check_stack(layer: Layer, shape: tuple[int, ...]) -> None:
-  """Raises ValueError if a stack of kernels of this shape is not one along its first axes."""
+  """Raises ValueError if kernels of this shape are stacked along another axis than the first.
+
+  Kernels of another size than the layer had at first may be those of layers that were pruned.
+  """
   own = own_shape(layer)
-  if len(shape) > len(own) and shape[-len(own) :] != own:
+  has_own_sizes = own in itertools.combinations(shape, len(own))
+  if len(shape) > len(own) and has_own_sizes and shape[-len(own) :] != own:
     expected = f'(…, {", ".join(map(str, own))})'
     raise ValueError(
       f'layers must be stacked along the first axes of the kernel, {expected}; got {shape}.'

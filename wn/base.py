@@ -243,7 +243,8 @@ def unit_axes(layer: Layer) -> tuple[int, ...]:
 
 def is_abstract(variable: nnx.Variable) -> bool:
   """Whether a variable is a shape without a value, as of `nnx.eval_shape`."""
-  return isinstance(variable.get_raw_value(), jax.ShapeDtypeStruct)
+  is_variable = isinstance(variable, nnx.Variable)  # in a view of `replace` it may be an array
+  return is_variable and isinstance(variable.get_raw_value(), jax.ShapeDtypeStruct)
 
 
 def check_values(function: str, model: nnx.Module) -> None:

@@ -6,7 +6,7 @@ other parameters stay valid.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 from flax import nnx
@@ -67,7 +67,9 @@ def register(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
   for name, cls in (('plain', plain), ('normalized', normalized)):
     if cls in LIBRARY_CLASSES:
       raise TypeError(f'{name} must be a class of your own; got {cls}.')
-  if (other := _PLAIN.get(normalized, plain)) is not plain:
+  other = _PLAIN.get(normalized, plain)
+  names = {(cls.__module__, cls.__qualname__) for cls in (plain, other)}
+  if len(names) > 1:  # the same where the class statement is run again, as in a notebook
     raise TypeError(f'{normalized} is the counterpart of {other} already; derive a class from it.')
   _check_forward(plain, normalized)
   _NORMALIZED[plain] = normalized
@@ -76,25 +78,34 @@ def register(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
 
 def _check_forward(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
   """Checks that a forward pass which `normalized` has from `plain` computes with w."""
-  mro = normalized.__mro__
-  if '__call__' not in vars(plain) or plain not in mro:
+  methods: dict[str, Any] = {}
+  for cls in normalized.__mro__:
+    if cls in LIBRARY_CLASSES:
+      break
+    for name, value in vars(cls).items():
+      methods.setdefault(name, (cls, value))
+  if '__call__' not in methods:
+    if plain in normalized.__mro__ and added_methods(plain, namesake_of(plain), ('__call__',)):
+      raise TypeError(f'name {plain} before {cls} among the bases of {normalized}.')
     return
-  layer = next(cls for cls in mro if cls in LIBRARY_CLASSES)
-  if mro.index(layer) < mro.index(plain):
-    raise TypeError(f'name {plain} before {layer} among the bases of {normalized}.')
-  forward = next(vars(cls)['__call__'] for cls in mro if '__call__' in vars(cls))
-  names = inspection.names_in(forward)
-  if forward is vars(plain)['__call__'] and _reads_weights(names):
-    raise TypeError(
-      f'{plain}.__call__ reads the kernel or names its parent, so that {normalized} would compute '
-      'with v. Use super() there, or give the latter a __call__ with wn.weight(self).'
-    )
+  used, found = ['__call__'], {'__call__'}
+  for name in used:
+    cls, method = methods[name]
+    if issubclass(plain, cls) and _reads_weight(method):
+      raise TypeError(
+        f'{cls}.{name} reads the kernel or names its parent, so that {normalized} would compute '
+        'with v. Use super() there, or give the latter one with wn.weight(self).'
+      )
+    used += [other for other in inspection.names_in(method) & methods.keys() - found]
+    found.update(used)
 
 
-def _reads_weights(names: set[str]) -> bool:
-  """Whether code with these names reads a kernel, itself or by naming a parent class."""
-  names_parent = '__call__' in names or {'Embed', 'attend'} <= names
-  return bool(names & inspection.KERNELS) or (names_parent and 'super' not in names)
+def _reads_weight(method: Any) -> bool:
+  """Whether a method reads a kernel, itself or by naming a class of the library."""
+  names = inspection.names_in(method)
+  parents = {cls.__name__ for cls in LIBRARY_CLASSES}
+  names_parent = names & parents and names & {'__call__', 'attend'} and 'super' not in names
+  return inspection.mentions_kernel(method) or bool(names_parent)
 
 
 def modules(
@@ -163,7 +174,9 @@ def _blank(plain: type[nnx.Module]) -> nnx.Module:
 def plain_class(cls: type[nnx.Module]) -> type[nnx.Module] | None:
   """The plain counterpart of a class of weight-normalized layers, or None if it is not known."""
   parent = next((c for c in cls.__mro__ if c in _PLAIN), None)
-  if parent is None or (parent is not cls and own_methods(cls, parent)):
+  if parent is None:
+    return None
+  if parent is not cls and (own_methods(cls, parent) or added_methods(cls, parent, ('attend',))):
     return None
   return _PLAIN[parent]
 
@@ -175,7 +188,21 @@ def own_methods(cls: type[nnx.Module], parent: type[nnx.Module]) -> list[str]:
     name
     for c in classes
     for name, value in vars(c).items()
-    if name == '__call__' or (name != '__init__' and _reads_weights(inspection.names_in(value)))
+    if name == '__call__' or (name != '__init__' and _reads_weight(value))
+  ]
+
+
+def added_methods(
+  cls: type[nnx.Module], parent: Any, names: Collection[str] | None = None
+) -> list[str]:
+  """Methods that a subclass adds or overrides, but for its constructor; of `names` if given."""
+  return [
+    name
+    for c in cls.__mro__[: cls.__mro__.index(parent)]
+    for name, value in vars(c).items()
+    if (callable(value) or isinstance(value, property | staticmethod | classmethod))
+    and (name == '__call__' or not name.startswith(('__', '_pytree__')))
+    and (names is None or name in names)
   ]
 
 

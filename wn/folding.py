@@ -10,7 +10,7 @@ from flax import nnx
 
 from wn import axes, base, convert, inspection, recurrent
 from wn.base import WeightNormed
-from wn.normalization import UnitAxis
+from wn.normalization import UnitAxis, norm_axes
 from wn.scales import log_factor
 from wn.wrapper import WeightNorm
 
@@ -39,9 +39,10 @@ def fold(model: M) -> M:
     model: any `nnx.Module`, including a single layer or cell. It is not changed.
 
   Raises:
-    TypeError: the model holds no modules, or an instance of a subclass of a `wn` layer or cell with
-      its own forward pass (of a layer: that is not known from `wn.register`), its parameters are
-      not arrays, or a kernel has hooks or a type that may change its value where it is read or set.
+    TypeError: the model holds no modules, an instance of a subclass of a `wn` layer with its own
+      forward pass that is not known from `wn.register`, or of a `wn` cell with methods of its own,
+      its parameters are not arrays, or a kernel has hooks or a type that may change its value where
+      it is read or set.
   """
   _check_model('fold', model)
   model = nnx.clone(model)
@@ -65,13 +66,12 @@ def fold(model: M) -> M:
       convert.plain_layer(module)
     elif isinstance(module, tuple(_PLAIN_CELL)):
       parent = next(c for c in cls.__mro__ if c in _PLAIN_CELL)
-      if not convert.own_methods(cls, parent):
-        convert.set_class(module, _PLAIN_CELL[parent])
-        continue
-      raise TypeError(
-        f'cannot fold {_name(path, module)}: {cls.__qualname__} is a subclass of a wn cell, and '
-        'its forward pass may differ.'
-      )
+      if convert.added_methods(cls, parent):
+        raise TypeError(
+          f'cannot fold {_name(path, module)}: {cls.__qualname__} is a subclass of a wn cell, and '
+          'its forward pass may differ.'
+        )
+      convert.set_class(module, _PLAIN_CELL[parent])
   return _unwrapped(model, {})
 
 
@@ -198,7 +198,7 @@ def unfold(
   left = [
     f'{_name(path, layer)} (is normalized already, with another unit_axis or log_scale)'
     for path, layer in normalized
-    if wanted(path, layer) and _differs(layer, unit_axis, log_scale)
+    if _differs(layer, unit_axis, log_scale) and wanted(path, layer)
   ]
   for path, layer, reason in chosen:
     if not reason:
@@ -255,8 +255,7 @@ def _differs(
   if unit_axis == 'output':
     return False
   ndim = axes.own_ndim(layer)
-  wanted = (unit_axis,) if isinstance(unit_axis, int) else unit_axis or ()
-  return {axis % ndim for axis in wanted} != {axis % ndim for axis in layer.unit_axis}
+  return norm_axes(ndim, unit_axis) != norm_axes(ndim, layer.unit_axis)
 
 
 def _obstacle(layer: nnx.Module, unit_axis: UnitAxis | Literal['output']) -> str:

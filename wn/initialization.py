@@ -215,7 +215,7 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
       return parent.__call__(self, *args, **kwargs)
     name, init_scale = run.pending[id(self)]
     inputs, rest, options = _of_the_library(parent, self, *args, **kwargs)
-    if not hasattr(inputs, 'shape'):
+    if parent not in convert.LIBRARY_CLASSES and not hasattr(inputs, 'shape'):
       del run.pending[id(self)]
       run.left[name] = 'the first argument of their forward pass is not an array'
       return parent.__call__(self, *args, **kwargs)

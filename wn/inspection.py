@@ -2,6 +2,7 @@
 
 import dis
 import functools
+import itertools
 import types
 import warnings
 from collections.abc import Iterator
@@ -10,12 +11,18 @@ from typing import Any
 from flax import nnx
 
 KERNELS = {'kernel', 'embedding'}
+_FACTS = {'dtype', 'ndim', 'shape', 'size'}  # the same of v and of w
 Chain = tuple[Any, ...]
 
 
 def names_in(function: Any) -> set[str]:
   """Names of attributes and globals in the code of a function, method or property."""
   return {name for code in _code_of(function) for name in code.co_names}
+
+
+def mentions_kernel(function: Any) -> bool:
+  """Whether a function, method or property reads or sets a kernel, more than its shape or dtype."""
+  return any(_mentions(code) for code in _code_of(function))
 
 
 def kernel_reads(cls: type[nnx.Pytree]) -> list[tuple[str, Chain | None]]:
@@ -84,12 +91,27 @@ def _objects(model: Any) -> Iterator[nnx.Pytree]:
 
 @functools.cache
 def _reads(code: types.CodeType) -> list[Chain | None]:
-  instructions = [i for i in dis.get_instructions(code) if i.opname not in ('CACHE', 'NOP')]
   return [
     chain
-    for end, instruction in enumerate(instructions)
-    if instruction.opname in ('LOAD_ATTR', 'LOAD_METHOD') and instruction.argval in KERNELS
-    if (chain := _owner(instructions[:end])) != ()  # `self.kernel` is the module's own
+    for before, instruction in _kernels(code)
+    if instruction.opname in ('LOAD_ATTR', 'LOAD_METHOD')
+    if (chain := _owner(before)) != ()  # `self.kernel` is the module's own
+  ]
+
+
+@functools.cache
+def _mentions(code: types.CodeType) -> bool:
+  return bool(_kernels(code))
+
+
+def _kernels(code: types.CodeType) -> list[tuple[list[dis.Instruction], dis.Instruction]]:
+  """The instructions that name a kernel, each with those before it; not `kernel.shape` and such."""
+  instructions = [i for i in dis.get_instructions(code) if i.opname not in ('CACHE', 'NOP')]
+  return [
+    (instructions[:place], instruction)
+    for place, (instruction, after) in enumerate(itertools.pairwise(instructions))
+    if 'ATTR' in instruction.opname or instruction.opname == 'LOAD_METHOD'
+    if instruction.argval in KERNELS and after.argval not in _FACTS
   ]
 
 

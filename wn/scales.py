@@ -97,7 +97,11 @@ def new_scale(
   dtype = kernel[...].real.dtype if jnp.iscomplexobj(kernel[...]) else kernel[...].dtype
   # 8 bits have 2 to 3 digits of a norm.
   dtype = jnp.float32 if dtype.itemsize == 1 else dtype
-  return kernel.type(stored_scale(g, log_scale).astype(dtype), **{**inherited, **metadata})
+  scale = nnx.Param(stored_scale(g, log_scale).astype(dtype), **{**inherited, **metadata})
+  if kernel.type is nnx.Param:
+    return scale
+  # Not by its constructor, which may take other arguments.
+  return kernel.type.from_metadata(scale.get_raw_value(), scale.get_metadata())
 
 
 def read_scale(scale: nnx.Variable | jax.Array, log_scale: float) -> jax.Array:

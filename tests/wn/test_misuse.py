@@ -74,6 +74,15 @@ def stack(cls, count):
   return create(nnx.Rngs(0).split(count))
 
 
+def test_a_stack_of_pruned_layers_is_one():
+  layers = nnx.vmap(lambda rngs: wn.Linear(4, 8, rngs=rngs))(nnx.Rngs(0).split(3))
+  layers.kernel = nnx.Param(layers.kernel[...][:, :, :5])
+  layers.scale = nnx.Param(layers.scale[...][:, :5])
+  layers.bias = nnx.Param(layers.bias[...][:, :5])
+  forward = nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))
+  assert_close(forward(wn.fold(layers), random(2, 4)), forward(layers, random(2, 4)))
+
+
 def test_stacks_along_another_axis_are_left_alone():
   with pytest.warns(UserWarning, match=r'must be stacked along the first axes .*got \(4, 3, 4\)'):
     assert type(wn.unfold(stack(nnx.Linear, 3))) is nnx.Linear
@@ -97,6 +106,18 @@ def test_g_is_trained_and_frozen_with_its_kernel():
     optimizer.update(model, nnx.grad(loss, argnums=nnx.DiffState(0, wanted))(model))
     moved = [bool((a != b).any()) for a, b in zip(before, (model.kernel[...], model.scale[...]))]
     assert moved == [trained, trained]
+
+
+def test_a_type_of_parameters_with_its_own_constructor():
+  class Grouped(nnx.Param):
+    def __init__(self, value, group):
+      assert value.ndim == 2
+      super().__init__(value, decay=group == 'decayed')
+
+  layer = linear()
+  layer.kernel = Grouped(layer.kernel[...], 'decayed')
+  scale = wn.unfold(layer).scale
+  assert type(scale) is Grouped and scale.get_metadata('decay') and scale.shape == (4,)
 
 
 def test_two_names_of_one_parameter_are_refused():
@@ -123,6 +144,44 @@ def test_the_weight_of_a_shape():
 def test_an_attribute_that_is_not_there_is_not_replaced():
   with pytest.raises(AttributeError, match="Linear has no attribute 'kernal' to replace"):
     wn.replace(linear(wn.Linear), kernal=jnp.ones((4, 4)))
+
+
+def test_the_weight_of_a_view():
+  layer = linear()
+  assert_close(wn.weight(wn.replace(layer, kernel=jnp.ones((4, 4)))), jnp.ones((4, 4)))
+
+
+def test_the_filter_of_unfold_sees_plain_layers_alone():
+  model = nnx.Sequential(wn.Embed(3, 4, rngs=nnx.Rngs(0)), linear())
+  unfolded = wn.unfold(model, filter=lambda path, layer: layer.in_features == 4)
+  assert isinstance(unfolded.layers[1], wn.Linear)
+
+
+def test_a_method_that_counts_weights_reads_none():
+  class Counting(nnx.Module):
+    def __init__(self):
+      self.layers = nnx.List([linear(wn.Linear)])
+
+    def num_weights(self):
+      return sum(layer.kernel.size for layer in self.layers)
+
+  wn.fold(Counting())  # a warning would be an error
+
+
+def test_a_cell_with_a_start_of_its_own_does_not_fold():
+  class Cell(wn.GRUCell):
+    def initialize_carry(self, input_shape, rngs=None, carry_init=None):
+      return super().initialize_carry(input_shape, rngs, carry_init) + 1
+
+  with pytest.raises(TypeError, match='Cell is a subclass of a wn cell'):
+    wn.fold(Cell(4, 3, rngs=nnx.Rngs(0)))
+
+
+def test_inputs_may_be_lists():
+  model = nnx.Sequential(wn.Linear(2, 3, rngs=nnx.Rngs(0)))
+  wn.data_dependent_init(model, [[1.0, 2.0], [3.0, 5.0], [0.0, 1.0]])
+  y = model(jnp.array([[1.0, 2.0], [3.0, 5.0], [0.0, 1.0]]))
+  assert_close(y.std(0), jnp.ones(3), 1e-5)
 
 
 @pytest.mark.parametrize('parent, plain', [(wn.LSTMCell, nnx.LSTMCell), (wn.GRUCell, nnx.GRUCell)])

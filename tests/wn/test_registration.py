@@ -116,3 +116,76 @@ def test_a_class_that_uses_super_is_converted():
   query = jnp.ones((2, 3))
   assert_close(normalized.logits(query), 3 * layer.logits(query))
   assert_close(wn.fold(normalized).logits(query), 3 * layer.logits(query))
+
+
+def test_facts_of_the_kernel_may_be_read():
+  class Cast(nnx.Linear):
+    def __call__(self, x):
+      assert x.shape[-1] == self.kernel.shape[0]
+      return super().__call__(x.astype(self.kernel.dtype))
+
+  class NormalizedCast(Cast, wn.Linear):
+    pass
+
+  wn.register(Cast, NormalizedCast)
+  assert type(wn.unfold(Cast(2, 3, rngs=nnx.Rngs(0)))) is NormalizedCast
+
+
+def test_a_forward_pass_of_the_normalized_class_may_be_anywhere():
+  class Normalized(wn.Conv, Causal):
+    def __call__(self, x):
+      return wn.Conv.__call__(self, jnp.pad(x, ((0, 0), (1, 0), (0, 0))))
+
+  wn.register(Causal, Normalized)
+
+
+def test_a_class_may_be_defined_again():
+  def define():
+    class Again(nnx.Linear):
+      pass
+
+    return Again
+
+  first, second = define(), define()
+  normalized = type('Normalized', (first, wn.Linear), {})
+  wn.register(first, normalized)
+  wn.register(second, normalized)
+
+
+class ByMethod(nnx.Linear):
+  def w(self):
+    return self.kernel[...]
+
+  def __call__(self, x):
+    return x @ self.w()
+
+
+class Inherited(OfItsOwn):
+  pass
+
+
+@pytest.mark.parametrize('plain', [ByMethod, Inherited])
+def test_v_may_be_read_by_another_method_or_class(plain):
+  with pytest.raises(TypeError, match=r'so that .* would compute with v'):
+    wn.register(plain, type('Normalized', (plain, wn.Linear), {}))
+
+
+def test_a_method_that_calls_the_forward_pass_does_not_change_it():
+  class Applied(nnx.Linear):
+    def apply(self, x, other):
+      return other.__call__(self.__call__(x))
+
+  class NormalizedApplied(wn.Linear):
+    apply = Applied.apply
+
+  assert isinstance(wn.unfold(Applied(2, 2, rngs=nnx.Rngs(0))), wn.Linear)
+  assert type(wn.fold(NormalizedApplied(2, 2, rngs=nnx.Rngs(0)))) is nnx.Linear
+
+
+def test_an_embedding_with_its_own_products_does_not_fold():
+  class Doubling(wn.Embed):
+    def attend(self, query):
+      return super().attend(2 * query)
+
+  with pytest.raises(TypeError, match='Doubling is a subclass of a wn layer with its own forward'):
+    wn.fold(Doubling(4, 3, rngs=nnx.Rngs(0)))
