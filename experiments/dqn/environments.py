@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.dqn.network import SIDE, STACK
 from experiments.dqn.rl_packages import roms, vector_env
+from experiments.runtime.errors import UserError
 
 FRAME_SKIP = 4  # frames of an agent step
 FRAME_LIMIT = 2**31  # the emulator counts the frames of an episode in 32 bits
@@ -190,6 +191,7 @@ class Games:
     kept = self._steps - int(self._seeded_at.min())
     self._actions = self._actions[len(self._actions) - kept :]
     return {
+      'reseed_every': np.array(self._reseed_every),
       'is_due': self._is_due.copy(),
       'steps': np.array(self._steps),
       'seeds': self._seeds.copy(),
@@ -200,7 +202,16 @@ class Games:
     }
 
   def restore(self, saved: Mapping[str, np.ndarray]) -> None:
-    """Brings the games back to their state at `save` by replaying them."""
+    """Brings the games back to their state at `save` by replaying them.
+
+    Raises:
+      UserError: the games are of an earlier version, which seeded them at other times.
+    """
+    if 'reseed_every' not in saved:
+      raise UserError(
+        'the run is of an earlier version, whose games were seeded at other times; use an empty '
+        '--workdir.'
+      )
     self._steps = int(saved['steps'])
     self._seeds, self._seeded_at = saved['seeds'].copy(), saved['seeded_at'].copy()
     self._actions = list(saved['actions'])

@@ -58,12 +58,16 @@ def paper_config(config: Config) -> dict[str, Any]:
 
 
 def unread_keys(config: Config) -> list[str]:
-  """Keys of a user's own config file that configs/ does not have, so that no code reads them."""
+  """Keys of a user's own config file that configs/ does not have, so that no code reads them.
+
+  Parts of the variant, which name a run, are up to the user.
+  """
   try:
     known = paper_config(config)
   except (AttributeError, KeyError, ValueError):
     return []  # of an experiment of their own, or without a variant that exists, which is refused
-  return sorted(flatten(config).keys() - known.keys())
+  unknown = flatten(config).keys() - known.keys()
+  return sorted(key for key in unknown if not is_among(key, ['variant']))
 
 
 def is_among(key: str, names: Iterable[str]) -> bool:

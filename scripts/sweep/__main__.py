@@ -18,7 +18,6 @@ checkpoint. Ctrl-C leaves them in the queue; use --resume to watch them again.
 
 import argparse
 import math
-import re
 import shlex
 import signal
 import sys
@@ -38,12 +37,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-  """The arguments; `overrides` has those that are written --config.KEY=VALUE, as 'KEY=VALUE'."""
-  parser = _parser()
-  args, rest = parser.parse_known_args(argv)
-  args.overrides = [text.removeprefix('--config.') for text in rest if '--config.' in text]
-  if unknown := [text for text in rest if not re.fullmatch(r'--config\.[\w.]+=.*', text)]:
-    parser.error(f'unrecognized arguments: {" ".join(unknown)}')
+  """The arguments; `overrides` has those that are written --config.KEY=VALUE, as KEY → VALUE."""
+  argv = sys.argv[1:] if argv is None else argv
+  overrides = {}
+  for text in (text for text in argv if text.startswith('--config.')):
+    key, separator, value = text.removeprefix('--config.').partition('=')
+    if not separator:
+      raise UserError(f'{text}: write --config.KEY=VALUE.')
+    overrides[key] = value
+  args = _parser().parse_args([text for text in argv if not text.startswith('--config.')])
+  args.overrides = overrides
   return args
 
 

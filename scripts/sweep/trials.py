@@ -9,9 +9,9 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from ml_collections import config_dict
@@ -49,7 +49,10 @@ class Progress:
 
 
 def load(
-  sweep: str, runs: Path, data_dir: str | None = None, overrides: Sequence[str] = ()
+  sweep: str,
+  runs: Path,
+  data_dir: str | None = None,
+  texts: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Path, list[Trial]]:
   """Loads a sweep.
 
@@ -57,7 +60,7 @@ def load(
     sweep: a config file and one of its SWEEPS, such as 'configs/cifar.py:figure2'.
     runs: directory of all runs.
     data_dir: passed to every trial.
-    overrides: 'KEY=VALUE' of the config, for every trial.
+    texts: values for every trial by config key, as on a command line.
 
   Returns:
     The directory of the sweep, and its trials as listed.
@@ -72,20 +75,19 @@ def load(
     spec_lib.choose('sweep', name, list(sweeps))
   except ValueError as error:
     raise UserError(f'{path}: {error}') from error
-  common = {key: _parse(value) for key, _, value in (text.partition('=') for text in overrides)}
   found: list[Trial] = []
   for number, entry in enumerate(sweeps[name], start=1):
     where = f'{path}:{name}, trial {number}'
     try:
-      spec, own = entry
-    except (TypeError, ValueError) as error:
+      spec, overrides = entry
+      keys = overrides.keys()
+    except (AttributeError, TypeError, ValueError) as error:
       raise UserError(f'{where}: write (SPEC, {{KEY: VALUE, ...}}).') from error
-    if both := own.keys() & common.keys():
+    if both := keys & texts.keys():
       raise UserError(f'--config.{min(both)}: the sweep sets it; choose trials by --filter.')
-    values = own | common
-    config = _config(module, spec, values, where)
+    config = _config(module, spec, overrides, texts, where)
     directory = Path(os.path.expanduser(runs)) / config.experiment / name
-    found.append(_trial(path, spec, values, config, directory, data_dir))
+    found.append(_trial(path, spec, overrides, texts, config, directory, data_dir))
   if not found:
     raise UserError(f'{sweep} has no trials.')
   _check_unique(sweep, found)
@@ -202,20 +204,20 @@ def _import(path: str) -> ModuleType:
 
 
 def _config(
-  module: ModuleType, spec: str, overrides: dict[str, Any], where: str
+  module: ModuleType, spec: str, overrides: dict[str, Any], texts: Mapping[str, str], where: str
 ) -> config_dict.FrozenConfigDict:
   if 'seed' not in overrides:
     raise UserError(f'{where}: it must set a seed.')
   try:
     config = module.get_config(spec)
-    for key, value in overrides.items():
+    for key, value in (overrides | dict(texts)).items():
       if key.split('.')[0] in ('experiment', 'protocol', 'variant'):
         raise ValueError(f'{key!r} cannot be overridden; choose it in SPEC')
       parent, _, name = key.rpartition('.')
       section = config.get(parent, {}) if parent else config
       if name not in section:
         raise ValueError(f'the config has no key {key!r}')
-      section[name] = value
+      section[name] = _parse(value, section[name]) if key in texts else value
     if 'experiment' not in config:
       raise ValueError('the config has no experiment')
     if unread := settings.unread_keys(config):
@@ -229,25 +231,31 @@ def _trial(
   path: str,
   spec: str,
   overrides: dict[str, Any],
+  texts: Mapping[str, str],
   config: config_dict.FrozenConfigDict,
   directory: Path,
   data_dir: str | None,
 ) -> Trial:
   parts = [spec, *(f'{key}={_text(value)}' for key, value in overrides.items())]
+  parts += [f'{key}={text}' for key, text in texts.items() if key not in settings.LOGGING]
   name = '-'.join(re.sub(r'[^\w.=+]+', '-', part) for part in parts)
   command = [sys.executable, '-m', f'experiments.{config.experiment}', '--config', f'{path}:{spec}']
-  command += [f'--config.{key}={_text(value)}' for key, value in overrides.items()]
+  command += [f'--config.{key}={_text(value)}' for key, value in (overrides | dict(texts)).items()]
   command += ['--workdir', str(directory / name)]
   command += ['--data_dir', data_dir] if data_dir else []
   return Trial(name, config, directory / name, directory / 'logs' / f'{name}.log', tuple(command))
 
 
-def _parse(text: str) -> Any:
-  """The value of a flag: '0.001' → 0.001, 'wn' → 'wn'."""
+def _parse(text: str, old: Any) -> Any:
+  """The value of a flag, of the type of the value that it replaces: '0.001' → 0.001."""
+  if isinstance(old, str):
+    return text
+  if isinstance(old, bool):
+    return {'true': True, '1': True, 'false': False, '0': False}.get(text.lower(), text)
   try:
     return ast.literal_eval(text)
   except (SyntaxError, ValueError):
-    return text
+    return text  # the config refuses it
 
 
 def _text(value: Any) -> str:

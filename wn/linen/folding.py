@@ -48,23 +48,25 @@ def fold(
       the first, a mask is computed in them, or the variables have no 'params'.
   """
   params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
-  found, reached = _layers(model, params, inputs, kwargs)
+  found, plain, reached = _layers(model, params, inputs, kwargs)
+  for path in sorted(plain):
+    if (*path, 'scale') in params:
+      raise ValueError(
+        f'{layers.name_of(path, model)} has a scale, but the layer of this model is plain. Give '
+        'the model with the layers of wn.linen.'
+      )
   for path, name, layer, ndim, mask in found:
     if (*path, 'scale') not in params:
       raise ValueError(f'{layers.name_of(path, layer)} has no scale: it is folded already.')
     box, scale = params[*path, name], meta.unbox(params.pop((*path, 'scale')))
     w = layers.weight(layer, meta.unbox(box), scale, mask, ndim)
     params[*path, name] = meta.replace_boxed(box, w)
-  for path in (key[:-1] for key in params if key[-1] in layers.WEIGHTS and key in reached):
-    if (*path, 'scale') in params and (*path, 'scale') not in reached:
-      raise ValueError(
-        f'{layers.name_of(path, model)} has a scale, but the layer of this model is plain. Give '
-        'the model with the layers of wn.linen.'
-      )
   left = [path for path in _not_reached(params, reached) if (*path, 'scale') in params]
   if left:
     names = ', '.join(layers.name_of(path, model) for path in left)
     warnings.warn(f'wn.linen.fold: not reached by init, left as they are: {names}', stacklevel=2)
+  elif not found:
+    raise ValueError(f'{type(model).__name__} has no layers of wn.linen.')
   return {**variables, 'params': traverse_util.unflatten_dict(params)}
 
 
@@ -94,7 +96,7 @@ def unfold(
     ValueError: as for `fold`, but for the lack of `scale`.
   """
   params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
-  found, reached = _layers(model, params, inputs, kwargs)
+  found, _, reached = _layers(model, params, inputs, kwargs)
   for path, name, layer, ndim, mask in found:
     if (*path, 'scale') in params:
       continue
@@ -109,6 +111,8 @@ def unfold(
   if left:
     names = ', '.join(layers.name_of(path, model) for path in left)
     warnings.warn(f'wn.linen.unfold: not reached by init, left as they are: {names}', stacklevel=2)
+  elif not found:
+    raise ValueError(f'{type(model).__name__} has no layers of wn.linen.')
   return {**variables, 'params': traverse_util.unflatten_dict(params)}
 
 
@@ -139,12 +143,13 @@ def _layers(
   params: Mapping[Path, Any],
   inputs: tuple[Any, ...],
   kwargs: Mapping[str, Any],
-) -> tuple[list[tuple[Path, str, WeightNormed, int, Any]], set[Path]]:
-  """The normalized layers that `model.init` reaches, and the paths of all parameters there.
+) -> tuple[list[tuple[Path, str, WeightNormed, int, Any]], set[Path], set[Path]]:
+  """What `model.init` reaches: normalized layers, paths of plain layers, and of all parameters.
 
-  Of each layer: path, name of the weight, layer, number of axes of one kernel, mask.
+  Of each normalized layer: path, name of the weight, layer, number of axes of one kernel, mask.
   """
   found = {}
+  plain: set[Path] = set()
   created: dict[Path, Any] = {}
 
   def intercept(next_fun, args, kwargs, context):
@@ -160,6 +165,8 @@ def _layers(
           scale = layer.get_variable('params', 'scale')
           if can_stack and not isinstance(scale, _Stacked):
             layer.put_variable('params', 'scale', _Stacked(meta.unbox(scale)))
+    elif isinstance(layer, layers.PLAIN):
+      plain.add(layer.path)
     return outputs
 
   trace = []
@@ -173,8 +180,6 @@ def _layers(
 
   with nn.intercept_methods(intercept):
     jax.eval_shape(init)
-    if not found:
-      raise ValueError(f'{type(model).__name__} has no layers of wn.linen that init reaches.')
     masks = _masks(found)
     if any(isinstance(mask, Tracer) for mask in masks.values()):
       masks = jax.jit(init)()  # computes no more than the masks
@@ -195,7 +200,7 @@ def _layers(
         f'{actual}.'
       )
     result.append((path, name, layer, len(shape), masks.get(key)))
-  return result, {*created}
+  return result, plain, {*created}
 
 
 def _not_reached(params: Mapping[Path, Any], reached: set[Path]) -> list[Path]:

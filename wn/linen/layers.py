@@ -20,6 +20,7 @@ from wn import scales
 from wn.normalization import UnitAxis, norm_axes, unit_norm, weight_norm
 
 WEIGHTS = ('kernel', 'embedding')
+PLAIN = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvTranspose, nn.Embed)
 
 
 class WeightNormed(nn.Module):

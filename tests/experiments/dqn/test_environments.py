@@ -11,6 +11,7 @@ from ale_py import roms
 
 from experiments.dqn import environments
 from experiments.dqn.environments import Games, Purpose
+from experiments.runtime.errors import UserError
 
 
 def make(game='breakout', num_envs=2, max_frames=108_000, repeat_action_probability=0.0):
@@ -178,6 +179,14 @@ def test_saving_does_not_change_the_games():
         np.testing.assert_array_equal(a, b)
     saved.save()
   assert (games.save()['seeded_at'] > 50).all()
+
+
+def test_games_of_an_earlier_version_are_refused():
+  games = Games(make(), 7, 50)
+  saved = games.save()
+  del saved['reseed_every']
+  with pytest.raises(UserError, match='of an earlier version'):
+    games.restore(saved)
 
 
 def test_an_episode_can_go_on_without_limit():

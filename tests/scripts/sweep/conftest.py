@@ -18,6 +18,7 @@ SWEEPS = {
   'slurm': [(f'{v},tiny', {'seed': 0, 'epochs': 15}) for v in ('plain', 'wn')],
   'long': [('wn,tiny', {'seed': 0, 'epochs': 10_000})],
   'no_pair': ['wn,tiny'],
+  'no_dict': [('wn,tiny', [('seed', 0)])],
   'empty': [],
   'no_seed': [('wn,tiny', {})],
   'rates': [

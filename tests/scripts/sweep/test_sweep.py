@@ -296,6 +296,7 @@ def test_the_sweeps_of_the_configs_can_be_run(module, name, tmp_path):
     ('twice', 'lists wn-tiny-seed=0 more than once'),
     ('same', 'wn-tiny-seed=0 and wn-tiny-seed=0-epochs=3 are the same run'),
     ('no_pair', r'no_pair, trial 1: write \(SPEC'),
+    ('no_dict', r'no_dict, trial 1: write \(SPEC'),
   ],
 )
 def test_bad_sweeps(name, message, config_file, tmp_path):
@@ -310,8 +311,16 @@ def test_an_override_for_all_trials(config_file, tmp_path, capsys):
   assert len(lines) == 4 and all(' --config.model.dtype=bfloat16 ' in line for line in lines)
   assert run(*sweep_of, '--dry-run', '--config.optimizer.b2=0.9', '--config.batch_size=10') == 0
   assert 'optimizer.b2=0.9-batch_size=10' in re.sub(r'\W*\n\W*', '', capsys.readouterr().out)
-  _, found = trials.load(f'{config_file}:rates', tmp_path, None, ['optimizer.b2=0.9', 'epochs=1'])
+  _, found = trials.load(
+    f'{config_file}:rates', tmp_path, None, {'optimizer.b2': '0.9', 'epochs': '1'}
+  )
   assert [(trial.config.optimizer.b2, trial.config.epochs) for trial in found] == [(0.9, 1)] * 4
+  texts = {'data.whiten': 'true', 'data.name': '7', 'run.log_every': '3'}
+  for trial in trials.load(f'{config_file}:rates', tmp_path, None, texts)[1]:
+    assert (trial.config.data.whiten, trial.config.data.name) == (True, '7')
+    assert trial.config.run.log_every == 3
+    assert trial.name.endswith('-data.whiten=true-data.name=7')  # logging makes no other run
+    assert '--config.run.log_every=3' in trial.command
 
 
 @pytest.mark.parametrize(
@@ -320,7 +329,8 @@ def test_an_override_for_all_trials(config_file, tmp_path, capsys):
     ('--config.seed=1', '--config.seed: the sweep sets it; choose trials by --filter'),
     ('--config.model.dtyp=bfloat16', "rates, trial 1: the config has no key 'model.dtyp'"),
     ('--config.epochs=many', 'rates, trial 1: '),
-    ('--config.epochs', 'unrecognized arguments: --config.epochs'),
+    ('--config.epochs', '--config.epochs: write --config.KEY=VALUE'),
+    ('--config.data.whiten=maybe', 'rates, trial 1: '),
     ('--confi.epochs=3', 'unrecognized arguments: --confi.epochs=3'),
     ('--config.protocol=paper', "trial 1: 'protocol' cannot be overridden; choose it in SPEC"),
     ('--config.variant.parameterization=wn', "'variant.parameterization' cannot be overridden"),

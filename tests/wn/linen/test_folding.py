@@ -178,12 +178,50 @@ def test_parameters_of_other_modules_are_left_alone_without_a_warning():
   assert shapes(wn.linen.unfold(model, plain, x)) == shapes(variables)
 
 
-@pytest.mark.parametrize('function', [wn.linen.fold, wn.linen.unfold])
-def test_a_plain_model_is_refused(function):
+def test_a_plain_model_is_refused():
   model, x = Net(), random(2, 6, 6, 4)
-  variables = trained(model, x)
-  with pytest.raises(ValueError, match=r'Net has no layers of wn\.linen that init reaches'):
-    function(Net(nn), variables, x)
+  variables, plain = trained(model, x), trained(Net(nn), x)
+  with pytest.raises(
+    ValueError, match=r'ConvTranspose_0 has a scale, but the layer of this model is plain'
+  ):
+    wn.linen.fold(Net(nn), variables, x)
+  for function in (wn.linen.fold, wn.linen.unfold):
+    with pytest.raises(ValueError, match=r'Net has no layers of wn\.linen\.'):
+      function(Net(nn), plain, x)
+
+
+def test_normalized_layers_that_are_not_reached_are_named_where_only_plain_ones_are():
+  class Half(AutoEncoder):
+    def setup(self):
+      self.encoder = nn.Dense(5)
+      self.decoder = wn.linen.Dense(4)
+
+  x = random(2, 4)
+  variables = trained(Half(), x)
+  with pytest.warns(UserWarning, match='not reached by init, left as they are: decoder'):
+    assert_same(wn.linen.fold(Half(), variables, x, method='encode'), variables)
+
+
+def test_a_module_with_a_scale_that_it_has_not_always_is_left_alone():
+  class Own(nn.Module):
+    scaled: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+      y = x @ self.param('kernel', nn.initializers.ones, (4, 4))
+      return y * self.param('scale', nn.initializers.ones, ()) if self.scaled else y
+
+  class Mixed(nn.Module):
+    scaled: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+      return wn.linen.Dense(3)(Own(self.scaled, name='own')(x))
+
+  x = random(2, 4)
+  variables = trained(Mixed(scaled=True), x)
+  folded = wn.linen.fold(Mixed(), variables, x)
+  assert_same(folded['params']['own'], variables['params']['own'])
 
 
 def test_a_plain_layer_that_has_a_scale_is_refused():
