@@ -13,7 +13,7 @@ from wn import scales
 from wn.axes import Layer, check_stack, default_unit_axis, own_ndim
 from wn.normalization import UnitAxis, norm_axes, weight_norm
 
-M = TypeVar('M', bound=nnx.Module)
+M = TypeVar('M', bound=nnx.Pytree)
 
 
 class WeightNormed:

@@ -78,15 +78,15 @@ def register(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
 
 def _check_forward(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
   """Checks that a forward pass which `normalized` has from `plain` computes with w."""
+  mro = normalized.__mro__
+  layer = next(cls for cls in mro if cls in LIBRARY_CLASSES)
   methods: dict[str, Any] = {}
-  for cls in normalized.__mro__:
-    if cls in LIBRARY_CLASSES:
-      break
+  for cls in mro[: mro.index(layer)]:
     for name, value in vars(cls).items():
       methods.setdefault(name, (cls, value))
   if '__call__' not in methods:
-    if plain in normalized.__mro__ and added_methods(plain, namesake_of(plain), ('__call__',)):
-      raise TypeError(f'name {plain} before {cls} among the bases of {normalized}.')
+    if plain in mro and added_methods(plain, namesake_of(plain), ('__call__',)):
+      raise TypeError(f'name {plain} before {layer} among the bases of {normalized}.')
     return
   used, found = ['__call__'], {'__call__'}
   for name in used:

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from wn import axes, base, convert, inspection, recurrent
+from wn.axes import Layer
 from wn.base import WeightNormed
 from wn.normalization import UnitAxis, norm_axes
 from wn.scales import log_factor
@@ -246,9 +247,7 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
       yield path, module, ''
 
 
-def _differs(
-  layer: WeightNormed, unit_axis: UnitAxis | Literal['output'], log_scale: float
-) -> bool:
+def _differs(layer: Layer, unit_axis: UnitAxis | Literal['output'], log_scale: float) -> bool:
   """Whether a normalized layer has other values of arguments that are not the default."""
   if log_scale and layer.log_scale != log_scale:
     return True

@@ -248,7 +248,7 @@ def _of_the_library(
   inputs, *rest = (*call.args[1:], *call.kwargs.values())
   if parent not in convert.LIBRARY_CLASSES:
     return inputs, (), {}
-  return inputs, rest[: len(call.args) - 2], call.kwargs
+  return inputs, tuple(rest[: len(call.args) - 2]), call.kwargs
 
 
 def check_positive(name: str, value: float) -> None:

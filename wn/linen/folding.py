@@ -47,7 +47,7 @@ def fold(
       and `scale` there, the kernels of `nn.scan` or `nn.vmap` are stacked along another axis than
       the first, a mask is computed in them, or the variables have no 'params'.
   """
-  params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
+  params = layers.params_of(variables)
   found, plain, reached = _layers(model, params, inputs, kwargs)
   for path in sorted(plain):
     if (*path, 'scale') in params:
@@ -95,7 +95,7 @@ def unfold(
   Raises:
     ValueError: as for `fold`, but for the lack of `scale`.
   """
-  params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
+  params = layers.params_of(variables)
   found, _, reached = _layers(model, params, inputs, kwargs)
   for path, name, layer, ndim, mask in found:
     if (*path, 'scale') in params:

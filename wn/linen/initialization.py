@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from flax.core import meta, tracers, unfreeze
+from flax.core import meta, tracers
 
 from wn import initialization, layer_initialization, scales
 from wn.linen import layers
@@ -78,7 +78,7 @@ def data_dependent_init(
     initialization.check_positive('init_scale', init_scale)
   if 'mutable' in kwargs:
     raise ValueError('mutable: all collections but params are, and are returned with them.')
-  params = traverse_util.flatten_dict(unfreeze(layers.params_of(variables)))
+  params = layers.params_of(variables)
   run = _Run(params, init_scale, std_floor)
   if not run.pending:
     message = f'data_dependent_init: {type(model).__name__} has no layers to initialize.'

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import meta
+from flax import traverse_util
+from flax.core import meta, unfreeze
 from jax.core import Tracer
 
 from wn import scales
@@ -203,11 +204,11 @@ def output_axes(layer: nn.Module) -> tuple[int, ...]:
   return (-1,)
 
 
-def params_of(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-  """The parameters among a model's variables."""
+def params_of(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+  """The parameters among a model's variables, by path."""
   if 'params' not in variables:
     raise ValueError("the variables have no 'params'; give what `model.init` returns.")
-  return variables['params']
+  return traverse_util.flatten_dict(unfreeze(variables['params']))
 
 
 def name_of(path: tuple[str, ...], module: nn.Module) -> str:
