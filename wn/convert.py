@@ -6,7 +6,7 @@ other parameters stay valid.
 """
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from flax import nnx
@@ -85,7 +85,7 @@ def _check_forward(plain: type[nnx.Module], normalized: type[nnx.Module]) -> Non
     for name, value in vars(cls).items():
       methods.setdefault(name, (cls, value))
   if '__call__' not in methods:
-    if plain in mro and added_methods(plain, namesake_of(plain), ('__call__',)):
+    if plain in mro and '__call__' in added_methods(plain, namesake_of(plain)):
       raise TypeError(f'name {plain} before {layer} among the bases of {normalized}.')
     return
   used, found = ['__call__'], {'__call__'}
@@ -176,7 +176,7 @@ def plain_class(cls: type[nnx.Module]) -> type[nnx.Module] | None:
   parent = next((c for c in cls.__mro__ if c in _PLAIN), None)
   if parent is None:
     return None
-  if parent is not cls and (own_methods(cls, parent) or added_methods(cls, parent, ('attend',))):
+  if parent is not cls and (own_methods(cls, parent) or 'attend' in added_methods(cls, parent)):
     return None
   return _PLAIN[parent]
 
@@ -192,17 +192,14 @@ def own_methods(cls: type[nnx.Module], parent: type[nnx.Module]) -> list[str]:
   ]
 
 
-def added_methods(
-  cls: type[nnx.Module], parent: Any, names: Collection[str] | None = None
-) -> list[str]:
-  """Methods that a subclass adds or overrides, but for its constructor; of `names` if given."""
+def added_methods(cls: type[nnx.Module], parent: Any) -> list[str]:
+  """Methods that a subclass adds or overrides, but for its constructor."""
   return [
     name
     for c in cls.__mro__[: cls.__mro__.index(parent)]
     for name, value in vars(c).items()
     if (callable(value) or isinstance(value, property | staticmethod | classmethod))
     and (name == '__call__' or not name.startswith(('__', '_pytree__')))
-    and (names is None or name in names)
   ]
 
 

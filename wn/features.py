@@ -1,7 +1,6 @@
 """The output features of a layer: their axes in the kernel and in the output, and their moments."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +25,8 @@ class Features:
   output_axes: tuple[int, ...]
 
   @classmethod
-  def of(
-    cls, layer: nnx.Module, einsum_str: str | None = None, *args: Any, **kwargs: Any
-  ) -> 'Features':
-    """The features of a `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral` or `Einsum`.
-
-    Args:
-      layer: the layer.
-      einsum_str: of a call of `Einsum`, if other than that of its constructor.
-      *args: other arguments of a call, without effect on the features.
-      **kwargs: the same.
-    """
-    if isinstance(layer, nnx.Einsum) and einsum_str is not None:
-      layer = base.replace(layer, einsum_str=einsum_str)
+  def of(cls, layer: nnx.Module) -> 'Features':
+    """The features of a `Linear`, `Conv`, `ConvTranspose`, `LinearGeneral` or `Einsum`."""
     ndim = axes.own_ndim(layer)
     kernel_axes = tuple(ndim + axis for axis in axes.default_unit_axis(layer))
     match layer:

@@ -214,7 +214,7 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
       # Inside an nnx transform the layer is a copy, which `pending` does not have.
       return parent.__call__(self, *args, **kwargs)
     name, init_scale = run.pending[id(self)]
-    inputs, rest, options = _of_the_library(parent, self, *args, **kwargs)
+    inputs, rest, options = _split(parent, self, *args, **kwargs)
     if parent not in convert.LIBRARY_CLASSES and not hasattr(inputs, 'shape'):
       del run.pending[id(self)]
       run.left[name] = 'the first argument of their forward pass is not an array'
@@ -240,15 +240,15 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
   return type(cls.__name__, (cls, between), {'__module__': cls.__module__, **call})
 
 
-def _of_the_library(
+def _split(
   parent: type[nnx.Module], *args: Any, **kwargs: Any
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
   """The input in a call of a layer, and the other arguments that the library's `__call__` has."""
   call = inspect.signature(_without_jit(parent.__call__)).bind(*args, **kwargs)
-  inputs, *rest = (*call.args[1:], *call.kwargs.values())
-  if parent not in convert.LIBRARY_CLASSES:
-    return inputs, (), {}
-  return inputs, tuple(rest[: len(call.args) - 2]), call.kwargs
+  if parent in convert.LIBRARY_CLASSES:
+    _, inputs, *rest = call.args
+    return inputs, tuple(rest), call.kwargs
+  return next(iter((*call.args[1:], *call.kwargs.values()))), (), {}
 
 
 def check_positive(name: str, value: float) -> None:

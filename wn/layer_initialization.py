@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.core import Tracer
 
 from wn import base
@@ -32,7 +33,7 @@ def initialize(
     For every output feature whether its std is now `init_scale`.
   """
   axes = base.unit_axes(layer)
-  features = Features.of(layer, *args, **kwargs)
+  features = Features.of(_as_called(layer, *args, **kwargs))
   is_per_feature = set(axes) == set(features.kernel_axes)
   v = base.masked_kernel(layer)
   kernel = _unit_kernel(v, axes) if is_per_feature else base.weight(layer)
@@ -64,6 +65,13 @@ def initialize(
     f'{name}: {{count}} of {found.num_units} units have a zero kernel and cannot be normalized.',
   )
   return found.usual
+
+
+def _as_called(layer: Layer, einsum_str: Any = None, *_: Any, **__: Any) -> Layer:
+  """The layer of a call with these arguments: an `Einsum` takes another string there."""
+  if not isinstance(layer, nnx.Einsum) or einsum_str is None:
+    return layer
+  return base.replace(layer, einsum_str=einsum_str)
 
 
 @functools.partial(in_one_program, static_argnums=1)

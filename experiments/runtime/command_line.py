@@ -102,7 +102,7 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
   if not os.path.isfile(path):
     raise UserError(f'no configuration file {path}; run from the root of the repository.')
   for key in config_flags.get_override_values(flags.FLAGS['config']):
-    if key.split('.')[0] in ('experiment', 'protocol', 'variant'):
+    if settings.is_among(key, settings.CHOSEN):
       raise UserError(f'--config.{key} cannot be overridden; choose it in --config FILE:SPEC.')
   config = _CONFIG.value
   name = config.experiment if 'experiment' in config else 'no experiment'

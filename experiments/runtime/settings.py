@@ -14,6 +14,7 @@ CONFIGS = {'cifar': cifar, 'dqn': dqn, 'draw': draw, 'vae': vae}
 SCHEDULES = {
   'cifar': 'its learning rate falls to 0, and β1 changes, at a share of the epochs it began with',
 }
+CHOSEN = ('experiment', 'protocol', 'variant')  # in SPEC, not by an override
 # Keys that decide what a run writes, not what it computes: a run may be resumed with other values.
 LOGGING = ('run.log_every', 'run.diagnostics', 'run.checkpoint_every', 'run.keep_checkpoints')
 # Keys that configs of earlier versions lack, and the values that those runs had in effect.

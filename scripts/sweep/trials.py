@@ -211,7 +211,7 @@ def _config(
   try:
     config = module.get_config(spec)
     for key, value in (overrides | dict(texts)).items():
-      if key.split('.')[0] in ('experiment', 'protocol', 'variant'):
+      if settings.is_among(key, settings.CHOSEN):
         raise ValueError(f'{key!r} cannot be overridden; choose it in SPEC')
       parent, _, name = key.rpartition('.')
       section = config.get(parent, {}) if parent else config

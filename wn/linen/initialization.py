@@ -22,7 +22,7 @@ Path = tuple[str, ...]
 Params = dict[str, jax.Array]
 
 # `Embed` has no pre-activations.
-_LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvTranspose)
+_LAYERS = tuple(cls for cls in layers.PLAIN if cls is not nn.Embed)
 
 
 def data_dependent_init(
