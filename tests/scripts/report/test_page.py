@@ -40,6 +40,7 @@ def test_page(page):
   titles = page.locator('h2').all_inner_texts()
   title = 'Figures 1 and 2: cifar10, protocol scaled'
   assert titles == [title, f'{title}, with model.width=96']
+  assert page.locator('summary').all_inner_texts() == ['The 4 runs', 'The run']
   assert page.locator('code', has_text='wn').first.is_visible()
   caption = page.locator('figcaption').first.inner_text()
   assert 'A <note> with code.' in caption and 'Data: cifar10, 50,000 + 10,000 images' in caption
