@@ -101,7 +101,8 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
   path = flags.FLAGS['config'].config_filename.split(':')[0]
   if not os.path.isfile(path):
     raise UserError(f'no configuration file {path}; run from the root of the repository.')
-  for key in config_flags.get_override_values(flags.FLAGS['config']):
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  for key in overrides:
     if settings.is_among(key, settings.CHOSEN):
       raise UserError(f'--config.{key} cannot be overridden; choose it in --config FILE:SPEC.')
   config = _CONFIG.value
@@ -115,6 +116,9 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
       f'{path}: nothing reads {", ".join(unread)}; configs/{experiment}.py has the keys that '
       'exist, and new ones that your code reads belong there.'
     )
+  for key, reason in settings.unused(config).items():
+    if key in overrides:
+      print(f'warning: --config.{key} changes nothing with {reason}.', file=sys.stderr)
   return config_dict.FrozenConfigDict(config)
 
 

@@ -19,8 +19,36 @@ CHOSEN = ('experiment', 'protocol', 'variant')  # in SPEC, not by an override
 LOGGING = ('run.log_every', 'run.diagnostics', 'run.checkpoint_every', 'run.keep_checkpoints')
 # Keys that configs of earlier versions lack, and the values that those runs had in effect.
 ADDED = {'run.steps_per_call': 1, 'model.initial_g': 0.0}
-# Keys that change nothing for a parameterization.
-UNUSED = {'plain': ('model.initial_g',)}
+# Experiment → key, values of it, and keys that change nothing with those values.
+UNUSED = {
+  'cifar': (
+    ('variant.parameterization', ('plain', 'wn', 'plain_released'), ('model.bn_momentum',)),
+    (
+      'variant.parameterization',
+      ('plain', 'wn', 'plain_released', 'mean_bn', 'wn_mean_bn'),
+      ('model.bn_eps',),
+    ),
+    ('variant.parameterization', ('plain_released',), ('model.init_std',)),
+    ('variant.parameterization', ('bn',), ('init.examples', 'init.scale')),
+    ('data.whiten', (False,), ('data.zca_eps',)),
+  ),
+  'draw': (
+    ('variant.parameterization', ('plain',), ('model.initial_g',)),
+    ('variant.option', ('noattention',), ('model.read_window', 'model.write_window')),
+  ),
+  'dqn': (
+    ('optimizer.name', ('adamax',), ('optimizer.rmsprop_decay', 'optimizer.rmsprop_eps')),
+    ('optimizer.name', ('rmsprop',), ('optimizer.b1', 'optimizer.b2', 'optimizer.eps')),
+  ),
+  'vae': (
+    ('variant.parameterization', ('plain',), ('layers.log_scale',)),
+    (
+      'variant.posterior',
+      ('diag',),
+      ('init.flow_scale', 'model.flow_steps', 'model.flow_width', 'model.flow_depth'),
+    ),
+  ),
+}
 
 
 def variant(config: Config) -> str:
@@ -40,10 +68,21 @@ def flatten(config: Config, prefix: str = '') -> dict[str, Any]:
 
 
 def effective(config: Config, known: Iterable[str]) -> dict[str, Any]:
-  """The flat config without `UNUSED` keys, and with those `known` keys of `ADDED` that it lacks."""
-  unused = UNUSED.get(config['variant']['parameterization'], ())
+  """The flat config without `unused` keys, and with those `known` keys of `ADDED` that it lacks."""
   flat = {key: value for key, value in ADDED.items() if key in known} | flatten(config)
-  return {key: value for key, value in flat.items() if key not in unused}
+  without = unused(config)
+  return {key: value for key, value in flat.items() if key not in without}
+
+
+def unused(config: Config) -> dict[str, str]:
+  """Key that changes nothing in this run → the reason, such as 'variant.option=noattention'."""
+  flat = flatten(config)
+  return {
+    key: f'{condition}={flat[condition]}'
+    for condition, values, keys in UNUSED.get(config['experiment'], ())
+    for key in keys
+    if flat.get(condition) in values
+  }
 
 
 def paper_config(config: Config) -> dict[str, Any]:
