@@ -9,7 +9,7 @@ VARIANT is one of the paper's five, `plain`, `wn`, `bn`, `mean_bn` and `wn_mean_
   paper   (default) 200 epochs at full width. Test error in Figure 2: plain 8.43, wn 8.46, bn 8.05,
           mean_bn 8.52, wn_mean_bn 7.31 %.
   fifty   a third of the width and 50 epochs, with the schedule scaled to match: long enough for
-          the order of the training errors in Figure 1.
+          wn to leave plain behind, as in Figure 1.
   scaled  a third of the width and 12 epochs: ten minutes on two idle CPU cores.
   digits  scikit-learn's 8×8 digits: no download, about a minute.
   tiny    `digits` in seconds, for tests.

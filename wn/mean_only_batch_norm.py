@@ -15,7 +15,7 @@ class MeanOnlyBatchNorm(nnx.Module):
   """t̃ = t − μ[t] + b: batch normalization without the division (§4).
 
   μ[t] is the minibatch mean in training, and a running mean otherwise. The gradient with respect to
-  t is the incoming gradient, centred over the minibatch. As in the paper, put it after a layer
+  t is the incoming gradient, centered over the minibatch. As in the paper, put it after a layer
   without a bias: t = w·x, with w weight-normalized.
 
   Example::
@@ -80,7 +80,7 @@ class MeanOnlyBatchNorm(nnx.Module):
     *,
     mask: jax.Array | None = None,
   ) -> jax.Array:
-    """Centres x, and updates the running mean in training.
+    """Centers x, and updates the running mean in training.
 
     Args:
       x: t, [..., num_features] for the default axis.

@@ -46,8 +46,8 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
   axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
   for i in range(size):
     for j in range(size):
-      colour = 'white' if share[i, j] > 0.5 else 'black'
-      axes.text(j, i, int(confusion[i, j]), ha='center', va='center', fontsize=7, color=colour)
+      color = 'white' if share[i, j] > 0.5 else 'black'
+      axes.text(j, i, int(confusion[i, j]), ha='center', va='center', fontsize=7, color=color)
   axes.set_xticks(range(size), class_names, rotation=45, ha='right')
   axes.set_yticks(range(size), class_names)
   axes.set(xlabel='predicted', ylabel='true')

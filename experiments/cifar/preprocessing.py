@@ -37,8 +37,8 @@ def fit_whitening(images: np.ndarray, eps: float) -> Whitening:
   mean = x.mean(axis=0, dtype=np.float64)
   covariance = np.zeros((x.shape[1], x.shape[1]))
   for start in range(0, len(x), 5000):  # a float64 copy of all CIFAR-10 would take 1.2 GB
-    centred = x[start : start + 5000] - mean
-    covariance += centred.T @ centred
+    centered = x[start : start + 5000] - mean
+    covariance += centered.T @ centered
   eigenvalues, vectors = np.linalg.eigh(covariance / len(x))
   # Rounding can leave the smallest eigenvalues just below 0.
   matrix = (vectors / np.sqrt(np.maximum(eigenvalues, 0) + eps)) @ vectors.T

@@ -79,7 +79,7 @@ def create(
 
 
 def create_optimizer(config: config_dict.FrozenConfigDict) -> optax.GradientTransformation:
-  """The authors' Adamax, or the centred RMSProp of Mnih et al.
+  """The authors' Adamax, or the centered RMSProp of Mnih et al.
 
   Mnih et al. sum gradients over the minibatch and we average them, so ε, under the root, is divided
   by the squared batch size to give the same steps.

@@ -1,7 +1,7 @@
 """Atari games with the preprocessing of Mnih et al. (2015), played side by side.
 
 The vector environment of the Arcade Learning Environment preprocesses in C++ threads. It repeats an
-action for four frames, takes the maximum of the last two in grey and resizes it to 84×84 (area
+action for four frames, takes the maximum of the last two in gray and resizes it to 84×84 (area
 interpolation). An observation is the newest four such frames, with black ones before the start of
 the episode. An episode begins with 0 to 29 no-op frames and ends with the game: a lost life does
 not reset the environment. `FIRE` is not pressed for the agent, and actions without an effect in a

@@ -21,7 +21,7 @@ def play(
   """Returns of the episodes that N environments play in `steps` agent steps.
 
   Each environment plays `steps / N` steps and then finishes its episode: leaving that episode out
-  would favour short ones.
+  would favor short ones.
 
   Args:
     policy: chooses the actions.

@@ -7,10 +7,10 @@ from PIL import Image, ImageDraw
 
 from experiments.draw.attention import Window
 
-RED, BLUE = 254, 255  # of the palette; lower indices are greys
-_COLOURS = {RED: (220, 30, 30), BLUE: (30, 90, 220)}
+RED, BLUE = 254, 255  # of the palette; lower indices are grays
+_COLORS = {RED: (220, 30, 30), BLUE: (30, 90, 220)}
 _WHITE = 253
-_GREYS = 32  # a file of half the size of one with all of them
+_GRAYS = 32  # a file of half the size of one with all of them
 _GAP = 4  # pixels between images
 _MAX_BORDER = 8  # pixels; a wider border would hide the image
 _FRAME_MS = 80
@@ -19,12 +19,12 @@ _LAST_FRAME_MS = 2500
 
 def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
   """Images [T, B, H, W, 1] in [0, 1] → palette indices [T, B, scale·H, scale·W]; 1 is black."""
-  steps = np.round((_GREYS - 1) * (1 - images[..., 0]))
-  greys = np.round(_WHITE / (_GREYS - 1) * steps).astype(np.uint8)
-  return greys.repeat(scale, axis=2).repeat(scale, axis=3)
+  steps = np.round((_GRAYS - 1) * (1 - images[..., 0]))
+  grays = np.round(_WHITE / (_GRAYS - 1) * steps).astype(np.uint8)
+  return grays.repeat(scale, axis=2).repeat(scale, axis=3)
 
 
-def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: int) -> np.ndarray:
+def outline(frames: np.ndarray, windows: Window, size: int, scale: int, color: int) -> np.ndarray:
   """Returns a copy of `frames` with the outlines of `windows`.
 
   As in Figure 1 of Gregor et al. (2015), a square has the side (N − 1) δ of the grid of filters and
@@ -35,7 +35,7 @@ def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: 
     windows: [T, B] NumPy arrays.
     size: N.
     scale: of `frames`.
-    colour: palette index.
+    color: palette index.
   """
   limit = 2 * max(frames.shape[2:])  # invisible beyond; larger values would overflow integers
 
@@ -51,7 +51,7 @@ def outline(frames: np.ndarray, windows: Window, size: int, scale: int, colour: 
   for place in np.ndindex(frames.shape[:2]):
     image = Image.fromarray(frames[place])
     corners = [int(edge[place]) for edge in (left, top, right, bottom)]
-    ImageDraw.Draw(image).rectangle(corners, outline=colour, width=int(border[place]))
+    ImageDraw.Draw(image).rectangle(corners, outline=color, width=int(border[place]))
     drawn[place] = np.asarray(image)
   return drawn
 
@@ -68,8 +68,8 @@ def save(path: Path, frames: np.ndarray, columns: int) -> None:
   steps, count, height, width = padded.shape
   grid = padded.reshape(steps, count // columns, columns, height, width).swapaxes(2, 3)
   pages = [Image.fromarray(page) for page in grid.reshape(steps, -1, columns * width)]
-  greys = [(round(255 * i / _WHITE),) * 3 for i in range(_WHITE + 1)]
-  palette = [channel for colour in (*greys, *_COLOURS.values()) for channel in colour]
+  grays = [(round(255 * i / _WHITE),) * 3 for i in range(_WHITE + 1)]
+  palette = [channel for color in (*grays, *_COLORS.values()) for channel in color]
   for page in pages:
     page.putpalette(palette)
   durations = [_FRAME_MS] * (steps - 1) + [_LAST_FRAME_MS]

@@ -1,6 +1,6 @@
 """The attention of DRAW: an N×N grid of Gaussian filters on an image (Gregor et al. 2015, §3.2).
 
-Positions in an image are a = 1 … A, as in the paper's equations, so g̃ = 0 is the centre.
+Positions in an image are a = 1 … A, as in the paper's equations, so g̃ = 0 is the center.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ class Window:
   """A window for each image of a batch; attributes are [B], or [T, B] over glimpses.
 
   Attributes:
-    center_x: g_X, column of the grid's centre.
-    center_y: g_Y, row of the grid's centre.
+    center_x: g_X, column of the grid's center.
+    center_y: g_Y, row of the grid's center.
     stride: δ, distance between filters in pixels.
     log_variance: log σ² of the filters, in pixels².
     log_intensity: log γ.

@@ -4,7 +4,7 @@ A checkpoint is a folder `STEP` with the arrays, the metrics, notes (JSON values
 state) and checksums. It gets this name once it is complete, so that a killed process leaves no
 partial checkpoint.
 
-Saving is synchronous: 20 to 660 MB about once per epoch. Saving in the background gains little,
+Saving is synchronous: 12 to 670 MB about once per epoch. Saving in the background gains little,
 needs a copy of the state, and reports errors one call late.
 """
 

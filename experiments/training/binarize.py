@@ -1,4 +1,4 @@
-"""Binary images, with grey values as probabilities (ours; the authors use fixed bits)."""
+"""Binary images, with gray values as probabilities (ours; the authors use fixed bits)."""
 
 import jax
 import jax.numpy as jnp

@@ -20,7 +20,7 @@ class ConvVAE(nnx.Module):
 
     conv F₁ → blocks → [stride 2] F₂ → blocks → [stride 2] F₃ → blocks → dense → q(z|x)
 
-  and the mirror image from z to logits, with nearest-neighbour upsampling.
+  and the mirror image from z to logits, with nearest-neighbor upsampling.
 
   Args:
     image_shape: (H, W, C), H and W divisible by 4.
@@ -154,5 +154,5 @@ def stage(features: int, blocks: int, layers: Layers) -> nnx.List[Block]:
 
 
 def upsample(x: jax.Array) -> jax.Array:
-  """Nearest-neighbour upsampling, [B, H, W, C] → [B, 2H, 2W, C]."""
+  """Nearest-neighbor upsampling, [B, H, W, C] → [B, 2H, 2W, C]."""
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

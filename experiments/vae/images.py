@@ -25,7 +25,7 @@ def train_images(config: config_dict.FrozenConfigDict, dataset: data.Dataset) ->
 
 
 def test_images(dataset: data.Dataset) -> np.ndarray:
-  """Test images [N, H, W, C] float32: bits drawn once from grey values, or pixel/256 − 0.5."""
+  """Test images [N, H, W, C] float32: bits drawn once from gray values, or pixel/256 − 0.5."""
   images = dataset.test.images
   if is_binary(dataset.name):
     return binarize.fixed(images)
@@ -33,7 +33,7 @@ def test_images(dataset: data.Dataset) -> np.ndarray:
 
 
 def observe(key: jax.Array, images: jax.Array, dataset: str) -> jax.Array:
-  """Float32 images: bits drawn with the grey values as probabilities, or pixel/256 − 0.5."""
+  """Float32 images: bits drawn with the gray values as probabilities, or pixel/256 − 0.5."""
   if is_binary(dataset):
     return binarize.sample(key, images)
   return images.astype(jnp.float32) / 256 - 0.5

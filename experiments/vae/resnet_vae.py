@@ -171,7 +171,7 @@ class LatentLayer(nnx.Module):
     mean, log_std, context, inner = jnp.split(t, np.cumsum([z_size, z_size, h_size]), axis=-1)
     inner = self.up2(nnx.elu(inner))
     if self.half:
-      h = h[:, ::2, ::2]  # nearest neighbour
+      h = h[:, ::2, ::2]  # nearest neighbor
     return h + 0.1 * inner, (mean, log_std, context)
 
   def down(
@@ -248,10 +248,10 @@ class AutoregressiveConv(nnx.Module):
 
 
 def convolution_mask(in_degrees: np.ndarray, out_degrees: np.ndarray, window: int) -> np.ndarray:
-  """[window, window, in, out] float32: 1 below and right of the centre, by degree at it."""
+  """[window, window, in, out] float32: 1 below and right of the center, by degree at it."""
   mask = np.ones((window, window, len(in_degrees), len(out_degrees)), np.float32)
-  centre = window // 2
-  mask[:centre] = 0
-  mask[centre, :centre] = 0
-  mask[centre, centre] = autoregressive_mask(in_degrees, out_degrees)
+  center = window // 2
+  mask[:center] = 0
+  mask[center, :center] = 0
+  mask[center, center] = autoregressive_mask(in_degrees, out_degrees)
   return mask

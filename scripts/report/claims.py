@@ -27,7 +27,7 @@ class Claim:
     text: the claim.
     paper: its values in the paper.
     find: the folder of results → `Finding`.
-    command: reproduces it.
+    command: reproduces it, at the paper's size unless its name says otherwise.
   """
 
   source: str
@@ -71,7 +71,7 @@ CLAIMS = (
     'MNIST VAE: `wn` ends ahead of `plain`',
     '`wn` −85.3, `plain` −85.85 nats after 300 epochs; no difference before 80',
     findings.vae,
-    'python -m scripts.sweep configs/vae.py:figure3',
+    'python -m scripts.sweep configs/vae.py:figure3 --filter dataset=mnist',
   ),
   Claim(
     '§5.3, Figure 4',
@@ -85,7 +85,7 @@ CLAIMS = (
     'DQN on Space Invaders: `wn` ends higher',
     '`wn` 2,179, `plain` 1,779 points; no difference in the first 10 million frames',
     findings.dqn,
-    'python -m scripts.sweep configs/dqn.py:figure6',
+    'python -m scripts.sweep configs/dqn.py:figure6 --filter game=space_invaders',
   ),
 )
 

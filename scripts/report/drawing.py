@@ -1,4 +1,4 @@
-"""Draws curves: one colour per parameterization, the paper's values beside ours."""
+"""Draws curves: one color per parameterization, the paper's values beside ours."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from scripts.report import paper as paper_lib
 from scripts.report import seeds
 from scripts.report.evaluations import Comparison, with_mean_minutes
 
-# The colour-blind safe palette of Okabe & Ito.
+# The color-blind safe palette of Okabe & Ito.
 COLORS = {
   'plain': '#0072B2',
   'wn': '#D55E00',

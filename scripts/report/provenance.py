@@ -1,7 +1,6 @@
 """Describes the data of runs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from experiments.results import Run
 
@@ -10,14 +9,17 @@ _SPLITS = {'train': 'training images', 'test': 'test images'}
 
 def sentence(runs: Sequence[Run]) -> str:
   """'Data: cifar10, 50,000 + 10,000 images, digest 1a2b3c4d5e6f, the published ones.'."""
-  described = dict.fromkeys(_describe(run.data) for run in runs if run.data)
+  described = dict.fromkeys(_describe(run) for run in runs if run.data)
   return f'Data: {" and ".join(described)}.'
 
 
-def _describe(data: dict[str, Any]) -> str:
+def _describe(run: Run) -> str:
+  data = run.data
   text = data['name']
   if 'train_images' in data:  # not for games
     text += f', {data["train_images"]:,} + {data["test_images"]:,} images'
+    if 0 < (used := run.config['data']['train_examples']) < data['train_images']:
+      text += f', trained on the first {used:,}'
   if 'digest' in data:
     text += f', digest {data["digest"][:12]}'
   if published := data.get('published'):

@@ -170,9 +170,9 @@ def dqn_experiment(spec):
 
 
 def squares(count, squares_a_side, side):
-  """[count, …, …] uint8 images of random grey squares, `side` pixels wide."""
-  grey = np.random.default_rng(count).integers(128, size=(count, squares_a_side, squares_a_side))
-  return np.kron(grey, np.ones((1, side, side))).astype(np.uint8)
+  """[count, …, …] uint8 images of random gray squares, `side` pixels wide."""
+  gray = np.random.default_rng(count).integers(128, size=(count, squares_a_side, squares_a_side))
+  return np.kron(gray, np.ones((1, side, side))).astype(np.uint8)
 
 
 EXPERIMENTS = {

@@ -55,7 +55,7 @@ def test_training_subtracts_the_mean_of_the_batch_and_adds_the_bias(shape):
   np.testing.assert_allclose(y, f64(t) - mean + f64(layer.bias), atol=1e-6)
 
 
-def test_gradient_of_the_input_is_the_centred_incoming_gradient():
+def test_gradient_of_the_input_is_the_centered_incoming_gradient():
   """§4: ∇t = ∇t̃ − mean(∇t̃), and ∇b = sum(∇t̃)."""
   layer, t, dy = batch_norm(), random(4, 5, FEATURES), random(4, 5, FEATURES, seed=1)
   graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
@@ -98,7 +98,7 @@ def test_train_and_eval_of_nnx_switch_it():
   assert not model.layers[0].use_running_average
 
 
-def test_evaluation_does_not_centre_the_gradient():
+def test_evaluation_does_not_center_the_gradient():
   layer, t, dy = batch_norm(use_running_average=True), random(8, FEATURES), random(8, FEATURES)
   graphdef, state = nnx.split(layer)
   (dt,) = jax.vjp(lambda t: nnx.merge(graphdef, state, copy=True)(t), t)[1](dy)

@@ -306,9 +306,9 @@ def test_mean_only_batch_norm(shape, data, dtype, param_dtype, x_dtype, seed):
   assert running.dtype == jnp.float32
   assert_close(running, momentum * f64(norm.mean) + (1 - momentum) * mean)
   out_dtype = jnp.dtype(dtype or jnp.promote_types(x_dtype, param_dtype))
-  for actual, centre in ((y, mean), (y_eval, f64(running))):
+  for actual, center in ((y, mean), (y_eval, f64(running))):
     assert actual.shape == x.shape and actual.dtype == out_dtype
     # Absolute: what is subtracted was rounded to the dtype of the result first.
     error = TOLERANCES[out_dtype.name] * (np.abs(units).max() + np.abs(bias).max())
-    expected = units - centre[:, None] + bias
+    expected = units - center[:, None] + bias
     np.testing.assert_allclose(by_unit(actual, axis), expected, rtol=0, atol=error)

@@ -125,7 +125,7 @@ def test_gradients_are_finite_wherever_the_window_is(parameters):
 
 
 def test_gradients_against_finite_differences():
-  """Of the filters, with respect to centre, stride and variance, in a window half outside."""
+  """Of the filters, with respect to center, stride and variance, in a window half outside."""
   weights = np.random.default_rng(0).normal(size=(3, WIDTH))
   values = np.array([11.0, 2.5, 0.4])
 

@@ -64,8 +64,8 @@ def test_pictures(spec, run):
     with Image.open(run(spec) / f'{name}.gif') as film:
       frames = [np.asarray(frame.convert('RGB')) for frame in ImageSequence.Iterator(film)]
     assert len(frames) == 4
-    has_colour = any(np.ptp(frame, axis=-1).max() > 0 for frame in frames)
-    assert has_colour == ('noattention' not in spec)
+    has_color = any(np.ptp(frame, axis=-1).max() > 0 for frame in frames)
+    assert has_color == ('noattention' not in spec)
 
 
 # Bound on −log p(x), in nats, of the first three minibatches.

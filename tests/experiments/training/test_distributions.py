@@ -23,7 +23,7 @@ def float32(*arrays):
 # --- Bernoulli ---
 
 
-@pytest.mark.parametrize('p_of_x', ['bits', 'grey'])
+@pytest.mark.parametrize('p_of_x', ['bits', 'gray'])
 def test_bernoulli_is_the_log_of_the_probability(p_of_x):
   rng = np.random.default_rng(0)
   x = rng.integers(0, 2, (50, 4)) if p_of_x == 'bits' else rng.random((50, 4))
@@ -272,7 +272,7 @@ def test_mass_falls_with_the_distance_from_the_mean(log_scale):
 
 @pytest.mark.parametrize('log_scale', [-6.0, -3.0, 0.0])
 def test_mass_as_a_function_of_the_mean(log_scale):
-  """An inner bin has the most mass with the mean at its centre, an outer one far outside."""
+  """An inner bin has the most mass with the mean at its center, an outer one far outside."""
   means = jnp.asarray(np.linspace(-3, 3, 385), jnp.float32)
   of_pixel = lambda pixel: np.asarray(
     distributions.discretized_logistic_log_likelihood(
@@ -283,8 +283,8 @@ def test_mass_as_a_function_of_the_mean(log_scale):
   assert (np.diff(of_pixel(255)) >= 0).all()
   for pixel in (1, 77, 254):
     mass = of_pixel(pixel)
-    centre = PIXELS[pixel] + 1 / 512
-    left = np.asarray(means) < centre
+    center = PIXELS[pixel] + 1 / 512
+    left = np.asarray(means) < center
     assert (np.diff(mass[left]) > 0).all()
     assert (np.diff(mass[~left]) < 0).all()
   assert (of_pixel(0)[[0, -1]] == [pytest.approx(0, abs=0.1), of_pixel(0).min()]).all()

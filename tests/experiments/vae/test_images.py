@@ -41,10 +41,10 @@ def test_bits_that_are_drawn_once_are_always_the_same():
   observed = [images_lib.observe(jax.random.key(seed), images, 'digits') for seed in range(3)]
   for bits in observed:
     np.testing.assert_array_equal(bits, images / 255)
-  grey = data.load('digits').train.images / 255
-  assert abs(images.mean() / 255 - grey.mean()) < 0.01
-  variance = grey * (1 - grey)
-  z = (images / 255 - grey).sum(axis=0) / np.sqrt(np.maximum(variance.sum(axis=0), 1e-9))
+  gray = data.load('digits').train.images / 255
+  assert abs(images.mean() / 255 - gray.mean()) < 0.01
+  variance = gray * (1 - gray)
+  z = (images / 255 - gray).sum(axis=0) / np.sqrt(np.maximum(variance.sum(axis=0), 1e-9))
   assert np.abs(z).max() < 4.5  # 64 pixels
 
 

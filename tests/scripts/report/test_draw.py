@@ -91,6 +91,12 @@ def test_an_unfinished_run_has_its_last_bound(section, make_run, tmp_path):
   assert (row[0], *row[2:]) == ('`wn`', '3', '2 of 4', '-150.00') and len(problems) == 1
 
 
+def test_the_images_that_are_used_are_told(make_run, tmp_path):
+  make_run('wn', 0, (180, 130))
+  (section,) = make_sections(tmp_path)
+  assert '60,000 + 10,000 images, trained on the first 50,000, digest' in section.source
+
+
 def test_the_figure(section):
   (by_epoch,), (by_minutes,) = (picture.figure.axes for picture in section.pictures[:2])
   assert by_epoch.get_xlabel() == 'epoch' and by_minutes.get_xlabel() == 'minutes'

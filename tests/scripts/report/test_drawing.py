@@ -1,4 +1,4 @@
-"""What figures show: colours, the values of the paper, axes that fit."""
+"""What figures show: colors, the values of the paper, axes that fit."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ def axes_of(rows, **kwargs):
   return drawing.draw([[Panel(rows, 'epoch', '', '', '', **kwargs)]], 'paper (full size)').axes[0]
 
 
-def test_each_parameterization_has_a_colour_of_its_own():
+def test_each_parameterization_has_a_color_of_its_own():
   assert set(drawing.COLORS) == set(variants.CIFAR_PARAMETERIZATIONS)
   assert len(set(drawing.COLORS.values())) == len(drawing.COLORS)
 
