@@ -130,7 +130,7 @@ def replace(module: M, **attributes: Any) -> M:
 
   Example::
 
-    # Runs a layer on another weight.
+    # Runs a layer on another weight; wn.replace(conv, kernel=w)(x) would normalize w.
     nnx.Conv.__call__(wn.replace(conv, kernel=w), x)
 
   Args:

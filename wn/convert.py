@@ -71,6 +71,8 @@ def register(plain: type[nnx.Module], normalized: type[nnx.Module]) -> None:
   names = {(cls.__module__, cls.__qualname__) for cls in (plain, other)}
   if len(names) > 1:  # the same where the class statement is run again, as in a notebook
     raise TypeError(f'{normalized} is the counterpart of {other} already; derive a class from it.')
+  if is_pytree(plain) != is_pytree(normalized):
+    raise TypeError(f'give both {plain} and {normalized} pytree=False, or neither.')
   _check_forward(plain, normalized)
   _NORMALIZED[plain] = normalized
   _PLAIN[normalized] = plain
@@ -159,9 +161,29 @@ def _derived(cls: type[nnx.Module], normalized: type[nnx.Module]) -> type[nnx.Mo
     (cls,),
     *object.__reduce_ex__(self, protocol)[2:],
   )
-  derived = type(cls.__name__, (cls, normalized), names)
+  derived = type(cls.__name__, (cls, normalized), names, pytree=is_pytree(cls))
   _PLAIN[derived] = cls
   return derived
+
+
+def is_pytree(cls: type[nnx.Module]) -> bool:
+  """Whether a class is a pytree of JAX; not if it was made with `pytree=False`."""
+  return cls._pytree__is_pytree
+
+
+def pytree_conflict(cls: type[nnx.Module]) -> str:
+  """Why an object of a `wn` layer's class cannot become one of its plain counterpart, or ''.
+
+  As a pytree it would lose the parameters that it was given while it was none.
+  """
+  plain = plain_class(cls)
+  if plain is None or is_pytree(cls) == is_pytree(plain):
+    return ''
+  own, other = ('a', 'none') if is_pytree(cls) else ('no', 'one')
+  return (
+    f'{cls.__qualname__} is {own} pytree, and {plain.__name__} is {other}. Name a plain '
+    'counterpart that is like it: wn.register(plain, normalized)'
+  )
 
 
 def _blank(plain: type[nnx.Module]) -> nnx.Module:
@@ -251,11 +273,18 @@ def normalize_layer(
     raise
 
 
-def plain_layer(layer: Layer) -> None:
-  """Makes a weight-normalized layer plain, in place: kernel = w. A mask stays where it is."""
+def plain_layer(layer: Layer, folded: dict[tuple[Any, ...], nnx.Variable]) -> None:
+  """Makes a weight-normalized layer plain, in place: kernel = w. A mask stays where it is.
+
+  `folded` has the kernels of the layers so far, for those that share all that w is made of; filled.
+  """
   # A new variable, as another layer may share the old one and have its own g.
-  name = base.kernel_name(layer)
-  setattr(layer, name, base.kernel_of(layer).replace(layer.normalized_kernel()))
+  name, v = base.kernel_name(layer), base.kernel_of(layer)
+  parts = (v, layer.scale, getattr(layer, 'mask', None))
+  key = (*map(id, parts), layer.unit_axis, layer.log_scale, layer.dtype)
+  if key not in folded:
+    folded[key] = v.replace(layer.normalized_kernel())
+  setattr(layer, name, folded[key])
   plain = plain_class(type(layer))
   assert plain is not None
   del layer.scale, layer.log_scale, layer.unit_axis

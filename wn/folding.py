@@ -29,7 +29,10 @@ def fold(model: M) -> M:
   differentiable: inside a traced function the kernels are functions of the model's v and g. Kernels
   are float32, or keep their dtype if the layer's is the same or None. Shared layers stay shared. A
   `wn.Linear` with a mask becomes a `wn.MaskedLinear`, which keeps it in training. A warning names
-  layers whose kernel the model reads itself, as that becomes w.
+  layers whose kernel the model reads or sets itself, as that becomes w.
+
+  All state of the copy is its own: what a call of it writes, such as running means and the counts
+  of dropout's random numbers, is not in the model. In a training step, fold the part without them.
 
   Example::
 
@@ -47,9 +50,10 @@ def fold(model: M) -> M:
   """
   _check_model('fold', model)
   model = nnx.clone(model)
-  read = inspection.layers_read(model)
+  used = inspection.layers_used(model)
   if any(isinstance(module, WeightNormed) for _, module in nnx.iter_modules(model)):
-    inspection.warn_of_other_reads('wn.fold', model)
+    inspection.warn_of_other_uses('wn.fold', model)
+  folded: dict[tuple[Any, ...], nnx.Variable] = {}
   for path, module in list(nnx.iter_modules(model)):
     cls = type(module)
     if isinstance(module, WeightNorm):
@@ -58,13 +62,13 @@ def fold(model: M) -> M:
     if isinstance(module, WeightNormed):
       _check_values('fold', path, module, base.kernel_of(module))
       _check_foldable(path, module)
-      if id(module) in read:
+      if id(module) in used:
         warnings.warn(
-          f'wn.fold: {read[id(module)]} reads the kernel of {_name(path, module)}, which is v '
+          f'wn.fold: {used[id(module)]} the kernel of {_name(path, module)}, which is v '
           'before folding and w after it. To read its weight use wn.weight(layer).',
           stacklevel=2,
         )
-      convert.plain_layer(module)
+      convert.plain_layer(module, folded)
     elif isinstance(module, tuple(_PLAIN_CELL)):
       parent = next(c for c in cls.__mro__ if c in _PLAIN_CELL)
       if convert.added_methods(cls, parent):
@@ -94,6 +98,8 @@ def _check_values(verb: str, path: Path, module: nnx.Module, variable: nnx.Varia
 
 
 def _check_foldable(path: Path, layer: nnx.Module) -> None:
+  if reason := convert.pytree_conflict(type(layer)):
+    raise TypeError(f'cannot fold {_name(path, layer)}: {reason}.')
   if convert.plain_class(type(layer)) is None:
     raise TypeError(
       f'cannot fold {_name(path, layer)}: {type(layer).__qualname__} is a subclass of a wn layer '
@@ -145,10 +151,10 @@ def unfold(
 
   * layers of other subclasses, and layers inside `nnx.WeightNorm` and `nnx.SpectralNorm`, which
     rewrite the kernel;
-  * layers whose kernel the model reads itself (`self.encoder.kernel`, as with tied weights), since
-    in a weight-normalized layer `kernel` is v. With `wn.weight(self.encoder)` instead they are
-    converted. Reads through local variables (`layer = self.layers[i]; layer.kernel`) and by
-    functions outside the model's classes are not found.
+  * layers whose kernel the model reads or sets itself (`self.encoder.kernel`, as with tied
+    weights), since in a weight-normalized layer `kernel` is v. With `wn.weight(self.encoder)`
+    instead they are converted. Reads through local variables (`layer = self.layers[i];
+    layer.kernel`) and by functions outside the model's classes are not found.
   * layers whose kernel variable the model has elsewhere, too, as another layer's or an attribute of
     its own, which would become v or get another g;
   * layers with an attribute of their own by a name that `wn` uses, such as `scale`, or `mask` where
@@ -160,6 +166,7 @@ def unfold(
   * stacks of layers (`nnx.vmap`) along another axis of the kernel than the first, if its sizes show
     it; and normalized layers that have another `unit_axis` or `log_scale` than is asked for.
 
+  A converted layer is still an instance of its old class: ask for `isinstance`, not for its `type`.
   `wn.summary(model)` shows what is normalized. Outputs are equal up to the rounding of g to the
   dtype of the parameters. Units with a zero kernel get a random direction and g = 0. Shared layers
   stay shared, and frozen ones frozen: g has the type of its kernel's variable.
@@ -213,7 +220,7 @@ def unfold(
     except ValueError as error:
       raise ValueError(f'{_name(path, layer)}: {error}') from error
   _normalize_cells(model)
-  inspection.warn_of_other_reads('wn.unfold', model)
+  inspection.warn_of_other_uses('wn.unfold', model)
   if left:
     warnings.warn('wn.unfold: left as they are: ' + '; '.join(left), stacklevel=2)
   return model
@@ -221,7 +228,7 @@ def unfold(
 
 def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
   """(path, layer, why it cannot be converted or '') of all plain layers."""
-  read = inspection.layers_read(model)
+  used = inspection.layers_used(model)
   holders = _holders(model)
   for path, module, ancestors in convert.modules(model):
     if not isinstance(module, convert.LAYERS) or isinstance(module, WeightNormed):
@@ -239,8 +246,8 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
       yield path, module, f'has an attribute `{name}` of its own'
     elif base.is_computed(base.kernel_of(module)):
       yield path, module, 'its kernel has hooks or a type of its own, which may change its value'
-    elif id(module) in read:
-      yield path, module, f'{read[id(module)]} reads its kernel: use wn.weight(layer) there'
+    elif id(module) in used:
+      yield path, module, f'{used[id(module)]} its kernel: use wn.weight(layer) to read it'
     elif others := [p for p in holders[id(base.kernel_of(module))] if p != path]:
       yield path, module, f'shares its kernel with {", ".join(_name(p, module) for p in others)}'
     else:

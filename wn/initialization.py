@@ -39,7 +39,8 @@ def data_dependent_init(
   The layer then returns g t + b, so later layers see normalized inputs. A plain `nnx` layer stores
   w = g v/‖v‖ in its kernel, as in the paper's baseline. A layer without a bias, as before mean-only
   batch normalization, gets only its scale. Running means and other state are updated as usual; pass
-  the arguments used in training (`train=True`, `rngs=...`).
+  the arguments used in training (`train=True`, `rngs=...`). During the run the layers have classes
+  derived from their own, so a forward pass must not ask for their `type`, only for `isinstance`.
 
   Works eagerly, and in `jax.jit` around `nnx.merge` and `nnx.split`. On a mesh the statistics are
   those of the global batch; under `jax.pmap` or `shard_map` pass `axis_name`.
@@ -58,7 +59,8 @@ def data_dependent_init(
     the axes of its kernel.
   * In a subclass with its own forward pass, x is what it passes to its parent's by `super()`, or
     else the first argument of its `__call__`.
-  * Plain layers that share a kernel variable each rescale it; only the last gets exact moments.
+  * Layers that share a variable which is set, a scale, a bias or a plain kernel, do not get exact
+    moments, as the last sets it anew; a warning names them.
   * Statistics that are not finite, from the inputs or the model, are never used: an error eagerly;
     in `jax.jit` the layer keeps what it had, with a warning.
 
@@ -88,12 +90,13 @@ def data_dependent_init(
   base.check_values('wn.data_dependent_init', module)
   layers, left = _layers_of(module)
   check_positive('std_floor', std_floor)
+  _warn_of_shared(layers)
   run = _Run(std_floor, axis_name, _pending(layers, init_scale), left)
   if not layers and not left:
     warnings.warn(
       f'data_dependent_init: {type(module).__name__} has no layers to initialize.', stacklevel=2
     )
-  with _undone_on_error([layer for _, layer in layers]), _intercepted(layers, run):
+  with _undone_on_error([layer for _, layer in layers]), _intercepted(module, layers, run):
     forward(*inputs, **kwargs)
   for name, _ in run.pending.values():
     left[name] = 'the forward pass does not call them or calls them inside a transform'
@@ -180,18 +183,24 @@ def _undone_on_error(layers: Sequence[nnx.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _intercepted(layers: Sequence[tuple[str, nnx.Module]], run: _Run) -> Iterator[None]:
+def _intercepted(
+  model: nnx.Module, layers: Sequence[tuple[str, nnx.Module]], run: _Run
+) -> Iterator[None]:
   """Lets the layers initialize themselves when they are called."""
-  classes = [(layer, type(layer)) for _, layer in layers]
+  classes = [(layer, type(layer), _initializing(type(layer))) for _, layer in layers]
   token = _RUN.set(run)
   try:
-    for layer, cls in classes:
-      convert.set_class(layer, _initializing(cls))
+    for layer, _, initializing in classes:
+      convert.set_class(layer, initializing)
     yield
   finally:
-    for layer, cls in classes:
-      convert.set_class(layer, cls)
     _RUN.reset(token)
+    for layer, own, _ in classes:
+      convert.set_class(layer, own)
+    of = {initializing: own for _, own, initializing in classes}
+    for _, part in nnx.iter_modules(model):  # also copies, by which the forward pass replaced some
+      if type(part) in of:
+        convert.set_class(part, of[type(part)])
 
 
 @functools.cache
@@ -231,13 +240,17 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
       layer_initialization.check_own_forward(name, init_scale, usual, outputs)
     return outputs
 
+  # `nnx.Sequential` asks for it, to know whether to pass `rngs`.
+  __call__.__signature__ = inspect.signature(parent.__call__)  # type: ignore[attr-defined]
   names = {'__call__': __call__, '__module__': parent.__module__}
-  between: Any = type(parent.__name__, (parent,), names)
+  is_pytree = convert.is_pytree(cls)
+  between: Any = type(parent.__name__, (parent,), names, pytree=is_pytree)
   if parent is cls:
     return between
   # In `nnx.jit` the layer would be a copy.
   call = {'__call__': _without_jit(own[0])} if own else {}
-  return type(cls.__name__, (cls, between), {'__module__': cls.__module__, **call})
+  names = {'__module__': cls.__module__, **call}
+  return type(cls.__name__, (cls, between), names, pytree=is_pytree)
 
 
 def _split(
@@ -276,6 +289,24 @@ def _layers_of(model: nnx.Module) -> tuple[list[tuple[str, nnx.Module]], dict[st
     else:
       layers.append((name, module))
   return layers, excluded
+
+
+def _warn_of_shared(layers: Sequence[tuple[str, nnx.Module]]) -> None:
+  """Warns of layers that share what is set: a scale, a bias, or a kernel if one is plain."""
+  users: dict[tuple[str, int], list[tuple[str, nnx.Module]]] = {}
+  for name, layer in layers:
+    for part in ('kernel', 'scale', 'bias'):
+      if isinstance(variable := getattr(layer, part, None), nnx.Variable):
+        users.setdefault((part, id(variable)), []).append((name, layer))
+  for (part, _), found in users.items():
+    is_set = part != 'kernel' or not all(base.is_normalized(layer) for _, layer in found)
+    if len(found) > 1 and is_set:
+      *names, last = (name for name, _ in found)
+      warnings.warn(
+        f'data_dependent_init: {", ".join(names)} and {last} share their {part}, which '
+        'the last sets anew: their pre-activations do not get mean 0 and the std asked for.',
+        stacklevel=3,
+      )
 
 
 def _unknown_features(layer: nnx.Module) -> str:

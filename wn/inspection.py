@@ -1,4 +1,4 @@
-"""Finds, in the code of a model, where it reads the kernels of its layers itself."""
+"""Finds, in the code of a model, where it reads or sets the kernels of its layers itself."""
 
 import dis
 import functools
@@ -25,12 +25,13 @@ def mentions_kernel(function: Any) -> bool:
   return any(_mentions(code) for code in _code_of(function))
 
 
-def kernel_reads(cls: type[nnx.Pytree]) -> list[tuple[str, Chain | None]]:
-  """(method, attributes) for every read of another module's kernel in a class outside flax and wn.
+def kernel_uses(cls: type[nnx.Pytree]) -> list[tuple[str, str, Chain | None]]:
+  """(method, verb, attributes) for every use of another module's kernel in a user's class.
 
-  The attributes are ('A', 'B', 0) for `self.A.B[0].kernel`, and None where it cannot be told from
-  the code whose kernel it is, as with a local variable. Constructors, which see the kernels before
-  they are converted, are left out, as are methods that a subclass overrides without calling them.
+  The verb is 'reads' or 'sets'. The attributes are ('A', 'B', 0) for `self.A.B[0].kernel`, and None
+  where it cannot be told from the code whose kernel it is, as with a local variable. Constructors,
+  which see the kernels before they are converted, are left out, as are methods that a subclass
+  overrides without calling them.
   """
   found = []
   overridden = {'__init__'}
@@ -39,8 +40,10 @@ def kernel_reads(cls: type[nnx.Pytree]) -> list[tuple[str, Chain | None]]:
       continue
     for name, value in vars(c).items():
       if name not in overridden:
-        chains = [chain for code in _code_of(value) for chain in _reads(code)]
-        found += [(f'{c.__qualname__}.{name}', chain) for chain in chains]
+        for function in _functions(value):
+          own = '' if isinstance(value, staticmethod) else _first_argument(function)
+          uses = [use for code in _nested(function) for use in _uses(code, own)]
+          found += [(f'{c.__qualname__}.{name}', verb, chain) for verb, chain in uses]
     overridden |= {name for name, value in vars(c).items() if 'super' not in names_in(value)}
   return found
 
@@ -53,32 +56,32 @@ def follow(module: nnx.Pytree, chain: Chain | None) -> Any:
   try:
     for part in chain:
       value = getattr(value, part) if isinstance(part, str) else value[part]
-  except (AttributeError, LookupError, TypeError):
+  except Exception:  # a property of the user's may raise any
     return None
   return value
 
 
-def layers_read(model: Any) -> dict[int, str]:
-  """id(layer) → the method that reads its kernel, where the code tells which layer it is."""
+def layers_used(model: Any) -> dict[int, str]:
+  """id(layer) → 'METHOD reads' (or 'sets') its kernel, where the code tells which layer it is."""
   return {
-    id(layer): method
+    id(layer): f'{method} {verb}'
     for node in _objects(model)
-    for method, chain in kernel_reads(type(node))
+    for method, verb, chain in kernel_uses(type(node))
     if (layer := follow(node, chain)) is not None
   }
 
 
-def warn_of_other_reads(function: str, model: Any) -> None:
-  """Warns of methods that read kernels of layers which cannot be told from the code."""
+def warn_of_other_uses(function: str, model: Any) -> None:
+  """Warns of methods that use kernels of layers which cannot be told from the code."""
   methods = {
     method
     for node in _objects(model)
-    for method, chain in kernel_reads(type(node))
+    for method, _, chain in kernel_uses(type(node))
     if chain is None
   }
   if methods:
     warnings.warn(
-      f'{function}: {", ".join(sorted(methods))} may read the kernel of a layer, which in a '
+      f'{function}: {", ".join(sorted(methods))} may read or set the kernel of a layer, which in a '
       'normalized layer is v. To read its weight use wn.weight(layer).',
       stacklevel=3,
     )
@@ -90,12 +93,12 @@ def _objects(model: Any) -> Iterator[nnx.Pytree]:
 
 
 @functools.cache
-def _reads(code: types.CodeType) -> list[Chain | None]:
+def _uses(code: types.CodeType, own: str) -> list[tuple[str, Chain | None]]:
+  """(verb, attributes) of uses of kernels, but for the module's own, `self.kernel`."""
   return [
-    chain
+    ('sets' if instruction.opname == 'STORE_ATTR' else 'reads', chain)
     for before, instruction in _kernels(code)
-    if instruction.opname in ('LOAD_ATTR', 'LOAD_METHOD')
-    if (chain := _owner(before)) != ()  # `self.kernel` is the module's own
+    if (chain := _owner(before, own)) != ()
   ]
 
 
@@ -115,8 +118,11 @@ def _kernels(code: types.CodeType) -> list[tuple[list[dis.Instruction], dis.Inst
   ]
 
 
-def _owner(instructions: list[dis.Instruction]) -> Chain | None:
-  """('A', 'B', 0) if the instructions end with the evaluation of `self.A.B[0]`, else None."""
+def _owner(instructions: list[dis.Instruction], own: str) -> Chain | None:
+  """('A', 'B', 0) if the instructions end with the evaluation of `self.A.B[0]`, else None.
+
+  `own` is the name of `self`.
+  """
   chain: list[Any] = []
   while instructions:
     *instructions, last = instructions
@@ -131,25 +137,36 @@ def _owner(instructions: list[dis.Instruction]) -> Chain | None:
       # Python 3.13 has instructions that load two variables.
       loaded = last.argval[-1] if isinstance(last.argval, tuple) else last.argval
       is_load = 'LOAD_FAST' in last.opname or last.opname == 'LOAD_DEREF'
-      return tuple(chain) if is_load and loaded == 'self' else None
+      return tuple(chain) if is_load and loaded == own else None
   return None
+
+
+def _first_argument(function: types.CodeType) -> str:
+  """The name that a method, and functions inside it, have for `self`; '' if there is none."""
+  return function.co_varnames[0] if function.co_argcount else ''
 
 
 def _code_of(value: Any) -> Iterator[types.CodeType]:
   """The code objects of a function, method, property or decorated function, with nested ones."""
+  for function in _functions(value):
+    yield from _nested(function)
+
+
+def _functions(value: Any) -> Iterator[types.CodeType]:
+  """The code objects of a function, method, property or decorated function."""
   if isinstance(value, property):
     for function in (value.fget, value.fset):
-      yield from _code_of(function)
+      yield from _functions(function)
     return
   code = getattr(value, '__code__', None)
   if isinstance(code, types.CodeType):
-    yield from _nested(code)
+    yield code
   if isinstance(value, staticmethod | classmethod):
-    yield from _code_of(value.__func__)
+    yield from _functions(value.__func__)
   elif not isinstance(value, type) and hasattr(value, '__wrapped__'):
-    yield from _code_of(value.__wrapped__)
+    yield from _functions(value.__wrapped__)
   if isinstance(value, functools.cached_property | functools.partial | functools.partialmethod):
-    yield from _code_of(value.func)
+    yield from _functions(value.func)
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from flax.nnx.nn import dtypes
 
 from wn.normalization import unit_norm
 
@@ -32,6 +33,7 @@ def scales_outputs(layer: 'Linear', inputs: jax.Array) -> bool:
     and {dtype, v.dtype} <= {jnp.dtype('float32'), jnp.dtype('float64')}
     and layer.preferred_element_type is None
     and layer.dot_general is jax.lax.dot_general
+    and layer.promote_dtype is dtypes.promote_dtype
     and not jax.typeof(v).sharding.mesh.are_all_axes_explicit
   )
 

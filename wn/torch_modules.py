@@ -142,7 +142,7 @@ def slots(model: nnx.Module) -> list[Slot]:
   """The PyTorch parameters that a model has a place for.
 
   Raises:
-    TypeError: the model has a module or a layer without a counterpart.
+    TypeError: the model has a module, a layer or a parameter without a counterpart.
   """
   found_nodes = nodes(model)
   modules = [(path, module) for path, module in found_nodes if isinstance(module, nnx.Module)]
@@ -166,8 +166,11 @@ def slots(model: nnx.Module) -> list[Slot]:
   held = {id(variable) for slot in found for variable in slot.variables}
   for path, variable in found_nodes:
     if isinstance(variable, nnx.Param | nnx.BatchStat) and id(variable) not in held:
+      if not hasattr(value := variable.get_value(), 'shape'):
+        kind = f'a {type(variable).__name__} of a {type(value).__name__}'
+        raise TypeError(f'{path} is {kind}, and no array.')
       parent, _, name = path.rpartition('.')
-      found.append(Vector(parent, name, path, variable, variable[...].shape))
+      found.append(Vector(parent, name, path, variable, value.shape))
   return found
 
 

@@ -171,3 +171,103 @@ def test_convolution_with_weights_in_its_mask_is_left_alone(cls, unit_axis):
     unfolded = wn.unfold(model, unit_axis=unit_axis)
   assert kinds(unfolded) == {'layers.1'}
   close(unfolded(x), model(x))
+
+
+# Classes that are no pytrees: https://flax.readthedocs.io/en/latest/guides/pytree.html
+
+
+class NoPytree(nnx.Linear, pytree=False):
+  """Without a forward pass of its own; only with `pytree=False` may it have a list of arrays."""
+
+  def __init__(self):
+    super().__init__(4, 4, rngs=nnx.Rngs(0))
+    self.history = [jnp.zeros(2)]
+
+
+class NormalizedNoPytree(wn.Linear, pytree=False):
+  pass
+
+
+def test_a_class_that_is_no_pytree_keeps_its_parameters():
+  model, x = Holder(a=NoPytree()), random(3, 4)
+  unfolded = wn.unfold(model)
+  assert isinstance(unfolded.a, NoPytree) and kinds(unfolded) == {'a'}
+  names = {'a.kernel', 'a.bias', 'a.scale'}
+  assert parameters(unfolded) == names == parameters(nnx.merge(*nnx.split(unfolded)))
+  close(unfolded.a(x), model.a(x))
+  wn.data_dependent_init(unfolded.a, x)
+  assert parameters(unfolded) == names
+  folded = wn.fold(unfolded)
+  assert type(folded.a) is NoPytree and parameters(folded) == {'a.kernel', 'a.bias'}
+  close(folded.a(x), unfolded.a(x))
+
+
+def test_a_normalized_class_that_is_no_pytree_is_not_folded_to_one_that_is():
+  with pytest.raises(TypeError, match=r'NormalizedNoPytree is no pytree, and Linear is one'):
+    wn.fold(Holder(a=NormalizedNoPytree(4, 4, rngs=nnx.Rngs(0))))
+  with pytest.raises(TypeError, match='pytree=False'):
+    wn.register(NoPytree, type('Normalized', (NoPytree, wn.Linear), {}))
+
+
+def parameters(model):
+  return {'.'.join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+
+
+# Models that use the kernels of their layers.
+
+
+class Sets(nnx.Module):
+  """Gives its layer a kernel that another one computes."""
+
+  def __init__(self):
+    self.hyper, self.out = nnx.Linear(4, 16, rngs=nnx.Rngs(0)), linear()
+
+  def __call__(self, x):
+    self.out.kernel = nnx.Param(self.hyper(jnp.ones(4)).reshape(4, 4))
+    return self.out(x)
+
+
+class This(nnx.Module):
+  def __init__(this):
+    this.a, this.b = linear(), linear()
+
+  def __call__(this, x):
+    return (lambda y: y @ this.a.kernel[...].T)(this.b(x))
+
+  @staticmethod
+  def penalty(a):
+    return (a.kernel[...] ** 2).sum()
+
+
+class Unready(nnx.Module):
+  def __init__(self):
+    self.a = linear()
+
+  @property
+  def decoder(self):
+    raise RuntimeError('call build() first')
+
+  def penalty(self):
+    return (self.decoder.kernel[...] ** 2).sum()
+
+  def __call__(self, x):
+    return self.a(x)
+
+
+def test_a_layer_whose_kernel_the_model_sets_is_left_alone():
+  model, x = Sets(), random(3, 4)
+  unfolded = left_alone(model, r'out \(Sets.__call__ sets its kernel: .*\)')
+  assert kinds(unfolded) == {'hyper'}
+  close(unfolded(x), model(x))
+
+
+def test_the_first_argument_of_a_method_may_have_any_name():
+  model, x = This(), random(3, 4)
+  with pytest.warns(UserWarning, match=r'This\.penalty may read or set'):
+    unfolded = left_alone(model, r'a \(This.__call__ reads its kernel: .*\)')
+  assert kinds(unfolded) == {'b'}
+  close(unfolded(x), model(x))
+
+
+def test_properties_that_raise_are_left_to_the_model():
+  assert kinds(wn.unfold(Unready())) == {'a'}

@@ -329,5 +329,7 @@ class LoopsOverLayers(nnx.Module):
 
 
 def test_unfold_warns_of_reads_that_it_cannot_tell():
-  with pytest.warns(UserWarning, match=r'LoopsOverLayers\.penalty may read the kernel of a layer'):
+  with pytest.warns(
+    UserWarning, match=r'LoopsOverLayers\.penalty may read or set the kernel of a layer'
+  ):
     wn.unfold(LoopsOverLayers())

@@ -267,3 +267,32 @@ def test_an_einsum_that_is_called_with_another_string():
   layer, x = wn.Einsum('bi,io->bo', (4, 5), None, rngs=nnx.Rngs(0)), random(50, 4)
   wn.data_dependent_init(layer, x, 'bi,io->ob')
   np.testing.assert_allclose(np.std(layer(x), axis=0), 1, rtol=1e-5)  # no bias, any mean
+
+
+class Noisy(nnx.Linear):
+  def __call__(self, x, *, rngs=None):
+    self.was_noisy = rngs is not None
+    return nnx.Linear.__call__(self, x)
+
+
+def test_layers_get_the_arguments_that_they_get_without_it():
+  """`nnx.Sequential` passes `rngs` to what has such an argument."""
+  model = nnx.Sequential(Noisy(4, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 4, rngs=nnx.Rngs(1)))
+  wn.data_dependent_init(model, random(50, 4), rngs=nnx.Rngs(0))
+  assert model.layers[0].was_noisy
+
+
+class Replaces(nnx.Module):
+  def __init__(self):
+    self.linear = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+
+  def __call__(self, x):
+    self.linear = nnx.merge(*nnx.split(self.linear))
+    return self.linear(x)
+
+
+def test_a_copy_that_the_forward_pass_keeps_has_its_class():
+  model = Replaces()
+  with pytest.warns(UserWarning, match='not initialized'):
+    wn.data_dependent_init(model, random(50, 4))
+  assert type(model.linear) is nnx.Linear

@@ -95,3 +95,14 @@ def test_how_large():
   for out_features, expected in ((1023, False), (1024, True)):
     layer = wn.Linear(1024, out_features, rngs=nnx.Rngs(0))
     assert large_kernels.scales_outputs(layer, jnp.ones((64, 1024))) == expected
+
+
+def test_a_promote_dtype_of_the_users_gets_w(large):
+  """It may do more than promote, as here for weights of few bits."""
+
+  def promote(args, **kwargs):
+    x, kernel, bias = nnx.nn.dtypes.promote_dtype(args, **kwargs)
+    return x, jnp.clip(kernel, -0.1, 0.1), bias
+
+  layer, x = layer_of(promote_dtype=promote), jnp.asarray(random(ROWS, IN), jnp.float32)
+  np.testing.assert_array_equal(layer(x), wn.fold(layer)(x))

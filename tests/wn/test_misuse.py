@@ -30,7 +30,7 @@ class Stack(nnx.Module):
 
 
 def test_fold_warns_of_kernels_that_the_model_reads_through_a_variable():
-  with pytest.warns(UserWarning, match=r'wn.fold: Stack.__call__ may read the kernel'):
+  with pytest.warns(UserWarning, match=r'wn.fold: Stack.__call__ may read or set the kernel'):
     wn.fold(Stack(wn.Linear))
 
 

@@ -239,6 +239,14 @@ def stack_of_layers(rngs):
   return nnx.vmap(create, in_axes=0)(rngs.fork(split=2))
 
 
+def test_a_parameter_that_is_no_array_is_named():
+  model = Net(nnx.Rngs(0))
+  model.token = nnx.Param({'a': jnp.ones(2)})
+  for function in (wn.torch.state_dict, lambda m: wn.torch.load_state_dict(m, net_arrays())):
+    with pytest.raises(TypeError, match='token is a Param of a dict, and no array'):
+      function(model)
+
+
 def test_batch_statistics_and_other_parameters():
   model = nnx.Dict(
     a=nnx.BatchNorm(3, use_scale=False, rngs=nnx.Rngs(0)),

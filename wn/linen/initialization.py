@@ -120,9 +120,11 @@ class _Run:
 
   def intercept(self, next_fun, args, kwargs, context: nn.module.InterceptorContext) -> Any:
     """Initializes a layer at its first call, and computes every call with its new parameters."""
+    layer, path = context.module, context.module.path
+    if path in self.pending and _namesake(layer) is None:
+      self.pending[path] = f'{type(layer).__name__} is not among its layers'
     if self.is_inside or not _is_forward_of_library(context):
       return next_fun(*args, **kwargs)
-    layer, path = context.module, context.module.path
     self.is_inside = True  # `_forward` calls a layer of its own
     try:
       if path in self.pending and self._may_initialize(path, layer):

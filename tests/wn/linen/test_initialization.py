@@ -183,6 +183,18 @@ def test_layers_not_initialized_are_named():
     wn.linen.data_dependent_init(norm, norm.init(jax.random.key(0), x), x)
 
 
+def test_layers_without_a_counterpart_are_named_as_such():
+  class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return wn.linen.Dense(3)(nn.Einsum((4, 5), '...i,io->...o')(x))
+
+  model, x = Model(), random(50, 4)
+  variables = model.init(jax.random.key(0), x)
+  with pytest.warns(UserWarning, match=r'not initialized: Einsum_0 \(Einsum is not among its lay'):
+    wn.linen.data_dependent_init(model, variables, x)
+
+
 @for_each_library
 def test_layers_in_transforms_stay_and_are_named(library):
   model, x = Lifted(library), random(50, 4)
