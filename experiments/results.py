@@ -72,7 +72,9 @@ class Run:
 
 
 def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
-  """The metrics of runs as one table. Leaves out unreadable runs, with a message on stderr.
+  """The metrics of runs as one table.
+
+  Leaves out unreadable runs, and copies of others, as reports have them, with a message on stderr.
 
   Args:
     paths: directories that are runs or contain runs at any depth.
@@ -95,7 +97,8 @@ def load(paths: Sequence[Path | str] | Path | str) -> pd.DataFrame:
   """
   paths = [paths] if isinstance(paths, Path | str) else paths
   runs, problems = find(paths)
-  for problem in problems:
+  runs, copies = _without_copies(runs)
+  for problem in problems + copies:
     print(f'left out: {problem}', file=sys.stderr)
   if not runs:
     raise UserError(f'no runs in {", ".join(map(str, paths))}.')
@@ -126,6 +129,18 @@ def find(paths: Sequence[Path | str]) -> tuple[list[Run], list[str]]:
     except OSError as error:
       problems.append(f'{folder} cannot be read ({error}).')
   return runs, problems
+
+
+def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+  """Without those that are a copy of another, or of its beginning; and a message for each."""
+  originals: dict[str, Run] = {}
+  copies = {}
+  for run in sorted(runs, key=lambda run: (not run.is_finished, -len(run.metrics))):
+    # No two runs take the same time to their first row.
+    start = json.dumps([run.config, run.metrics.head(1).dropna(axis=1).to_json()], sort_keys=True)
+    if (original := originals.setdefault(start, run)) is not run:
+      copies[run.path] = f'{run.path} is a copy of {original.path}.'
+  return [run for run in runs if run.path not in copies], list(copies.values())
 
 
 def read(path: Path) -> Run:
@@ -185,11 +200,7 @@ def _is_config(value: Any) -> bool:
   names = [value.get('experiment'), value.get('protocol'), *parts]
   rate, epochs = optimizer.get('learning_rate'), value.get('epochs')
   has_numbers = isinstance(rate, int | float) and isinstance(epochs, int)
-  return bool(parts) and all(map(_is_name, names)) and has_numbers
-
-
-def _is_name(value: Any) -> bool:
-  return isinstance(value, str) and re.fullmatch(r'\w[\w.+-]*', value) is not None
+  return bool(parts) and all(map(settings.is_name, names)) and has_numbers
 
 
 def _is_data(value: Any) -> bool:

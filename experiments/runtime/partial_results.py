@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments.runtime.errors import writing
+
 
 class PartialResults:
   """The values of each finished part, one JSON line per part.
@@ -16,6 +18,7 @@ class PartialResults:
   """
 
   def __init__(self, path: Path, key: Mapping[str, int | float | str]):
+    self._path = path
     self._key = dict(key)
     self.done: dict[int, list[float]] = {}  # start index of a part → its values
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -29,8 +32,10 @@ class PartialResults:
     """Appends the values of a part."""
     self.done[start] = values
     # The line break comes first, as the last line may be truncated.
-    self._file.write('\n' + json.dumps({**self._key, 'start': start, 'values': values}))
-    self._file.flush()
+    line = '\n' + json.dumps({**self._key, 'start': start, 'values': values})
+    with writing(self._path):
+      self._file.write(line)
+      self._file.flush()
 
   def close(self) -> None:
     """Closes the file."""

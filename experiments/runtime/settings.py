@@ -1,6 +1,7 @@
 """Configs as text: the name of the variant, flat keys, and what a run prints at its start."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -98,16 +99,20 @@ def paper_config(config: Config) -> dict[str, Any]:
 
 
 def unread_keys(config: Config) -> list[str]:
-  """Keys of a user's own config file that configs/ does not have, so that no code reads them.
-
-  Parts of the variant, which name a run, are up to the user.
-  """
+  """Keys of a user's own config file that configs/ does not have, so that no code reads them."""
   try:
-    known = paper_config(config)
-  except (AttributeError, KeyError, ValueError):
+    experiment = config['experiment']
+    parts = CONFIGS[experiment].get_config()['variant']
+    kept = {part: value for part, value in config['variant'].items() if part in parts}
+    known = paper_config({'experiment': experiment, 'variant': kept})
+  except (AttributeError, KeyError, TypeError, ValueError):
     return []  # of an experiment of their own, or without a variant that exists, which is refused
-  unknown = flatten(config).keys() - known.keys()
-  return sorted(key for key in unknown if not is_among(key, ['variant']))
+  return sorted(flatten(config).keys() - known.keys())
+
+
+def is_name(value: Any) -> bool:
+  """Whether a value can be a part of a path, as protocols and the parts of variants are."""
+  return isinstance(value, str) and re.fullmatch(r'\w[\w.+-]*', value) is not None
 
 
 def is_among(key: str, names: Iterable[str]) -> bool:

@@ -21,10 +21,12 @@ class Window:
     self._in_flight = step, metrics
 
   def means(self) -> dict[str, float]:
-    """Means over the steps; starts the next window."""
+    """Means over the steps, of what all of them have; starts the next window."""
     fetched = self.notes()
     self._fetched = []
-    return {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+    # A run that is resumed without `run.diagnostics` has them in the steps before alone.
+    names = [name for name in fetched[0] if all(name in m for m in fetched)]
+    return {name: float(np.mean([m[name] for m in fetched])) for name in names}
 
   def notes(self) -> list[Mapping[str, float]]:
     """Metrics of the steps so far, for `Window` in a resumed run."""

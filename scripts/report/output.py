@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments import results
 from experiments.results import Run
-from experiments.runtime.errors import UserError
+from experiments.runtime.errors import UserError, writing
 from scripts.report.section import UNFINISHED, Picture, Section, Table
 
 # Of a finished run, and of one without a summary.
@@ -155,7 +155,8 @@ def _copy(run: Run, target: Path) -> None:
   found = [path for pattern in afterwards if run.is_finished for path in run.path.glob(pattern)]
   for path in (*(run.path / name for name in names), *found):
     if path.exists():
-      shutil.copyfile(path, target / path.name)
+      with writing(target / path.name) as new:
+        shutil.copyfile(path, new)
   if (run.path / 'metrics.jsonl').exists():
     # Those that were read: the run may have gone on.
     rows = (run.path / 'metrics.jsonl').read_bytes().splitlines(keepends=True)[: len(run.metrics)]

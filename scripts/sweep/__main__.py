@@ -24,6 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.runtime import settings
 from experiments.runtime.errors import ArgumentParser, UserError, one_line_errors
 from scripts.sweep import executors, trials
 from scripts.sweep.display import Display, show_plan
@@ -59,6 +60,9 @@ def sweep(args: argparse.Namespace) -> int:
   _check_sizes(args)
   directory, selected = trials.load(args.sweep, args.runs, args.data_dir, args.overrides)
   selected = trials.select(selected, args.filter)
+  for key in args.overrides:
+    if all(key in settings.unused(trial.config) for trial in selected):
+      print(f'warning: --config.{key} changes nothing in any of these trials.', file=sys.stderr)
   if args.executor == 'print':
     for trial in selected:
       print(shlex.join(trial.command))

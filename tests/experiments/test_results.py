@@ -171,3 +171,14 @@ def test_no_directory_and_no_runs(tmp_path):
     results.load(tmp_path / 'nowhere')
   with pytest.raises(UserError, match='holds no runs'):
     results.load(tmp_path)
+
+
+def test_copies_are_left_out(tmp_path, capsys):
+  """As in a report that lies among the runs, made while one of them went on."""
+  write_run(tmp_path / 'run')
+  write_run(tmp_path / 'report' / 'finished')
+  write_run(tmp_path / 'report' / 'earlier', ROWS[:1], finished=False)
+  write_run(tmp_path / 'again', [ROWS[0] | {'seconds': 1.7}, ROWS[1]])
+  table = results.load(tmp_path)
+  assert set(table['run']) == {str(tmp_path / name) for name in ('again', 'report/finished')}
+  assert f'earlier is a copy of {tmp_path}/report/finished.' in capsys.readouterr().err

@@ -227,6 +227,15 @@ TABLE = {
       "sed 's/optimizer.b2 =/optimizer.beta2 = &/' configs/cifar.py > own.py",
       'own.py: nothing reads optimizer.beta2; configs/cifar.py has the keys that exist',
     ),
+    (
+      'sed "s/config.seed = 0/&; config.variant.option = \'big\'; config.fre_bits = 1/" '
+      'configs/cifar.py > own.py',
+      'own.py: nothing reads fre_bits, variant.option;',
+    ),
+    (
+      'sed "s/config.protocol = .*/config.protocol = \'my own\'/" configs/cifar.py > own.py',
+      "own.py: protocol='my own' must be a name of letters",
+    ),
   ],
   'sweep own.py:tiny': [
     (

@@ -323,6 +323,13 @@ def test_an_override_for_all_trials(config_file, tmp_path, capsys):
     assert '--config.run.log_every=3' in trial.command
 
 
+def test_an_override_that_changes_nothing_is_named(config_file, tmp_path, capsys):
+  sweep_of = [f'{config_file}:rates', '--runs', tmp_path, '--executor=print']
+  assert run(*sweep_of, '--config.model.width=5', '--config.data.zca_eps=0.1') == 0
+  (line,) = capsys.readouterr().err.splitlines()  # digits are not whitened
+  assert line == 'warning: --config.data.zca_eps changes nothing in any of these trials.'
+
+
 @pytest.mark.parametrize(
   'argument, message',
   [
