@@ -37,12 +37,15 @@ def test_training_errors_of_mean_bn(dtype, rate):
 
 
 def test_errors_after_fifty_epochs():
-  def error(variant):
-    path = ROOT / 'results' / 'cifar-fifty' / variant / 'seed0' / 'summary.json'
+  def error(run):
+    path = ROOT / 'results' / 'cifar-fifty' / run / 'seed0' / 'summary.json'
     return f'{100 * json.loads(path.read_text())["final"]["test/error"]:.1f}'
 
+  plain = [error(f'plain{rate}') for rate in ('', '/learning_rate=0.001', '/learning_rate=0.003')]
   assert error('wn') == error('mean_bn')
   assert (
     f'lowest test error, {error("wn_mean_bn")} %, then `bn` {error("bn")}, '
-    f'`wn` and `mean_bn` {error("wn")}, and `plain` {error("plain")} '
+    f'`wn` and `mean_bn` {error("wn")}, and `plain` {min(plain, key=float)}, at the best of three'
   ) in README
+  text = f'ends at {plain[0]} %, at 0.001 at {plain[1]} and at 0.003, the rate of the others, at'
+  assert f'{text} {plain[2]}.' in ' '.join(PAGE.split())

@@ -205,7 +205,8 @@ def about_time(usable: Usable) -> str:
     return 'time is the number of steps times the median time of a step'
   devices = [(run.summary or {}).get('device', {}) for run in usable.finished]
   kinds = sorted({device.get('kind', '') for device in devices} - {''})
-  where = f' on {", ".join(kinds)}' if kinds else ''
+  where = f' on {" and ".join(kinds)}' if kinds else ''
+  where += ', which does not compare' if len(kinds) > 1 else ''
   return f'time is wall-clock time{where}, compilation and any other work of the machine included'
 
 
