@@ -133,14 +133,22 @@ def find(paths: Sequence[Path | str]) -> tuple[list[Run], list[str]]:
 
 def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
   """Without those that are a copy of another, or of its beginning; and a message for each."""
-  originals: dict[str, Run] = {}
+  originals: dict[str, list[Run]] = {}  # by config
   copies = {}
   for run in sorted(runs, key=lambda run: (not run.is_finished, -len(run.metrics))):
-    # No two runs take the same time to their first row.
-    start = json.dumps([run.config, run.metrics.head(1).dropna(axis=1).to_json()], sort_keys=True)
-    if (original := originals.setdefault(start, run)) is not run:
+    others = originals.setdefault(json.dumps(run.config, sort_keys=True), [])
+    if original := next((other for other in others if _begins_as(run, other)), None):
       copies[run.path] = f'{run.path} is a copy of {original.path}.'
+    else:
+      others.append(run)
   return [run for run in runs if run.path not in copies], list(copies.values())
+
+
+def _begins_as(run: Run, other: Run) -> bool:
+  """Whether all rows of a run are the first ones of another, with the same times."""
+  rows = run.metrics
+  has_columns = len(rows) > 0 and set(rows) <= set(other.metrics)
+  return has_columns and rows.equals(other.metrics[list(rows)].head(len(rows)))
 
 
 def read(path: Path) -> Run:

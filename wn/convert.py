@@ -161,7 +161,7 @@ def _derived(cls: type[nnx.Module], normalized: type[nnx.Module]) -> type[nnx.Mo
     (cls,),
     *object.__reduce_ex__(self, protocol)[2:],
   )
-  derived = type(cls.__name__, (cls, normalized), names, pytree=is_pytree(cls))
+  derived = type(cls.__name__, (cls, normalized), names, **class_options(cls))
   _PLAIN[derived] = cls
   return derived
 
@@ -169,6 +169,14 @@ def _derived(cls: type[nnx.Module], normalized: type[nnx.Module]) -> type[nnx.Mo
 def is_pytree(cls: type[nnx.Module]) -> bool:
   """Whether a class is a pytree of JAX; not if it was made with `pytree=False`."""
   return cls._pytree__is_pytree
+
+
+def class_options(cls: type[nnx.Module]) -> dict[str, bool]:
+  """Keyword arguments for the statement of a class derived from `cls`, so that it is like it.
+
+  None where they are flax's default, as a user's `__init_subclass__` may not accept them.
+  """
+  return {} if is_pytree(cls) == is_pytree(nnx.Module) else {'pytree': is_pytree(cls)}
 
 
 def pytree_conflict(cls: type[nnx.Module]) -> str:

@@ -247,7 +247,8 @@ def _candidates(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, str]]:
     elif base.is_computed(base.kernel_of(module)):
       yield path, module, 'its kernel has hooks or a type of its own, which may change its value'
     elif id(module) in used:
-      yield path, module, f'{used[id(module)]} its kernel: use wn.weight(layer) to read it'
+      hint = ': use wn.weight(layer) there' if used[id(module)].endswith(' reads') else ''
+      yield path, module, f'{used[id(module)]} its kernel{hint}'
     elif others := [p for p in holders[id(base.kernel_of(module))] if p != path]:
       yield path, module, f'shares its kernel with {", ".join(_name(p, module) for p in others)}'
     else:

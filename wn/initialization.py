@@ -90,7 +90,6 @@ def data_dependent_init(
   base.check_values('wn.data_dependent_init', module)
   layers, left = _layers_of(module)
   check_positive('std_floor', std_floor)
-  _warn_of_shared(layers)
   run = _Run(std_floor, axis_name, _pending(layers, init_scale), left)
   if not layers and not left:
     warnings.warn(
@@ -98,6 +97,9 @@ def data_dependent_init(
     )
   with _undone_on_error([layer for _, layer in layers]), _intercepted(module, layers, run):
     forward(*inputs, **kwargs)
+  _warn_of_shared(
+    [(name, m) for name, m in layers if id(m) not in run.pending and name not in left]
+  )
   for name, _ in run.pending.values():
     left[name] = 'the forward pass does not call them or calls them inside a transform'
   for reason in dict.fromkeys(left.values()):
@@ -243,14 +245,14 @@ def _initializing(cls: type[nnx.Module]) -> type[nnx.Module]:
   # `nnx.Sequential` asks for it, to know whether to pass `rngs`.
   __call__.__signature__ = inspect.signature(parent.__call__)  # type: ignore[attr-defined]
   names = {'__call__': __call__, '__module__': parent.__module__}
-  is_pytree = convert.is_pytree(cls)
-  between: Any = type(parent.__name__, (parent,), names, pytree=is_pytree)
+  options = convert.class_options(cls)
+  between: Any = type(parent.__name__, (parent,), names, **options)
   if parent is cls:
     return between
   # In `nnx.jit` the layer would be a copy.
   call = {'__call__': _without_jit(own[0])} if own else {}
   names = {'__module__': cls.__module__, **call}
-  return type(cls.__name__, (cls, between), names, pytree=is_pytree)
+  return type(cls.__name__, (cls, between), names, **options)
 
 
 def _split(
@@ -292,14 +294,18 @@ def _layers_of(model: nnx.Module) -> tuple[list[tuple[str, nnx.Module]], dict[st
 
 
 def _warn_of_shared(layers: Sequence[tuple[str, nnx.Module]]) -> None:
-  """Warns of layers that share what is set: a scale, a bias, or a kernel if one is plain."""
+  """Warns of initialized layers that share what is set: a scale, a bias, or a plain kernel."""
   users: dict[tuple[str, int], list[tuple[str, nnx.Module]]] = {}
   for name, layer in layers:
     for part in ('kernel', 'scale', 'bias'):
       if isinstance(variable := getattr(layer, part, None), nnx.Variable):
         users.setdefault((part, id(variable)), []).append((name, layer))
   for (part, _), found in users.items():
-    is_set = part != 'kernel' or not all(base.is_normalized(layer) for _, layer in found)
+    if part == 'kernel':  # w of a normalized layer does not change where v of its units is scaled
+      num_plain = sum(not base.is_normalized(layer) for _, layer in found)
+      is_set = num_plain > 1 or (num_plain and len({base.unit_axes(m) for _, m in found}) > 1)
+    else:
+      is_set = True
     if len(found) > 1 and is_set:
       *names, last = (name for name, _ in found)
       warnings.warn(

@@ -34,7 +34,7 @@ def kernel_uses(cls: type[nnx.Pytree]) -> list[tuple[str, str, Chain | None]]:
   overrides without calling them.
   """
   found = []
-  overridden = {'__init__'}
+  overridden = {'__init__', '__post_init__'}
   for c in cls.__mro__:
     if c.__module__.split('.')[0] in ('flax', 'wn', 'builtins', 'typing'):
       continue
@@ -98,7 +98,7 @@ def _uses(code: types.CodeType, own: str) -> list[tuple[str, Chain | None]]:
   return [
     ('sets' if instruction.opname == 'STORE_ATTR' else 'reads', chain)
     for before, instruction in _kernels(code)
-    if (chain := _owner(before, own)) != ()
+    if instruction.opname != 'DELETE_ATTR' and (chain := _owner(before, own)) != ()
   ]
 
 
@@ -114,7 +114,8 @@ def _kernels(code: types.CodeType) -> list[tuple[list[dis.Instruction], dis.Inst
     (instructions[:place], instruction)
     for place, (instruction, after) in enumerate(itertools.pairwise(instructions))
     if 'ATTR' in instruction.opname or instruction.opname == 'LOAD_METHOD'
-    if instruction.argval in KERNELS and after.argval not in _FACTS
+    if instruction.argval in KERNELS
+    if not (after.opname in ('LOAD_ATTR', 'LOAD_METHOD') and after.argval in _FACTS)
   ]
 
 

@@ -39,4 +39,5 @@ class PartialResults:
 
   def close(self) -> None:
     """Closes the file."""
-    self._file.close()
+    with writing(self._path):  # what is left to write, after an error
+      self._file.close()

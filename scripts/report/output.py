@@ -5,7 +5,6 @@ import contextlib
 import io
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,12 +154,11 @@ def _copy(run: Run, target: Path) -> None:
   found = [path for pattern in afterwards if run.is_finished for path in run.path.glob(pattern)]
   for path in (*(run.path / name for name in names), *found):
     if path.exists():
-      with writing(target / path.name) as new:
-        shutil.copyfile(path, new)
+      _write_bytes(target / path.name, path.read_bytes())
   if (run.path / 'metrics.jsonl').exists():
     # Those that were read: the run may have gone on.
     rows = (run.path / 'metrics.jsonl').read_bytes().splitlines(keepends=True)[: len(run.metrics)]
-    (target / 'metrics.jsonl').write_bytes(b''.join(rows))
+    _write_bytes(target / 'metrics.jsonl', b''.join(rows))
   log = target.parent / 'logs' / f'{target.name}.log'
   log.unlink(missing_ok=True)
   if run.divergence:
@@ -180,8 +178,9 @@ def _kinds(picture: Picture) -> tuple[str, ...]:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(content)
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _render(figure: Figure | Path, kind: str) -> bytes:

@@ -59,7 +59,7 @@ def test_a_row_for_each_row_with_the_config_beside_it(tmp_path):
 
 
 def test_one_path_or_several_and_no_run_twice(tmp_path):
-  a, b = write_run(tmp_path / 'a'), write_run(tmp_path / 'b')
+  a, b = write_run(tmp_path / 'a'), write_run(tmp_path / 'b', config=CONFIG | {'seed': 4})
   assert len(results.load(str(a))) == 2
   assert len(results.load([a, b, tmp_path, tmp_path / 'a' / '..'])) == 4
 
@@ -179,6 +179,8 @@ def test_copies_are_left_out(tmp_path, capsys):
   write_run(tmp_path / 'report' / 'finished')
   write_run(tmp_path / 'report' / 'earlier', ROWS[:1], finished=False)
   write_run(tmp_path / 'again', [ROWS[0] | {'seconds': 1.7}, ROWS[1]])
+  write_run(tmp_path / 'fork', [ROWS[0], ROWS[1] | {'test/error': 0.5}])
   table = results.load(tmp_path)
-  assert set(table['run']) == {str(tmp_path / name) for name in ('again', 'report/finished')}
-  assert f'earlier is a copy of {tmp_path}/report/finished.' in capsys.readouterr().err
+  kept = ('again', 'fork', 'report/finished')
+  assert set(table['run']) == {str(tmp_path / name) for name in kept}
+  assert f'earlier is a copy of {tmp_path}/' in capsys.readouterr().err

@@ -242,6 +242,10 @@ TABLE = {
       "sed 's/optimizer.b2 =/optimizer.beta2 = &/' configs/cifar.py > own.py",
       'nothing reads optimizer.beta2; configs/ has the keys that exist',
     ),
+    (
+      "sed '/config.protocol =/d' configs/cifar.py > own.py",
+      'own.py:tiny, trial 1: the config lacks protocol',
+    ),
     ('echo import nothing > own.py', 'cannot import own.py: ModuleNotFoundError: '),
     ('echo \'SWEEPS = dict(tiny=[(0, {"seed": 0})])\' > own.py', "has no attribute 'get_config'"),
     ('touch own.py', "own.py: unknown sweep 'tiny'; choose one of"),

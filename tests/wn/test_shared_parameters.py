@@ -53,6 +53,33 @@ def test_data_dependent_init_says_which_layers_share_what_it_sets(library, names
     wn.data_dependent_init(model, x)
 
 
+class WithTarget(nnx.Module):
+  def __init__(self):
+    self.network = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    self.target = nnx.Linear(4, 4, rngs=nnx.Rngs(1))
+    self.target.kernel = self.network.kernel
+
+  def __call__(self, x):
+    return self.network(x)
+
+
+def test_a_layer_that_is_not_reached_sets_nothing():
+  model, x = WithTarget(), 2 + random(50, 4)
+  with pytest.warns(UserWarning) as record:
+    wn.data_dependent_init(model, x)
+  assert ['not initialized' in str(warning.message) for warning in record] == [True]
+  assert_moments(model(x), 0, 1)
+
+
+def test_a_plain_layer_that_shares_v_with_a_normalized_one():
+  first, second = wn.Linear(4, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 4, rngs=nnx.Rngs(1))
+  second.kernel = first.kernel
+  model, x = nnx.Sequential(first, jnp.tanh, second), 2 + random(50, 4)
+  wn.data_dependent_init(model, x)
+  assert_moments(model(x), 0, 1)
+  assert_moments(first(x), 0, 1)
+
+
 def test_layers_that_share_v_alone_have_exact_moments():
   model, x = tied(wn, 'kernel'), 2 + random(50, 4)
   wn.data_dependent_init(model, x)

@@ -95,6 +95,9 @@ def data_dependent_init(
   return {**variables, **updated, 'params': traverse_util.unflatten_dict(params)}
 
 
+_IN_TRANSFORM = 'the forward pass does not call it, or calls it inside a transform'
+
+
 class _Run:
   """One call of `data_dependent_init`.
 
@@ -112,8 +115,7 @@ class _Run:
     self.params = params
     self.init_scale = init_scale
     self.std_floor = std_floor
-    reason = 'the forward pass does not call it, or calls it inside a transform'
-    self.pending = {path[:-1]: reason for path in params if path[-1] == 'kernel'}
+    self.pending = {path[:-1]: _IN_TRANSFORM for path in params if path[-1] == 'kernel'}
     self.new: dict[Path, Params] = {}
     self.is_inside = False
     self.trace = tracers.current_trace()
@@ -121,8 +123,9 @@ class _Run:
   def intercept(self, next_fun, args, kwargs, context: nn.module.InterceptorContext) -> Any:
     """Initializes a layer at its first call, and computes every call with its new parameters."""
     layer, path = context.module, context.module.path
-    if path in self.pending and _namesake(layer) is None:
-      self.pending[path] = f'{type(layer).__name__} is not among its layers'
+    if path in self.pending:  # which, where modules share a scope, may be the path of several
+      unknown = f'it does not know {type(layer).__name__}'
+      self.pending[path] = _IN_TRANSFORM if _namesake(layer) else unknown
     if self.is_inside or not _is_forward_of_library(context):
       return next_fun(*args, **kwargs)
     self.is_inside = True  # `_forward` calls a layer of its own

@@ -191,7 +191,7 @@ def test_layers_without_a_counterpart_are_named_as_such():
 
   model, x = Model(), random(50, 4)
   variables = model.init(jax.random.key(0), x)
-  with pytest.warns(UserWarning, match=r'not initialized: Einsum_0 \(Einsum is not among its lay'):
+  with pytest.warns(UserWarning, match=r'not initialized: Einsum_0 \(it does not know Einsum'):
     wn.linen.data_dependent_init(model, variables, x)
 
 
