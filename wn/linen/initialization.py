@@ -23,6 +23,7 @@ Params = dict[str, jax.Array]
 
 # `Embed` has no pre-activations.
 _LAYERS = tuple(cls for cls in layers.PLAIN if cls is not nn.Embed)
+_IN_TRANSFORM = 'the forward pass does not call it, or calls it inside a transform'
 
 
 def data_dependent_init(
@@ -93,9 +94,6 @@ def data_dependent_init(
     for name, value in new.items():
       params[*path, name] = meta.replace_boxed(params[*path, name], value)
   return {**variables, **updated, 'params': traverse_util.unflatten_dict(params)}
-
-
-_IN_TRANSFORM = 'the forward pass does not call it, or calls it inside a transform'
 
 
 class _Run:
