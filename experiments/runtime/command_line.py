@@ -61,8 +61,21 @@ def run(experiment: str, *, ynn_products: bool = False, alone: bool = False) -> 
     with processes.joined(place):
       module = importlib.import_module(f'experiments.{experiment}.train')
       _check_devices()
+      _warn_of_unused(config)
       workdir = user_path(_WORKDIR.value or default_workdir(config))
       module.train(config, workdir, _DATA_DIR.value)
+
+
+def _warn_of_unused(config: config_dict.FrozenConfigDict) -> None:
+  """Names the overrides that change nothing, once for all processes."""
+  import jax
+
+  if jax.process_index():
+    return
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  for key, reason in settings.unused(config).items():
+    if key in overrides:
+      print(f'warning: --config.{key} changes nothing with {reason}.', file=sys.stderr)
 
 
 def _check_devices() -> None:
@@ -101,8 +114,7 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
   path = flags.FLAGS['config'].config_filename.split(':')[0]
   if not os.path.isfile(path):
     raise UserError(f'no configuration file {path}; run from the root of the repository.')
-  overrides = config_flags.get_override_values(flags.FLAGS['config'])
-  for key in overrides:
+  for key in config_flags.get_override_values(flags.FLAGS['config']):
     if settings.is_among(key, settings.CHOSEN):
       raise UserError(f'--config.{key} cannot be overridden; choose it in --config FILE:SPEC.')
   config = _CONFIG.value
@@ -120,9 +132,6 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
       f'{path}: nothing reads {", ".join(unread)}; configs/{experiment}.py has the keys that '
       'exist, and new ones that your code reads belong there.'
     )
-  for key, reason in settings.unused(config).items():
-    if key in overrides:
-      print(f'warning: --config.{key} changes nothing with {reason}.', file=sys.stderr)
   return config_dict.FrozenConfigDict(config)
 
 

@@ -30,7 +30,7 @@ UNUSED = {
       ('model.bn_eps',),
     ),
     ('variant.parameterization', ('plain_released',), ('model.init_std',)),
-    ('variant.parameterization', ('bn',), ('init.examples', 'init.scale')),
+    ('variant.parameterization', ('bn',), ('init.scale',)),
     ('data.whiten', (False,), ('data.zca_eps',)),
   ),
   'draw': (

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 # Experiment, SPEC and overrides of a run, and values of all keys that should change nothing in it.
 IDLE = [
   ('cifar', 'plain', {}, {'model.bn_momentum': 0.5, 'model.bn_eps': 0.1, 'data.zca_eps': 1.0}),
-  ('cifar', 'bn', {}, {'init.examples': 20, 'init.scale': 3.0, 'data.zca_eps': 1.0}),
+  ('cifar', 'bn', {}, {'init.scale': 3.0, 'data.zca_eps': 1.0}),
   ('cifar', 'mean_bn', {}, {'model.bn_eps': 0.1, 'data.zca_eps': 1.0}),
   (
     'cifar',
