@@ -301,12 +301,12 @@ def _warn_of_shared(layers: Sequence[tuple[str, nnx.Module]]) -> None:
       if isinstance(variable := getattr(layer, part, None), nnx.Variable):
         users.setdefault((part, id(variable)), []).append((name, layer))
   for (part, _), found in users.items():
-    if part == 'kernel':  # w of a normalized layer does not change where v of its units is scaled
+    if part == 'kernel':  # w of a normalized layer stays as it is where v of its units is scaled
       num_plain = sum(not base.is_normalized(layer) for _, layer in found)
-      is_set = num_plain > 1 or (num_plain and len({base.unit_axes(m) for _, m in found}) > 1)
-    else:
-      is_set = True
-    if len(found) > 1 and is_set:
+      units = {base.unit_axes(layer) for _, layer in found}
+      if not num_plain or (num_plain == 1 and len(units) == 1):
+        continue
+    if len(found) > 1:
       *names, last = (name for name, _ in found)
       warnings.warn(
         f'data_dependent_init: {", ".join(names)} and {last} share their {part}, which '

@@ -12,6 +12,7 @@ from flax import nnx
 
 KERNELS = {'kernel', 'embedding'}
 _FACTS = {'dtype', 'ndim', 'shape', 'size'}  # the same of v and of w
+_VERBS = {'LOAD_ATTR': 'reads', 'LOAD_METHOD': 'reads', 'STORE_ATTR': 'sets'}  # by instruction
 Chain = tuple[Any, ...]
 
 
@@ -96,9 +97,9 @@ def _objects(model: Any) -> Iterator[nnx.Pytree]:
 def _uses(code: types.CodeType, own: str) -> list[tuple[str, Chain | None]]:
   """(verb, attributes) of uses of kernels, but for the module's own, `self.kernel`."""
   return [
-    ('sets' if instruction.opname == 'STORE_ATTR' else 'reads', chain)
+    (verb, chain)
     for before, instruction in _kernels(code)
-    if instruction.opname != 'DELETE_ATTR' and (chain := _owner(before, own)) != ()
+    if (verb := _VERBS.get(instruction.opname)) and (chain := _owner(before, own)) != ()
   ]
 
 

@@ -121,17 +121,10 @@ def _parse(argv: list[str], experiment: str) -> config_dict.FrozenConfigDict:
   name = config.experiment if 'experiment' in config else 'no experiment'
   if name != experiment:
     raise UserError(f'{path} is a config of {name}, not of {experiment}.')
-  if missing := {'variant', 'protocol', 'seed'} - set(config):
-    raise UserError(f'{path}: the config lacks {", ".join(sorted(missing))}.')
-  if not settings.is_name(config.protocol):
-    raise UserError(
-      f'{path}: protocol={config.protocol!r} must be a name of letters, digits, ., +, - and _.'
-    )
-  if unread := settings.unread_keys(config):
-    raise UserError(
-      f'{path}: nothing reads {", ".join(unread)}; configs/{experiment}.py has the keys that '
-      'exist, and new ones that your code reads belong there.'
-    )
+  try:
+    settings.check(config)
+  except ValueError as error:
+    raise UserError(f'{path}: {error}') from error
   return config_dict.FrozenConfigDict(config)
 
 

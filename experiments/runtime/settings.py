@@ -110,6 +110,23 @@ def unread_keys(config: Config) -> list[str]:
   return sorted(flatten(config).keys() - known.keys())
 
 
+def check(config: Config) -> None:
+  """Checks that a config, perhaps of a user's own file, has a name and no key that nothing reads.
+
+  Raises:
+    ValueError: it lacks a part of the name, or has such a key.
+  """
+  if missing := {'variant', 'protocol', 'seed'} - set(config):
+    raise ValueError(f'the config lacks {", ".join(sorted(missing))}.')
+  if not is_name(protocol := config['protocol']):
+    raise ValueError(f'protocol={protocol!r} must be a name of letters, digits, ., +, - and _.')
+  if unread := unread_keys(config):
+    raise ValueError(
+      f'nothing reads {", ".join(unread)}; configs/{config["experiment"]}.py has the keys that '
+      'exist, and new ones that your code reads belong there.'
+    )
+
+
 def is_name(value: Any) -> bool:
   """Whether a value can be a part of a path, as protocols and the parts of variants are."""
   return isinstance(value, str) and re.fullmatch(r'\w[\w.+-]*', value) is not None

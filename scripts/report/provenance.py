@@ -18,7 +18,7 @@ def _describe(run: Run) -> str:
   text = data['name']
   if 'train_images' in data:  # not for games
     text += f', {data["train_images"]:,} + {data["test_images"]:,} images'
-    if 0 < (used := run.config['data']['train_examples']) < data['train_images']:
+    if 0 < (used := run.config['data'].get('train_examples', 0)) < data['train_images']:
       text += f', trained on the first {used:,}'
   if 'digest' in data:
     text += f', digest {data["digest"][:12]}'

@@ -220,14 +220,7 @@ def _config(
       section[name] = _parse(value, section[name]) if key in texts else value
     if 'experiment' not in config:
       raise ValueError('the config has no experiment')
-    if missing := {'variant', 'protocol', 'seed'} - set(config):
-      raise ValueError(f'the config lacks {", ".join(sorted(missing))}')
-    if not settings.is_name(config.protocol):
-      raise ValueError(
-        f'protocol={config.protocol!r} must be a name of letters, digits, ., +, - and _'
-      )
-    if unread := settings.unread_keys(config):
-      raise ValueError(f'nothing reads {", ".join(unread)}; configs/ has the keys that exist')
+    settings.check(config)
   except Exception as error:  # anything that the config file raises
     raise UserError(f'{where}: {error}') from error
   return config_dict.FrozenConfigDict(config)

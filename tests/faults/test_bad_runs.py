@@ -240,7 +240,7 @@ TABLE = {
   'sweep own.py:tiny': [
     (
       "sed 's/optimizer.b2 =/optimizer.beta2 = &/' configs/cifar.py > own.py",
-      'nothing reads optimizer.beta2; configs/ has the keys that exist',
+      'nothing reads optimizer.beta2; configs/cifar.py has the keys that exist',
     ),
     (
       "sed '/config.protocol =/d' configs/cifar.py > own.py",
