@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from configs.cifar import RATE_OF
-from scripts.report import drawing, evaluations, paper, protocol, seeds, tables
+from scripts.report import drawing, evaluations, paper, protocol, seeds, tables, times
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.section import Content, Picture, Table
@@ -40,7 +40,6 @@ def content(usable: Usable) -> Content:
     f'over each epoch) and beside it the test error; {seeds.about(drawn.chosen, "band")}; '
     f'learning rate {_rates(drawn)}.'
   )
-  about_time = f'Test error; {evaluations.about_time(usable)}.'
   chosen = f'Figure 2: test error in % after {epochs} epochs, {seeds.about(comparison.chosen)}'
   chosen += ', at the best learning rate of those tried.' if comparison.tried > 1 else '.'
   figures = 'Figures 1 and 2' if dataset == 'cifar10' else 'As Figures 1 and 2'
@@ -50,7 +49,7 @@ def content(usable: Usable) -> Content:
     value=f'Test error in % after {epochs} epochs',
     pictures=[
       Picture('figure1', _figure1(drawn, training, dataset), about),
-      Picture('test_error_time', drawing.against_time(comparison, dataset), about_time),
+      *times.pictures(usable, comparison, 'test_error_time', dataset, 'Test error'),
     ],
     tables=[Table('figure2', _figure2(comparison, at_best, dataset), chosen)],
     data={'training_error': training, 'test_error': drawn.chosen},

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.report import drawing, evaluations, paper, protocol, seeds, tables
+from scripts.report import drawing, evaluations, paper, protocol, seeds, tables, times
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.section import Content, Picture, Table
@@ -39,7 +39,6 @@ def content(usable: Usable) -> Content:
     f"{figure}: DRAW's bound on log p(x) of the test images of {dataset} in nats, "
     f'{seeds.about(comparison.chosen, "band")}.'
   )
-  about_time = f'The same against time; {evaluations.about_time(usable)}.'
   bound = BOUND.label.capitalize()
   about_table = f'{bound} by epoch, {seeds.about(comparison.chosen)}.'
   made = [Table('bound', _table(comparison, dataset), about_table)]
@@ -56,7 +55,7 @@ def content(usable: Usable) -> Content:
     value=f'{bound} after the last epoch',
     pictures=[
       Picture('figure4', _figure4(comparison, dataset), about),
-      Picture('bound_time', drawing.against_time(comparison, dataset), about_time),
+      *times.pictures(usable, comparison, 'bound_time', dataset, 'The same against time'),
     ],
     tables=made,
     data={'bound_by_run': comparison.chosen},

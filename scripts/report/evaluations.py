@@ -199,17 +199,6 @@ def with_mean_minutes(rows: pd.DataFrame) -> pd.DataFrame:
   return rows.assign(minutes=rows.groupby(keys)['minutes'].transform('mean'))
 
 
-def about_time(usable: Usable) -> str:
-  """Describes the time axis of a figure."""
-  if usable.step_seconds:
-    return 'time is the number of steps times the median time of a step'
-  devices = [(run.summary or {}).get('device', {}) for run in usable.finished]
-  kinds = sorted({device.get('kind', '') for device in devices} - {''})
-  where = f' on {" and ".join(kinds)}' if kinds else ''
-  where += ', which does not compare' if len(kinds) > 1 else ''
-  return f'time is wall-clock time{where}, compilation and any other work of the machine included'
-
-
 def _chosen(usable: Usable, rows: pd.DataFrame, best: dict[str, float]) -> dict[str, Any]:
   """What depends on the chosen rates in a `Comparison`."""
   runs = [run for run in usable.finished if run.learning_rate == best[run.variant]]

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.results import Run
-from scripts.report import drawing, evaluations, paper, protocol, seeds, tables
+from scripts.report import drawing, evaluations, paper, protocol, seeds, tables, times
 from scripts.report.drawing import Panel
 from scripts.report.evaluations import Comparison, Measure
 from scripts.report.section import Content, Picture, Table
@@ -41,7 +41,6 @@ def content(usable: Usable) -> Content:
   )
   if measure is BITS and drawing.paper_points(3, comparison.chosen) is not None:
     about += '; the paper (right) uses nats on another scale, where higher is better'
-  about_time = f'The same against time; {evaluations.about_time(usable)}.'
   bound = measure.label.capitalize()
   about_table = f'{bound} by epoch, {seeds.about(comparison.chosen)}.'
   return Content(
@@ -50,7 +49,7 @@ def content(usable: Usable) -> Content:
     value=f'{bound} after the last epoch',
     pictures=[
       Picture('figure3', _figure3(comparison, dataset), f'{about}.'),
-      Picture('bound_time', drawing.against_time(comparison, dataset), about_time),
+      *times.pictures(usable, comparison, 'bound_time', dataset, 'The same against time'),
     ],
     tables=[Table('bound', _table(comparison, dataset), about_table)],
     data={'bound_by_run': comparison.chosen},
