@@ -135,13 +135,18 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
   """Without those that are a copy of another, or of its beginning; and a message for each."""
   originals: dict[str, list[Run]] = {}  # by config
   copies = {}
-  for run in sorted(runs, key=lambda run: (not run.is_finished, -len(run.metrics))):
+  for run in sorted(runs, key=_furthest_first):
     others = originals.setdefault(json.dumps(run.config, sort_keys=True), [])
     if original := next((other for other in others if _begins_as(run, other)), None):
       copies[run.path] = f'{run.path} is a copy of {original.path}.'
     else:
       others.append(run)
   return [run for run in runs if run.path not in copies], list(copies.values())
+
+
+def _furthest_first(run: Run) -> tuple[bool, int, bool]:
+  """Sort key: of runs that came as far, first the one with checkpoints, which copies lack."""
+  return not run.is_finished, -len(run.metrics), not (run.path / 'checkpoints').exists()
 
 
 def _begins_as(run: Run, other: Run) -> bool:

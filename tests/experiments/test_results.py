@@ -175,12 +175,12 @@ def test_no_directory_and_no_runs(tmp_path):
 
 def test_copies_are_left_out(tmp_path, capsys):
   """As in a report that lies among the runs, made while one of them went on."""
-  write_run(tmp_path / 'run')
+  (write_run(tmp_path / 'run') / 'checkpoints').mkdir()
   write_run(tmp_path / 'report' / 'finished')
   write_run(tmp_path / 'report' / 'earlier', ROWS[:1], finished=False)
   write_run(tmp_path / 'again', [ROWS[0] | {'seconds': 1.7}, ROWS[1]])
   write_run(tmp_path / 'fork', [ROWS[0], ROWS[1] | {'test/error': 0.5}])
   table = results.load(tmp_path)
-  kept = ('again', 'fork', 'report/finished')
+  kept = ('again', 'fork', 'run')
   assert set(table['run']) == {str(tmp_path / name) for name in kept}
   assert f'earlier is a copy of {tmp_path}/' in capsys.readouterr().err
